@@ -1,0 +1,77 @@
+package policy
+
+// A Reason says why something was refused. The set is closed: audit events,
+// the metric denied_total, the X-Sallyport-Reason header and the kernel's
+// refusals use these names and no others.
+type Reason uint8
+
+// The reasons. NoReason stands for an allow.
+const (
+	NoReason Reason = iota
+	MalformedRequest
+	NoRule
+	RuleDenied
+	AddressDenied
+	NameMismatch
+	AmbiguousPath
+	ResponseTooLarge
+	UpstreamTLS
+	UpstreamUnreachable
+	UpstreamTimeout
+	AuditUnavailable
+	Overloaded
+	// ProtocolDenied is a protocol that no decision covers.
+	ProtocolDenied
+	// FlowLost is an accepted connection whose origin is not known.
+	FlowLost
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{
+	NoReason:            "",
+	MalformedRequest:    "malformed_request",
+	NoRule:              "no_rule",
+	RuleDenied:          "rule_denied",
+	AddressDenied:       "address_denied",
+	NameMismatch:        "name_mismatch",
+	AmbiguousPath:       "ambiguous_path",
+	ResponseTooLarge:    "response_too_large",
+	UpstreamTLS:         "upstream_tls",
+	UpstreamUnreachable: "upstream_unreachable",
+	UpstreamTimeout:     "upstream_timeout",
+	AuditUnavailable:    "audit_unavailable",
+	Overloaded:          "overloaded",
+	ProtocolDenied:      "protocol_denied",
+	FlowLost:            "flow_lost",
+}
+
+// String gives the reason's name; it panics for a value outside the set.
+func (r Reason) String() string { return name(reasonNames[:], r) }
+
+// Observable reports whether observe mode turns a refusal for this reason into
+// would_deny. What has no decision is refused in every mode.
+func (r Reason) Observable() bool {
+	switch r {
+	case NoRule, RuleDenied, AddressDenied, AmbiguousPath:
+		return true
+	default:
+		return false
+	}
+}
+
+// Status gives the HTTP status code with which a refusal for this reason is
+// answered.
+func (r Reason) Status() int {
+	switch r {
+	case MalformedRequest:
+		return 400
+	case UpstreamTLS, UpstreamUnreachable, ResponseTooLarge:
+		return 502
+	case AuditUnavailable, Overloaded:
+		return 503
+	case UpstreamTimeout:
+		return 504
+	default:
+		return 403
+	}
+}
