@@ -1,0 +1,63 @@
+# sallyport: build, test, measure, show. Targets that touch the kernel need root.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+# sudo resets PATH; Go's own installer puts it here.
+export PATH := $(PATH):/usr/local/go/bin
+export CGO_ENABLED := 0
+
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+GO_LDFLAGS := -s -w -X main.version=$(VERSION)
+SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json') go.mod go.sum
+
+.PHONY: build generate drift test unit e2e lint fuzz bench demo clean setup setup-test setup-demo
+
+build: setup bin/sallyport ## the binary, bin/sallyport
+
+bin/sallyport: $(SOURCES)
+	go build -trimpath -ldflags='$(GO_LDFLAGS)' -o $@ ./cmd/sallyport
+
+setup: ## what building needs, installed where it is missing
+	@scripts/setup build
+
+setup-test:
+	@scripts/setup test
+
+setup-demo:
+	@scripts/setup demo
+
+generate: ## BPF objects, their Go bindings, the JSON Schema
+	@scripts/setup generate
+	go generate ./...
+
+drift: generate ## fails when what is committed is not what the sources give
+	git diff --exit-code --stat -- bpf pkg docs
+
+test: setup-test build lint drift unit e2e ## everything that proves something
+
+unit: ## packages, with the seeds of the fuzz targets, on the real kernel
+	go test ./bpf/... ./cmd/... ./pkg/... ./test/architecture/...
+
+e2e: bin/sallyport ## real clients against the real binary on the real kernel
+	go test -count=1 -timeout=20m ./test/e2e/...
+
+lint: bin/staticcheck ## gofmt, go vet, staticcheck
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted" >&2; exit 1; fi
+	go vet ./...
+	bin/staticcheck ./...
+
+bin/staticcheck: scripts/tools/go.mod
+	go -C scripts/tools build -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck
+
+FUZZTIME ?= 60s
+fuzz: ## each fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+bench: setup-test build ## ratios against nginx in the same run; RESULTS.md says how to read them
+	scripts/bench
+
+demo: setup-demo build ## the product in one screen
+	test/demo/run
+
+clean:
+	rm -rf bin dist
