@@ -1,0 +1,139 @@
+// Package protocol names what the keeper and the worker say to each other.
+// Both are the same binary at the same version, so there is no negotiation:
+// an unknown method or member is an error.
+package protocol
+
+import (
+	"net/netip"
+
+	"sallyport/pkg/workload"
+)
+
+// What the keeper asks of the worker.
+const (
+	// Start hands over everything that the worker needs; it returns when the
+	// worker serves.
+	Start = "start"
+	// Configure brings a validated configuration; the worker swaps it in.
+	Configure = "configure"
+	// Renew brings a new issuing certificate.
+	Renew = "renew"
+	// Kernel is a notice with events of the ring buffer.
+	Kernel = "kernel"
+	// Health is a notice with what the keeper found out about enforcement.
+	Health = "health"
+	// Stop asks the worker to drain and leave.
+	Stop = "stop"
+)
+
+// What the worker asks of the keeper. None of it can open the gate.
+const (
+	// Identify names the workload of a flow.
+	Identify = "identify"
+	// Snapshot reads the kernel's figures.
+	Snapshot = "snapshot"
+	// Rotate gives the next audit file.
+	Rotate = "rotate"
+	// Reload reads the configuration again.
+	Reload = "reload"
+)
+
+// A Role says what a descriptor of Start is for.
+type Role string
+
+// The roles. Listeners of both families have the same role.
+const (
+	RoleTCP      Role = "tcp"
+	RoleDNS      Role = "dns"
+	RoleAccepted Role = "accepted"
+	RoleAskers   Role = "askers"
+	RoleAudit    Role = "audit"
+	RoleAdmin    Role = "admin"
+	RoleMetrics  Role = "metrics"
+)
+
+// StartArgs is the argument of Start; Roles names its descriptors in order.
+type StartArgs struct {
+	Roles  []Role        `json:"roles"`
+	Config Configuration `json:"config"`
+	Issuer Issuer        `json:"issuer"`
+	// Standalone is set for an `exec` without a daemon.
+	Standalone bool `json:"standalone"`
+	// Netns is the cookie of the network namespace of the listeners.
+	Netns uint64 `json:"netns"`
+	// Probe is what the self-probe connects to.
+	Probe Probe `json:"probe"`
+	// Listeners are our own addresses: never a destination.
+	Listeners []netip.AddrPort `json:"listeners"`
+	// Slice is the path of the tagged cgroup, below the cgroup2 mount.
+	Slice string `json:"slice"`
+	// AuditSize is the size of the audit file as it is, in bytes.
+	AuditSize int64 `json:"audit_size"`
+	// Version is the version of the binary.
+	Version string `json:"version"`
+}
+
+// A Source is one configuration file as it was read.
+type Source struct {
+	Name string `json:"name"`
+	Data []byte `json:"data"`
+}
+
+// A Configuration is the configuration as bytes: both processes parse it with
+// the same code. Without sources it is the built-in one, in observe mode.
+type Configuration struct {
+	Sources []Source `json:"sources"`
+	// Roots are the files of tls.upstream_ca_files, PEM.
+	Roots []Source `json:"roots"`
+	// Generation counts the configurations that the keeper accepted.
+	Generation uint64 `json:"generation"`
+}
+
+// An Issuer is the issuing certificate with its key.
+type Issuer struct {
+	Chain []byte `json:"chain"`
+	Key   []byte `json:"key"`
+}
+
+// A Probe is the self-probe as the worker has to know it: a flow of this
+// cgroup to this address is answered with what the worker knows about it.
+type Probe struct {
+	Cgroup   uint64           `json:"cgroup"`
+	Captured []netip.AddrPort `json:"captured"`
+}
+
+// IdentifyArgs is the argument of Identify.
+type IdentifyArgs struct {
+	Cgroup uint64 `json:"cgroup"`
+	PID    uint32 `json:"pid"`
+	// Exe asks for the executable as well.
+	Exe bool `json:"exe"`
+}
+
+// IdentifyResult is the result of Identify.
+type IdentifyResult struct {
+	Identity workload.Identity `json:"identity"`
+	// Exe is empty where the process has gone or its cgroup is another one.
+	Exe string `json:"exe"`
+}
+
+// HealthArgs is the argument of Health.
+type HealthArgs struct {
+	EnforcementActive bool `json:"enforcement_active"`
+	// Ready is set once everything works, probe included.
+	Ready bool `json:"ready"`
+	// Problems are sentences for `status`.
+	Problems []string `json:"problems"`
+	// Lifecycle are sentences for the audit: what was noticed and repaired.
+	Lifecycle []string `json:"lifecycle"`
+	// ConfigError is what the last reload said; empty after a good one.
+	ConfigError string `json:"config_error"`
+	// LocalAddresses are the host's own, for the address class.
+	LocalAddresses []netip.Addr `json:"local_addresses"`
+}
+
+// StopArgs is the argument of Stop.
+type StopArgs struct {
+	// DrainSeconds bounds how long running exchanges may go on.
+	DrainSeconds float64 `json:"drain_seconds"`
+}
