@@ -5,12 +5,15 @@ package workload
 // An Identity is everything that is known about who made a flow. It derives
 // from the cgroup that made the socket; PID and Exe only inform.
 type Identity struct {
-	// Name is the workload's name in rules, audit and metrics.
+	// Name is the workload's name in rules, audit and metrics: a safe label
+	// (see Label).
 	Name string `json:"name"`
+	// Entry is the key of the configured workload that matched, "" if none.
+	Entry string `json:"entry,omitempty"`
 	// Cgroup is the path below the cgroup2 mount, with a leading slash.
 	Cgroup string `json:"cgroup"`
 	// Unit, Container and Command are what the cgroup belongs to; at most one
-	// is set.
+	// is set. Command is the whole command line.
 	Unit      string `json:"unit,omitempty"`
 	Container string `json:"container,omitempty"`
 	Command   string `json:"command,omitempty"`

@@ -1,0 +1,286 @@
+package workload
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// ErrMismatch says that a command asked for a configured workload whose `user`
+// or `command` does not hold for it.
+var ErrMismatch = errors.New("does not match")
+
+const (
+	// MaxTagged is how many tagged cgroups a Registry holds.
+	MaxTagged = 16384
+	// identityCache is how many worked-out identities it remembers.
+	identityCache = 8192
+	// maxCommand bounds a remembered command line, in bytes.
+	maxCommand = 4096
+)
+
+// Paths finds the path of a cgroup by its id. *Tree does; a process without
+// privilege asks one that has it. Errors wrap ErrGone where it was removed.
+type Paths interface {
+	Path(id uint64) (string, error)
+}
+
+// Containers asks an engine for what it knows of a container.
+type Containers interface {
+	Container(id string) (Container, error)
+}
+
+// A Tag is one tagged cgroup and what was said when it was tagged. Only ID and
+// Path are needed.
+type Tag struct {
+	ID   uint64
+	Path string
+	// Workload is the value of --workload: a configured entry, or a new name.
+	Workload string
+	// Argv is the command given to `exec`.
+	Argv []string
+	// User is the peer that asked for it.
+	User string
+	// Unconfined says that the command stayed root.
+	Unconfined bool
+}
+
+// A Registry answers which workload a cgroup is. Sockets are often made below
+// the tagged cgroup (a service's own sub-cgroups); they belong to the nearest
+// tagged one above. It is safe for concurrent use.
+type Registry struct {
+	paths      Paths
+	containers Containers
+
+	mu      sync.RWMutex
+	entries []Entry
+	tags    map[string]Tag
+	known   *lru.Cache[uint64, Identity]
+}
+
+// NewRegistry makes a registry with the entries in file order. containers may
+// be nil: then name, image and labels of containers are unknown and only ids
+// match. A glob or template that cannot be used is an error.
+func NewRegistry(entries []Entry, paths Paths, containers Containers) (*Registry, error) {
+	if err := checkEntries(entries); err != nil {
+		return nil, err
+	}
+	known, err := lru.New[uint64, Identity](identityCache)
+	if err != nil {
+		return nil, err
+	}
+	return &Registry{paths: paths, containers: containers, entries: entries, tags: make(map[string]Tag), known: known}, nil
+}
+
+// SetEntries replaces the configured workloads; identities are worked out
+// anew. On an error the old ones stay.
+func (r *Registry) SetEntries(entries []Entry) error {
+	if err := checkEntries(entries); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries = entries
+	r.known.Purge()
+	return nil
+}
+
+func checkEntries(entries []Entry) error {
+	for _, e := range entries {
+		if err := e.Match.compiles(); err != nil {
+			return fmt.Errorf("workload %s: %w", e.Key, err)
+		}
+		if err := checkTemplate(e.Name); err != nil {
+			return fmt.Errorf("workload %s: %w", e.Key, err)
+		}
+	}
+	return nil
+}
+
+// Add makes the cgroup a workload and gives its identity. A tag for the same
+// path replaces the former one, whose cgroup is gone then. Errors wrap ErrFull
+// at MaxTagged tags, where nothing more may be started, and ErrMismatch for a
+// configured workload that this user or command may not be.
+func (r *Registry) Add(t Tag) (Identity, error) {
+	path, err := cleanPath(t.Path)
+	if err != nil {
+		return Identity{}, err
+	}
+	t.Path = path
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, replaces := r.tags[path]; !replaces && len(r.tags) >= MaxTagged {
+		return Identity{}, fmt.Errorf("%d tagged cgroups: %w", MaxTagged, ErrFull)
+	}
+	s := r.subject(path, &t)
+	if e := r.entry(t.Workload); e != nil && !e.Match.holdsForCommand(s) {
+		return Identity{}, fmt.Errorf("workload %s is for another user or command: %w", t.Workload, ErrMismatch)
+	}
+	r.tags[path] = t
+	r.known.Purge()
+	return r.identify(s, &t), nil
+}
+
+// Remove forgets the tag of the cgroup with that id. Its identity stays known
+// for flows that still end, until its place is needed.
+func (r *Registry) Remove(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for path, t := range r.tags {
+		if t.ID == id {
+			delete(r.tags, path)
+			return
+		}
+	}
+}
+
+// Tags are the tagged cgroups, in no order.
+func (r *Registry) Tags() []Tag {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	tags := make([]Tag, 0, len(r.tags))
+	for _, t := range r.tags {
+		tags = append(tags, t)
+	}
+	return tags
+}
+
+// Identify says whose the cgroup is. An id that neither a tag nor the kernel
+// knows is an error: a flow without a workload must be closed, not guessed at.
+func (r *Registry) Identify(id uint64) (Identity, error) {
+	if i, ok := r.known.Get(id); ok {
+		return i, nil
+	}
+	path, err := r.pathOf(id)
+	if err != nil {
+		return Identity{}, fmt.Errorf("cgroup id %d: %w", id, err)
+	}
+	// The lock is held over Add to the cache, so that no identity of former
+	// entries outlives SetEntries' purge.
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	tag := r.nearest(path)
+	i := r.identify(r.subject(path, tag), tag)
+	r.known.Add(id, i)
+	return i, nil
+}
+
+// pathOf asks the tags first: they are known also after removal.
+func (r *Registry) pathOf(id uint64) (string, error) {
+	r.mu.RLock()
+	for path, t := range r.tags {
+		if t.ID == id {
+			r.mu.RUnlock()
+			return path, nil
+		}
+	}
+	r.mu.RUnlock()
+	return r.paths.Path(id)
+}
+
+// nearest is the tag of the path or the closest above it.
+func (r *Registry) nearest(path string) *Tag {
+	for {
+		if t, ok := r.tags[path]; ok {
+			return &t
+		}
+		i := strings.LastIndexByte(path, '/')
+		if i <= 0 {
+			return nil
+		}
+		path = path[:i]
+	}
+}
+
+// A subject is what entries are compared with.
+type subject struct {
+	id        Identity
+	container Container
+}
+
+func (r *Registry) subject(path string, t *Tag) *subject {
+	s := &subject{id: Identity{Cgroup: path, Confined: true}}
+	if t != nil && len(t.Argv) > 0 {
+		s.id.Command = commandLine(t.Argv)
+		s.id.User = t.User
+		s.id.Confined = !t.Unconfined
+		return s
+	}
+	owner := OwnerOf(path)
+	s.id.Unit, s.id.Container = owner.Unit, owner.Container
+	if s.id.Container != "" && r.containers != nil {
+		// What the engine does not answer is unknown, and unknown matches
+		// no entry.
+		if c, err := r.containers.Container(s.id.Container); err == nil {
+			s.container = c
+		}
+	}
+	return s
+}
+
+// commandLine is what `command` is compared with.
+func commandLine(argv []string) string {
+	line := strings.Join(argv, " ")
+	if len(line) > maxCommand {
+		line = line[:maxCommand]
+	}
+	return line
+}
+
+// identify names the subject: by --workload, else by the first entry that
+// matches, else after itself.
+func (r *Registry) identify(s *subject, t *Tag) Identity {
+	i := s.id
+	container := s.container.Name
+	if container == "" && i.Container != "" {
+		container = i.Container[:min(len(i.Container), shortContainer)]
+	}
+	entry := (*Entry)(nil)
+	if t != nil && t.Workload != "" {
+		entry = r.entry(t.Workload)
+		if entry == nil {
+			i.Name = Label(t.Workload)
+			return i
+		}
+	} else {
+		for k := range r.entries {
+			if r.entries[k].Match.holds(s) {
+				entry = &r.entries[k]
+				break
+			}
+		}
+	}
+	if entry == nil {
+		i.Name = Label(ownName(&i, container))
+		return i
+	}
+	i.Entry = entry.Key
+	i.Name = Label(expand(entry, &i, container))
+	return i
+}
+
+func (r *Registry) entry(key string) *Entry {
+	if key == "" {
+		return nil
+	}
+	for k := range r.entries {
+		if r.entries[k].Key == key {
+			return &r.entries[k]
+		}
+	}
+	return nil
+}
+
+// Resources says how full the registry is. Tags: Add refuses when full.
+// Identities: the one unused for longest is worked out again.
+func (r *Registry) Resources() []Resource {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return []Resource{
+		{Name: "workloads", Entries: len(r.tags), Capacity: MaxTagged},
+		{Name: "workload_identities", Entries: r.known.Len(), Capacity: identityCache},
+	}
+}
