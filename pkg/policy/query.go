@@ -1,0 +1,158 @@
+package policy
+
+import (
+	"net/netip"
+
+	"sallyport/pkg/config"
+)
+
+// A Protocol is what is known of a connection's protocol.
+type Protocol uint8
+
+// The protocols. The zero value is a TCP connection that was not sniffed yet.
+const (
+	AnyTCP Protocol = iota
+	// HTTP in clear, any version.
+	HTTP
+	// HTTPS is TLS whose ALPN is empty or names HTTP.
+	HTTPS
+	// TLS is any other TLS.
+	TLS
+	// TCP is what is none of the above.
+	TCP
+	UDP
+)
+
+// A Query is one question. The caller may reuse it: nothing keeps it.
+type Query struct {
+	// Workload is the name of the workload.
+	Workload string
+	// Host is canonical (CanonicalHost), "" where no name is known.
+	Host string
+	// Addrs are the addresses that may be dialled; empty: not known yet.
+	Addrs []netip.Addr
+	Port  uint16
+	// Protocol of the connection.
+	Protocol Protocol
+	// HTTP is the request; nil where there is none.
+	HTTP *HTTPQuery
+}
+
+// An HTTPQuery is the head of a request.
+type HTTPQuery struct {
+	Method string
+	// Path is the raw path as received, without the query.
+	Path string
+	// Header looks fields up; nil means that there are none.
+	Header HeaderFields
+}
+
+// HeaderFields give the values of header fields without allocating.
+type HeaderFields interface {
+	// HeaderValue gives the i-th value, from 0, of the field of that name in
+	// any case; false when there are fewer.
+	HeaderValue(name string, i int) (string, bool)
+}
+
+// A Decision is the answer to a Query.
+type Decision struct {
+	Verdict Verdict
+	// Reason is NoReason for Allow.
+	Reason Reason
+	// Rule is the name of the rule that decided; "" for the file's default.
+	Rule string
+	// Mode that held: of the rule, else of the workload, else of the file.
+	Mode     Mode
+	Handling Handling
+	// Path is what must be forwarded in place of the request's path: what was
+	// matched. It is the path as received where no rule looked at it.
+	Path string
+	// Timeouts are the file's with those of the rule in their place.
+	Timeouts config.Timeouts
+
+	rule *rule
+}
+
+// Refuse gives the decision that d becomes when something that was found out
+// later speaks against it: a refusal or, in observe mode and for a reason that
+// observing covers, a would_deny.
+func (d Decision) Refuse(reason Reason) Decision {
+	d.Reason = reason
+	if d.Mode == Observe && reason.Observable() {
+		d.Verdict = WouldDeny
+	} else {
+		d.Verdict = Deny
+	}
+	return d
+}
+
+// Permits reports whether the rule that decided lets this address be dialled:
+// it lies in the rule's cidrs, if there are any, and in no address class that
+// the rule does not exempt. own reports the addresses of the host itself; nil
+// means that none is known, and then nothing is permitted. In observe mode the
+// caller records d.Refuse(AddressDenied) and may go on.
+func (d *Decision) Permits(addr netip.Addr, own func(netip.Addr) bool) bool { return false }
+
+// A ConnAction is what becomes of a connection.
+type ConnAction uint8
+
+// The actions. The zero value is Refuse.
+const (
+	Refuse ConnAction = iota
+	// InspectConn means that each request is judged by Decide.
+	InspectConn
+	// TunnelConn means that the bytes are forwarded as they are.
+	TunnelConn
+)
+
+// A ConnDecision is the answer for a connection.
+type ConnDecision struct {
+	Action ConnAction
+	// Decision is that of the rule that decided the connection. Where requests
+	// must be seen first it names no rule.
+	Decision
+}
+
+// A DirectRule is one thing that the kernel lets a workload reach.
+type DirectRule struct {
+	Prefix      netip.Prefix
+	First, Last uint16
+	// Protocol is TCP or UDP.
+	Protocol Protocol
+	// Rule is the name of the rule.
+	Rule string
+}
+
+// An Explanation is a decision with the way to it.
+type Explanation struct {
+	Decision Decision
+	// Steps are the rules in order up to the one that decided.
+	Steps []Step
+	// Hint tells how to allow what was refused; "" where nothing was.
+	Hint string
+}
+
+// A Step is one rule that was looked at.
+type Step struct {
+	Rule string
+	// Matched is true for the rule that decided only.
+	Matched bool
+	// Why says which key did not hold, or what the rule decided.
+	Why string
+}
+
+// CanonicalHost brings a host name, without a port, into the one form in which
+// names are compared: lower case, IDNA A-labels, no final dot; an address as
+// netip writes it, without brackets and never IPv4-mapped. It refuses what two
+// programs could read differently: 0x7f.1, decimal and octal addresses, zone
+// ids, empty labels, other characters.
+func CanonicalHost(host string) (string, error) { return host, nil }
+
+// CanonicalAuthority splits "host" or "host:port" (RFC 9110 section 7.2) and
+// gives the canonical host and the port, or the given one where there is none.
+func CanonicalAuthority(authority string, port uint16) (string, uint16, error) {
+	return authority, port, nil
+}
+
+// Hint tells in one line how to allow what d refused, with the YAML to add.
+func Hint(q *Query, d *Decision) string { return "" }
