@@ -1,0 +1,189 @@
+package ca
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+)
+
+// The names in a trust directory.
+const (
+	BundleFile = "ca-certificates.crt"
+	JavaFile   = "cacerts"
+
+	// ourFile is our root in a directory that also holds the system's.
+	ourFile  = "sallyport-root.pem"
+	placeDir = "places"
+	keptDir  = "kept"
+)
+
+// errNoRoots says that the host has no bundle at the moment. While one is being
+// replaced that is normal, and the last known one stays.
+var errNoRoots = errors.New("the host has no bundle of root certificates")
+
+// A snapshot is what the host trusts, read at one moment.
+type snapshot struct {
+	places map[string]tree // by the directory to cover, links resolved
+	bundle []byte          // the system's roots as PEM; empty if there is none
+}
+
+// snapshot reads the host's directories. A place that cannot be read is left
+// out and reported: it is then not covered, and the variables have to do.
+func (r hostRoot) snapshot() (snapshot, []error) {
+	var problems []error
+	s := snapshot{places: make(map[string]tree)}
+	for _, dir := range r.places() {
+		t, err := r.copyTree(dir)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		t.prune()
+		s.places[dir] = t
+	}
+	for _, p := range wellKnownBundles() {
+		at, err := r.resolve(p)
+		if err != nil {
+			continue
+		}
+		data, err := r.read(at.path)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		if len(pemCertificates(data)) > 0 {
+			s.bundle = data
+			break
+		}
+	}
+	if len(s.bundle) == 0 {
+		problems = append(problems, errNoRoots)
+	}
+	return s, problems
+}
+
+// authority is our root in the forms that go into files.
+type authority struct {
+	pem  []byte
+	der  []byte
+	hash string
+}
+
+func newAuthority(rootPEM []byte) (authority, error) {
+	cert, err := parseOne(rootPEM)
+	if err != nil {
+		return authority{}, fmt.Errorf("root certificate: %w", err)
+	}
+	hash, err := subjectHash(cert.RawSubject)
+	if err != nil {
+		return authority{}, fmt.Errorf("root certificate: %w", err)
+	}
+	return authority{pem: encodeCertificate(cert.Raw), der: cert.Raw, hash: hash}, nil
+}
+
+// A javaCache keeps one store for each input: making one takes some
+// milliseconds, and a host has the same in several places.
+type javaCache map[[sha256.Size]byte][]byte
+
+// contents gives the whole trust directory: the files for variables at its top
+// and below places/ a copy of each covered directory. extra are certificates of
+// one workload.
+func (s snapshot) contents(ours authority, extra []byte, java javaCache) (tree, []error) {
+	var problems []error
+	out := tree{
+		RootFile:         {data: ours.pem},
+		ours.hash + ".0": {link: RootFile},
+		BundleFile:       {data: joinPEM(s.bundle, ours.pem, extra)},
+	}
+	store := func(host []byte) []byte {
+		data, err := java.store(s.bundle, host, ours, extra)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("make Java trust store: %w", err))
+		}
+		return data
+	}
+	if data := store(nil); data != nil {
+		out[JavaFile] = node{data: data}
+	}
+	for dir, place := range s.places {
+		prefix := path.Join(placeDir, dir)
+		hashed := make(map[string]bool)
+		bundles := false
+		for p, n := range place {
+			if isHashLink(path.Base(p)) {
+				hashed[path.Dir(p)] = true
+			}
+			if n.link == "" {
+				switch {
+				case bundleName(p):
+					n.data = joinPEM(n.data, ours.pem, extra)
+					bundles = true
+				case javaName(p):
+					if data := store(n.data); data != nil {
+						n.data = data
+					}
+				}
+			}
+			out[path.Join(prefix, p)] = n
+		}
+		// Programs that know only a directory look in its top, whether or not the
+		// host has hash links there.
+		hashed["."] = true
+		for sub := range hashed {
+			out[path.Join(prefix, sub, ourFile)] = node{data: ours.pem}
+			out[path.Join(prefix, sub, freeHash(place, sub, ours.hash))] = node{link: ourFile}
+		}
+		if !bundles && path.Base(dir) == "certs" {
+			out[path.Join(prefix, BundleFile)] = out[BundleFile]
+		}
+	}
+	return out, problems
+}
+
+// freeHash gives the first name for our hash that the host does not use.
+func freeHash(place tree, sub, hash string) string {
+	for i := 0; ; i++ {
+		name := hash + "." + strconv.Itoa(i)
+		if _, taken := place[path.Join(sub, name)]; !taken {
+			return name
+		}
+	}
+}
+
+// store gives a Java store of the bundle, of what the host's own store holds
+// beyond it, of ours and of extra. A host store that cannot be read adds none.
+func (c javaCache) store(bundle, host []byte, ours authority, extra []byte) ([]byte, error) {
+	h := sha256.New()
+	for _, part := range [][]byte{bundle, host, ours.pem, extra} {
+		fmt.Fprintf(h, "%d:", len(part))
+		h.Write(part)
+	}
+	key := [sha256.Size]byte(h.Sum(nil))
+	if data, ok := c[key]; ok {
+		return data, nil
+	}
+	entries, err := readJavaStore(host)
+	if err != nil && len(host) > 0 && !errors.Is(err, fs.ErrNotExist) {
+		entries = nil
+	}
+	for _, der := range pemCertificates(joinPEM(bundle, extra)) {
+		entries = append(entries, javaEntry{der: der})
+	}
+	entries = append(entries, javaEntry{alias: "sallyport-root", der: ours.der})
+	data, err := javaStore(entries)
+	if err != nil {
+		return nil, err
+	}
+	if len(c) >= maxJavaCache {
+		clear(c)
+	}
+	c[key] = data
+	return data, nil
+}
+
+// maxJavaCache bounds the stores kept, some 200 KiB each. When it is full all
+// are forgotten: they are only made again.
+const maxJavaCache = 16
