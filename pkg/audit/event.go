@@ -1,6 +1,12 @@
 // Package audit holds the canonical events: what they contain, how they are
 // redacted, and how they reach a sink without being lost. Every field name of
-// an event lives here.
+// an event lives here (names.go).
+//
+// The way of an event: Log.Record redacts and encodes it in the caller's
+// goroutine into a bounded queue and never waits; one writer (Log.Run) takes
+// the queue every few milliseconds, chains the lines and appends them to a
+// Sink; whoever follows (Log.Subscribe) gets a line after it was written. The
+// files are made and rotated by the privileged process, package audit/file.
 package audit
 
 import (
@@ -8,42 +14,28 @@ import (
 	"time"
 )
 
-// A Kind says what an event is about.
-type Kind uint8
-
-// The kinds of events.
-const (
-	FlowOpen Kind = iota + 1
-	FlowClose
-	Exchange
-	DNS
-	Refused
-	ForeignSocket
-	TLSRejected
-	Admin
-	Lifecycle
-)
-
 // An Event is one line of the audit. Empty sections and zero fields are left
-// out of the line.
+// out of the line, except where zero says something (see each section).
 type Event struct {
-	// Time is when what the event tells of began.
+	// Time is when what the event tells of began; zero means now.
 	Time time.Time
-	// ID is unique; Log.NextID makes it.
+	// ID is unique. Empty: Record gives it one. Log.NextID makes one for whoever
+	// must show it to the workload (refusals).
 	ID   string
 	Kind Kind
 	// Verdict, Reason and Mode are the names of package policy (or, for Refused,
 	// the kernel's reason).
 	Verdict, Reason, Rule, Mode string
 	Workload                    Workload
-	Flow                        uint64
-	Dst                         Destination
-	TLS                         TLS
-	HTTP                        HTTP
-	DNS                         DNSQuery
-	Upstream                    Upstream
-	Traceparent                 string
-	Duration                    Duration
+	// Flow is the cookie of the workload's socket; 0 where there is none.
+	Flow        uint64
+	Dst         Destination
+	TLS         TLS
+	HTTP        HTTP
+	DNS         DNSQuery
+	Upstream    Upstream
+	Traceparent string
+	Duration    Duration
 	// Direction is "inbound" or empty.
 	Direction string
 	// Count is how many equal events this one stands for; 0 means one.
@@ -51,9 +43,14 @@ type Event struct {
 	Counters Counters
 	// Message explains lifecycle, admin and refused events to a person.
 	Message string
+
+	// Prev and Hash are the chain: Log writes them and a Reader fills them; they
+	// are ignored by Record.
+	Prev, Hash string
 }
 
-// Workload is the section `workload`.
+// Workload is the section `workload`. pid and uid are written together, as soon
+// as PID is known: uid 0 means root, not "unknown".
 type Workload struct {
 	Name, Cgroup, Unit, Container string
 	PID, UID                      uint32
@@ -72,12 +69,25 @@ type TLS struct {
 	SNI, ALPN, Version, Handling, UpstreamVersion string
 }
 
-// HTTP is the section `http`. Headers are recorded only where a rule asks.
+// HTTP is the section `http`. request_bytes and response_bytes are written
+// whenever there is a Method, zero too.
 type HTTP struct {
 	Version, Method, Scheme, Host, Path, Query string
-	Status                                     int
-	RequestBytes, ResponseBytes                int64
+	// Status is what the workload got; 0 where it got no answer.
+	Status int
+	// RequestBytes and ResponseBytes are bytes of body.
+	RequestBytes, ResponseBytes int64
+	// RequestHeaders and ResponseHeaders are recorded only where a rule asks.
+	// They are written as one object: names in lower case, the values of a
+	// repeated name joined by ", " (RFC 9110 §5.2), credentials redacted.
+	RequestHeaders, ResponseHeaders []Header
+	// Truncated: some text of this section was longer than MaxText, or there
+	// were more than MaxHeaders headers.
+	Truncated bool
 }
+
+// A Header is one field line.
+type Header struct{ Name, Value string }
 
 // DNSQuery is the section `dns`.
 type DNSQuery struct {
@@ -93,7 +103,8 @@ type Upstream struct {
 	Attempts int
 }
 
-// Duration is the section `duration`, written in seconds.
+// Duration is the section `duration`, written in seconds. Total is written
+// whenever any of them is set.
 type Duration struct {
 	Total, Upstream, Queued time.Duration
 }
@@ -103,7 +114,9 @@ type Counters struct {
 	Workload, Upstream Leg
 }
 
-// A Leg is the kernel's totals of one TCP connection.
+// A Leg is the kernel's totals of one TCP connection, seen from the end that
+// the leg is named after: sent by the workload, sent to the upstream. All its
+// fields are written when any of them is set; RTT in seconds.
 type Leg struct {
 	BytesSent, BytesReceived, Segments, Retransmits uint64
 	RTT                                             time.Duration

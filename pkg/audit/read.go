@@ -1,0 +1,185 @@
+package audit
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+)
+
+// A Reader gives the events of one stream of lines.
+type Reader struct {
+	lines *bufio.Reader
+	line  []byte
+	n     int
+}
+
+// NewReader reads lines from r.
+func NewReader(r io.Reader) *Reader { return &Reader{lines: bufio.NewReaderSize(r, 64<<10)} }
+
+// A LineError is a line that is no event: torn by a crash, or foreign. The
+// Reader can go on after it.
+type LineError struct {
+	// Line counts from 1.
+	Line int
+	Err  error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+
+// Unwrap gives the cause.
+func (e *LineError) Unwrap() error { return e.Err }
+
+// ErrLongLine: a line is longer than MaxLine, so no Log wrote it.
+var ErrLongLine = errors.New("the line is longer than any audit event")
+
+// Next reads the next event into e and gives its line without newline, valid
+// until the next call. Errors: io.EOF at the end, *LineError for a line that can
+// be passed over, else the stream's own.
+func (r *Reader) Next(e *Event) ([]byte, error) {
+	line, err := r.read()
+	if err != nil {
+		return nil, err
+	}
+	r.n++
+	if line == nil {
+		return nil, &LineError{Line: r.n, Err: ErrLongLine}
+	}
+	if err := Decode(line, e); err != nil {
+		return nil, &LineError{Line: r.n, Err: err}
+	}
+	return line, nil
+}
+
+// read gives a line, nil for one that is too long.
+func (r *Reader) read() ([]byte, error) {
+	r.line = r.line[:0]
+	long := false
+	for {
+		part, err := r.lines.ReadSlice('\n')
+		if !long {
+			r.line = append(r.line, part...)
+			long = len(r.line) > MaxLine
+		}
+		switch {
+		case err == nil:
+			if long {
+				return nil, nil
+			}
+			return r.line[:len(r.line)-1], nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF) && len(r.line) > 0:
+			if long {
+				return nil, nil
+			}
+			return r.line, nil // torn, or still being written
+		default:
+			return nil, err
+		}
+	}
+}
+
+// Files is an audit file with its rotated predecessors, opened so that a
+// rotation in between loses and repeats nothing.
+type Files struct {
+	files []*os.File // oldest first
+}
+
+// OpenFiles opens path, path.1, path.2 … as far as they exist without a gap,
+// leaving out the rotated ones whose last line is older than since (by their
+// modification time; zero: all). It fails where neither path nor path.1 exists.
+func OpenFiles(path string, since time.Time) (*Files, error) {
+	f := &Files{}
+	var seen []fs.FileInfo
+	for n := 0; ; n++ {
+		name := path
+		if n > 0 {
+			name = RotatedName(path, n)
+		}
+		// A rotation meanwhile moves a file to the name that is asked next.
+		file, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) && n == 0 {
+			continue // between the two renames of a rotation
+		}
+		if errors.Is(err, fs.ErrNotExist) && len(f.files) > 0 {
+			break
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		info, err := file.Stat()
+		if err != nil {
+			file.Close()
+			f.Close()
+			return nil, err
+		}
+		if alreadyOpen(seen, info) {
+			file.Close()
+			continue
+		}
+		if n > 0 && info.ModTime().Before(since) {
+			file.Close()
+			break
+		}
+		seen = append(seen, info)
+		f.files = append([]*os.File{file}, f.files...)
+	}
+	return f, nil
+}
+
+// RotatedName is the name of the n-th newest rotated file of path.
+func RotatedName(path string, n int) string { return path + "." + strconv.Itoa(n) }
+
+func alreadyOpen(seen []fs.FileInfo, info fs.FileInfo) bool {
+	for _, s := range seen {
+		if os.SameFile(s, info) {
+			return true
+		}
+	}
+	return false
+}
+
+// Each calls visit for each event, oldest first, until it returns false. Lines
+// that are no event go to bad with the name of their file; nil passes over them
+// silently.
+func (f *Files) Each(visit func(line []byte, e *Event) bool, bad func(file string, err *LineError)) error {
+	for _, file := range f.files {
+		r := NewReader(file)
+		for {
+			var e Event
+			line, err := r.Next(&e)
+			var wrong *LineError
+			switch {
+			case errors.As(err, &wrong):
+				if bad != nil {
+					bad(file.Name(), wrong)
+				}
+				continue
+			case errors.Is(err, io.EOF):
+			case err != nil:
+				return fmt.Errorf("%s: %w", file.Name(), err)
+			case !visit(line, &e):
+				return nil
+			}
+			if err != nil {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// Close closes the files.
+func (f *Files) Close() error {
+	var errs []error
+	for _, file := range f.files {
+		errs = append(errs, file.Close())
+	}
+	return errors.Join(errs...)
+}
