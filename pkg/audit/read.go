@@ -95,7 +95,10 @@ type Files struct {
 // modification time; zero: all). It fails where neither path nor path.1 exists.
 func OpenFiles(path string, since time.Time) (*Files, error) {
 	f := &Files{}
-	var seen []fs.FileInfo
+	var (
+		seen    []fs.FileInfo
+		missing error
+	)
 	for n := 0; ; n++ {
 		name := path
 		if n > 0 {
@@ -104,9 +107,13 @@ func OpenFiles(path string, since time.Time) (*Files, error) {
 		// A rotation meanwhile moves a file to the name that is asked next.
 		file, err := os.Open(name)
 		if errors.Is(err, fs.ErrNotExist) && n == 0 {
+			missing = err
 			continue // between the two renames of a rotation
 		}
-		if errors.Is(err, fs.ErrNotExist) && len(f.files) > 0 {
+		if errors.Is(err, fs.ErrNotExist) {
+			if len(f.files) == 0 {
+				return nil, missing
+			}
 			break
 		}
 		if err != nil {
