@@ -46,25 +46,16 @@ func Label(s string) string {
 
 // ownName names a workload that no entry matched: its unit, container or
 // command's base name, else the last element of its path.
-func ownName(i *Identity, container string) string {
+func ownName(s *subject, container string) string {
 	switch {
-	case i.Command != "":
-		return commandName(i.Command)
+	case s.program != "":
+		return s.program
 	case container != "":
 		return container
-	case i.Unit != "":
-		return i.Unit
-	case i.Cgroup == "/":
+	case s.id.Unit != "":
+		return s.id.Unit
+	case s.id.Cgroup == "/":
 		return "root"
 	}
-	return filepath.Base(i.Cgroup)
-}
-
-// commandName is the base name of a command line's program.
-func commandName(line string) string {
-	program, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-	if program == "" {
-		return ""
-	}
-	return filepath.Base(program)
+	return filepath.Base(s.id.Cgroup)
 }

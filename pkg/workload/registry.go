@@ -3,6 +3,7 @@ package workload
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -198,6 +199,7 @@ func (r *Registry) nearest(path string) *Tag {
 // A subject is what entries are compared with.
 type subject struct {
 	id        Identity
+	program   string // base name of the command's program
 	container Container
 }
 
@@ -205,6 +207,7 @@ func (r *Registry) subject(path string, t *Tag) *subject {
 	s := &subject{id: Identity{Cgroup: path, Confined: true}}
 	if t != nil && len(t.Argv) > 0 {
 		s.id.Command = commandLine(t.Argv)
+		s.program = filepath.Base(t.Argv[0])
 		s.id.User = t.User
 		s.id.Confined = !t.Unconfined
 		return s
@@ -254,11 +257,11 @@ func (r *Registry) identify(s *subject, t *Tag) Identity {
 		}
 	}
 	if entry == nil {
-		i.Name = Label(ownName(&i, container))
+		i.Name = Label(ownName(s, container))
 		return i
 	}
 	i.Entry = entry.Key
-	i.Name = Label(expand(entry, &i, container))
+	i.Name = Label(expand(entry, s, container))
 	return i
 }
 

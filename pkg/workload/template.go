@@ -28,14 +28,14 @@ func checkTemplate(name string) error {
 // expand fills an entry's name. A word that has no value for this workload
 // ({unit} of a container) makes the name the entry's key: a name with a hole
 // would join workloads that are not the same.
-func expand(e *Entry, i *Identity, container string) string {
+func expand(e *Entry, s *subject, container string) string {
 	if e.Name == "" {
 		return e.Key
 	}
 	if !strings.Contains(e.Name, "{") {
 		return e.Name
 	}
-	values := map[string]string{"unit": i.Unit, "container": container, "command": commandName(i.Command)}
+	values := map[string]string{"unit": s.id.Unit, "container": container, "command": s.program}
 	var b strings.Builder
 	rest := e.Name
 	for {
