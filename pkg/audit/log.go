@@ -190,6 +190,8 @@ func (l *Log) setFault(err error) {
 
 // Stats is what the log has done since it was made.
 type Stats struct {
+	// Sink is the name of the sink.
+	Sink string
 	// Events counts recorded events by kind; lost ones are among them.
 	Events map[Kind]uint64
 	// Failures counts attempts to write that failed, Lost the events that no
@@ -205,6 +207,7 @@ type Stats struct {
 // Stats takes a snapshot.
 func (l *Log) Stats() Stats {
 	s := Stats{
+		Sink:              l.sink.Name(),
 		Events:            make(map[Kind]uint64, kindCount),
 		Failures:          l.failures.Load(),
 		Lost:              l.lost.Load(),
