@@ -22,7 +22,9 @@ type ClientConn struct {
 	persists bool
 	// content says that the response has a body, read from the connection.
 	content bool
-	headers deadline
+	// answered says that the head of the final response is here.
+	answered bool
+	headers  deadline
 	out     outgoing
 	sending chan struct{} // nil: the request was sent in one write
 	sendErr error         // good after sending is closed
@@ -51,11 +53,12 @@ type Options struct {
 // of the final response into resp, which is reset first. It returns while the
 // rest of the request is still being sent where the upstream answers early.
 // req and resp must stay until Finish. A failure is a *RoundTripError, except
-// ErrInvalidField and errors of Informational; afterwards Finish must be
-// called all the same.
+// ErrInvalidField and errors of Informational; Finish must be called all the
+// same, and before a refusal is written to the client: until then the body may
+// be in use.
 func (c *ClientConn) RoundTrip(req *exchange.Request, resp *exchange.Response, opts Options) error {
 	resp.Reset()
-	c.persists, c.content, c.sending, c.sendErr = false, false, nil, nil
+	c.persists, c.content, c.answered, c.sending, c.sendErr = false, false, false, nil, nil
 	c.out = outgoing{body: req.Body, chunked: req.Length < 0, length: req.Length, trailer: &req.Trailer, done: req.Body == nil}
 	if c.rd.buffered() > 0 {
 		return &RoundTripError{Op: "write request", Err: ErrUnsolicited, Replayable: true}
@@ -85,6 +88,7 @@ func (c *ClientConn) RoundTrip(req *exchange.Request, resp *exchange.Response, o
 			return c.failed(err, interim == 0, req)
 		}
 		c.headers.stop()
+		c.answered = true
 		if c.content {
 			c.body.begin(kind, resp.Length, false, &resp.Trailer)
 			resp.Body = &c.body
@@ -194,14 +198,13 @@ func (c *ClientConn) Finish(req *exchange.Request) (reusable bool, err error) {
 	reusable = c.persists && err == nil && c.out.done && c.rd.buffered() == 0 &&
 		(!c.content || c.body.Complete())
 	c.rd.release()
-	c.out = outgoing{}
-	c.body.trailer = nil
+	c.out.body, c.out.trailer, c.body.trailer = nil, nil, nil
 	return reusable, err
 }
 
 // join waits for the sender.
 func (c *ClientConn) join(req *exchange.Request) error {
-	if req.Body.Complete() && c.content && c.body.Complete() {
+	if req.Body.Complete() && c.answered && (!c.content || c.body.Complete()) {
 		// Most likely the last write is returning just now.
 		timer := time.NewTimer(lastWriteTime)
 		defer timer.Stop()
@@ -225,8 +228,7 @@ func (c *ClientConn) join(req *exchange.Request) error {
 }
 
 // Sent gives the bytes of content of the request that were handed to the
-// upstream; good after Finish of the sender, that is between reading the end
-// of the response and Finish only for requests sent in one write.
+// upstream; good after Finish, until the next RoundTrip.
 func (c *ClientConn) Sent() int64 { return c.out.sent }
 
 // Detach ends HTTP on the connection, after a 101. It gives the connection and

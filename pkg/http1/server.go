@@ -63,6 +63,12 @@ func (s *ServerConn) ReadRequest(req *exchange.Request) error {
 	if req.Length != exchange.NoBody {
 		s.hasBody = true
 		s.body.begin(kind, length, true, &req.Trailer)
+		if s.body.err != nil {
+			// A body that is broken within its first bytes never reaches the
+			// upstream.
+			s.closing, s.broken, req.Length = true, true, exchange.NoBody
+			return s.body.err
+		}
 		req.Body = &s.body
 		s.expecting = req.ExpectContinue
 	}

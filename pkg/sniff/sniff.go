@@ -1,0 +1,293 @@
+// Package sniff finds out from the first bytes of a connection what is spoken
+// on it, without taking them away: the connection that it gives replays them.
+package sniff
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// A Protocol is what the client's first bytes are.
+type Protocol uint8
+
+// The protocols. The zero value is what nothing else fits.
+const (
+	// Other is anything else, also a client that says nothing in time: then
+	// the server speaks first, or nobody does.
+	Other Protocol = iota
+	// TLS is a ClientHello.
+	TLS
+	// HTTP1 is what a parser of HTTP/1 could take for a request, well-formed
+	// or not: it must meet the strict one.
+	HTTP1
+	// HTTP2 is the connection preface of HTTP/2 with prior knowledge.
+	HTTP2
+)
+
+// String gives the protocol's name in lower case.
+func (p Protocol) String() string {
+	switch p {
+	case Other:
+		return "other"
+	case TLS:
+		return "tls"
+	case HTTP1:
+		return "http/1"
+	case HTTP2:
+		return "http/2"
+	default:
+		panic(fmt.Sprintf("sniff: Protocol(%d) is not in the closed set", uint8(p)))
+	}
+}
+
+const (
+	// firstRead is the room for the first read: a usual hello or head fits.
+	firstRead = 4 << 10
+	// maxLine bounds how much of a first line is read to tell HTTP from other
+	// protocols, in bytes. Longer ones that begin like HTTP are taken for it.
+	maxLine = 16 << 10
+	// preface is the client's connection preface (RFC 9113 section 3.4).
+	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+)
+
+// A Result is what was found.
+type Result struct {
+	Protocol Protocol
+	// Silent says that the client sent nothing in time.
+	Silent bool
+	// Closed says that the client ended its side before enough was here to
+	// tell.
+	Closed bool
+	// Hello is the ClientHello of TLS, valid if HelloErr is nil.
+	Hello ClientHello
+	// HelloErr says why a connection that begins like TLS has no valid
+	// ClientHello, a *HelloError. It must be refused: nobody knows what name
+	// another parser would read.
+	HelloErr error
+}
+
+// A Sniffer lends the memory that sniffing needs. The zero value is ready. It
+// must not be copied after first use.
+type Sniffer struct{ pool sync.Pool }
+
+type buffer struct {
+	b     []byte
+	first [firstRead]byte
+}
+
+func (s *Sniffer) get() *buffer {
+	if b, ok := s.pool.Get().(*buffer); ok {
+		b.b = b.first[:0]
+		return b
+	}
+	b := new(buffer)
+	b.b = b.first[:0]
+	return b
+}
+
+func (s *Sniffer) put(b *buffer) {
+	b.b = nil
+	s.pool.Put(b)
+}
+
+// Sniff reads from conn until it knows the protocol, for at most timeout, and
+// gives a connection that replays what was read. prefix was read from conn
+// before, for instance behind a CONNECT. Bounds and the timeout lead to a
+// result, not to an error; the error is that of conn. It uses the read
+// deadline of conn and clears it.
+func (s *Sniffer) Sniff(conn net.Conn, prefix []byte, timeout time.Duration) (*Conn, Result, error) {
+	c := &Conn{Conn: conn, sniffer: s, peeked: s.get()}
+	c.peeked.b = append(c.peeked.b, prefix...)
+	if timeout > 0 {
+		if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+			c.release()
+			return nil, Result{}, err
+		}
+	}
+	result, err := c.sniff()
+	if err != nil {
+		c.release()
+		return nil, Result{}, err
+	}
+	if timeout > 0 {
+		if err := conn.SetReadDeadline(time.Time{}); err != nil {
+			c.release()
+			return nil, Result{}, err
+		}
+	}
+	if len(c.peeked.b) == 0 {
+		c.release()
+	}
+	return c, result, nil
+}
+
+// Replay gives a connection that gives prefix before what conn has to say.
+func Replay(conn net.Conn, prefix []byte) *Conn {
+	c := &Conn{Conn: conn}
+	if len(prefix) > 0 {
+		c.peeked = &buffer{b: prefix}
+	}
+	return c
+}
+
+func (c *Conn) sniff() (Result, error) {
+	for {
+		p := c.peeked.b
+		protocol, known := classify(p)
+		if known && protocol == TLS {
+			return c.sniffHello()
+		}
+		if known {
+			return Result{Protocol: protocol}, nil
+		}
+		if err := c.more(len(p) + 1); err != nil {
+			return ended(Result{Protocol: undecided(p), Silent: len(p) == 0}, err)
+		}
+	}
+}
+
+// sniffHello reads until the ClientHello is whole or wrong.
+func (c *Conn) sniffHello() (Result, error) {
+	for {
+		hello, need, err := readHello(c.peeked.b)
+		switch {
+		case err != nil:
+			return Result{Protocol: TLS, HelloErr: err}, nil
+		case need == 0:
+			return Result{Protocol: TLS, Hello: hello}, nil
+		}
+		if err := c.more(need); err != nil {
+			return ended(Result{Protocol: TLS, HelloErr: helloError("ClientHello that does not end")}, err)
+		}
+	}
+}
+
+// ended makes a result of the end of the client's patience or ours.
+func ended(r Result, err error) (Result, error) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return r, nil
+	case err == io.EOF:
+		r.Silent, r.Closed = false, true
+		return r, nil
+	default:
+		return Result{}, err
+	}
+}
+
+// more reads until at least need bytes are here or the connection gives no
+// more.
+func (c *Conn) more(need int) error {
+	b := c.peeked
+	for len(b.b) < need {
+		if len(b.b) == cap(b.b) {
+			// Grown step by step: an announced length alone costs nothing.
+			b.b = append(make([]byte, 0, 4*cap(b.b)), b.b...)
+		}
+		n, err := c.Conn.Read(b.b[len(b.b):cap(b.b)])
+		b.b = b.b[:len(b.b)+n]
+		if err != nil && n == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// classify judges the first bytes; known is false while more are needed.
+func classify(p []byte) (protocol Protocol, known bool) {
+	switch {
+	case len(p) == 0:
+		return Other, false
+	case p[0] == recordHandshake:
+		if len(p) == 1 {
+			return Other, false
+		}
+		if p[1] == 3 {
+			return TLS, true
+		}
+		return Other, true
+	case bytes.HasPrefix(p, []byte(preface)):
+		return HTTP2, true
+	case len(p) < len(preface) && bytes.HasPrefix([]byte(preface), p):
+		return Other, false
+	default:
+		return classifyLine(p)
+	}
+}
+
+// classifyLine tells HTTP/1 from other protocols. It errs to the side of
+// HTTP: lenient servers skip empty lines and spaces, accept lower case and
+// HTTP/0.9, and what they would take for a request must be judged as one.
+func classifyLine(p []byte) (Protocol, bool) {
+	line := bytes.TrimLeft(p, " \t\r\n")
+	if len(line) == 0 {
+		return Other, len(p) > maxLine
+	}
+	method := 0
+	for method < len(line) && isMethodByte(line[method]) {
+		method++
+	}
+	if method == len(line) {
+		return Other, method > maxMethod
+	}
+	if method == 0 || method > maxMethod || line[method] != ' ' && line[method] != '\t' {
+		return Other, true
+	}
+	end := bytes.IndexByte(line, '\n')
+	if end < 0 {
+		end = bytes.IndexByte(line, '\r')
+		if end >= 0 && end+1 == len(line) {
+			end = -1
+		}
+	}
+	if end < 0 && len(p) <= maxLine {
+		return Other, false
+	}
+	if end >= 0 {
+		line = line[:end]
+	}
+	if bytes.Contains(bytes.ToUpper(line), []byte("HTTP/")) || looksLikeTarget(line[method:]) && isHTTPMethod(line[:method]) {
+		return HTTP1, true
+	}
+	return Other, true
+}
+
+// undecided says what to take bytes for that were too few to tell: a part of a
+// request line is HTTP.
+func undecided(p []byte) Protocol {
+	line := bytes.TrimLeft(p, " \t\r\n")
+	if method := bytes.IndexAny(line, " \t"); method > 0 && isHTTPMethod(line[:method]) {
+		return HTTP1
+	}
+	return Other
+}
+
+// maxMethod bounds a method in bytes; the longest registered one has 17.
+const maxMethod = 32
+
+func isMethodByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
+		bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), c) >= 0
+}
+
+// isHTTPMethod tells the methods with which HTTP/0.9 and careless parsers must
+// be expected.
+func isHTTPMethod(p []byte) bool {
+	switch string(bytes.ToUpper(p)) {
+	case "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH":
+		return true
+	default:
+		return false
+	}
+}
+
+func looksLikeTarget(p []byte) bool {
+	p = bytes.TrimLeft(p, " \t")
+	return len(p) > 0 && (p[0] == '/' || p[0] == '*' || bytes.Contains(p, []byte("://")))
+}
