@@ -1,6 +1,8 @@
-// Package origin answers, for an accepted connection, where it really wanted
-// to go and who made it. The answer comes from the kernel's storage of the
-// accepted socket, read through the connection's own descriptor.
+// Package origin answers, for an accepted connection or a DNS datagram, where it
+// really wanted to go and who made it. The answer comes from the kernel: from
+// the storage of the accepted socket, read through the connection's own
+// descriptor, and from the table of DNS clients. The worker does it with two
+// read-only map descriptors and no capability.
 package origin
 
 import "net/netip"
@@ -15,6 +17,8 @@ type Flow struct {
 	Src netip.AddrPort
 	// Cgroup is the id of the cgroup that made the socket.
 	Cgroup uint64
+	// Workload is the id of the tagged cgroup, or of its child below a slice.
+	Workload uint64
 	// Netns is the cookie of the network namespace of the socket.
 	Netns uint64
 	// PID and UID are of the task that called connect; 0, 0 where unknown.
