@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,9 +26,13 @@ type Conn struct {
 	version  uint16
 	trust    *Trust
 	attempts int
+	// Codec is what the user of the connection keeps with it while it is idle:
+	// the HTTP codec that knows its state.
+	Codec any
+	abort atomic.Bool
 	// slot is where the connection was last parked.
-	slot   int
-	parked time.Duration
+	slot   atomic.Int32
+	parked atomic.Int64 // since the pool's start, in ns
 	reused bool
 
 	// peek is probe as a value, made once so that Alive does not allocate.
@@ -77,17 +82,24 @@ func (c *Conn) Close() error {
 	if !c.finish() {
 		return nil
 	}
+	if c.abort.Load() {
+		// No close_notify: it would vouch for what was cut.
+		return c.tcp.Close()
+	}
 	return c.Conn.Close()
+}
+
+// SetLinger is that of the socket; with 0 Close will reset the connection.
+func (c *Conn) SetLinger(sec int) error {
+	c.abort.Store(sec == 0)
+	return c.tcp.SetLinger(sec)
 }
 
 // Abort ends the connection with a reset, so that the upstream cannot take a
 // cut request for a whole one.
 func (c *Conn) Abort() {
-	if !c.finish() {
-		return
-	}
-	c.tcp.SetLinger(0)
-	c.tcp.Close()
+	c.SetLinger(0)
+	c.Close()
 }
 
 // Interrupt makes every pending and later read and write of the connection

@@ -1,0 +1,219 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// A Host is the connections of one key. Its idle ones sit in slots that are
+// taken and filled by compare-and-swap: no lock on the way of a request.
+type Host struct {
+	pool   *Pool
+	key    Key
+	slots  []atomic.Pointer[Conn]
+	idle   atomic.Int32
+	used   atomic.Int64
+	gone   atomic.Bool
+	config atomic.Pointer[hostConfig]
+}
+
+type hostConfig struct {
+	trust *Trust
+	tls   *tls.Config
+}
+
+// Key is what the host was asked for with.
+func (h *Host) Key() Key { return h.key }
+
+// Gone reports whether the pool has forgotten the host: its connections are no
+// longer kept.
+func (h *Host) Gone() bool { return h.gone.Load() }
+
+// Idle takes an idle connection that may serve the route, prefer first, and
+// charges leg with it from here on; nil if there is none. Dead ones that it
+// meets are closed.
+func (h *Host) Idle(r Route, leg *Leg, prefer *Conn) *Conn {
+	if h.idle.Load() == 0 {
+		return nil
+	}
+	if prefer != nil && prefer.host == h && h.slots[prefer.slot.Load()].CompareAndSwap(prefer, nil) {
+		if c := h.usable(prefer, r, leg); c != nil {
+			return c
+		}
+	}
+	for i := range h.slots {
+		c := h.slots[i].Load()
+		if c == nil || !r.permits(c.addr) || !h.slots[i].CompareAndSwap(c, nil) {
+			continue
+		}
+		if c := h.usable(c, r, leg); c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// usable finishes taking c out of its slot; nil if it was dead.
+func (h *Host) usable(c *Conn, r Route, leg *Leg) *Conn {
+	h.unparked()
+	switch {
+	case !r.permits(c.addr):
+		// Only prefer comes here: its address is good for another rule.
+		c.Release()
+		return nil
+	case c.trust != h.pool.trust.Load(), !c.alive():
+		c.Close()
+		return nil
+	}
+	c.reused = true
+	c.take(leg)
+	return c
+}
+
+func (h *Host) unparked() {
+	h.idle.Add(-1)
+	h.pool.idle.Add(-1)
+}
+
+// park keeps c; it reports false where there is no room.
+func (h *Host) park(c *Conn) bool {
+	if h.gone.Load() || c.trust != h.pool.trust.Load() {
+		return false
+	}
+	if h.pool.idle.Add(1) > int64(h.pool.opt.MaxIdle) {
+		h.pool.idle.Add(-1)
+		return false
+	}
+	h.idle.Add(1)
+	now := time.Since(h.pool.start)
+	c.parked.Store(int64(now))
+	h.used.Store(int64(now))
+	for i := range h.slots {
+		c.slot.Store(int32(i))
+		if h.slots[i].Load() == nil && h.slots[i].CompareAndSwap(nil, c) {
+			if h.gone.Load() && h.slots[i].CompareAndSwap(c, nil) {
+				// shut may have passed this slot before it was filled.
+				h.unparked()
+				return false
+			}
+			return true
+		}
+	}
+	h.unparked()
+	return false
+}
+
+// expire closes what was parked before limit or verified against other roots.
+func (h *Host) expire(limit time.Duration, trust *Trust) {
+	for i := range h.slots {
+		c := h.slots[i].Load()
+		if c == nil || c.trust == trust && time.Duration(c.parked.Load()) >= limit {
+			continue
+		}
+		if h.slots[i].CompareAndSwap(c, nil) {
+			h.unparked()
+			c.Close()
+		}
+	}
+}
+
+// shut closes every idle connection and keeps no more.
+func (h *Host) shut() {
+	h.gone.Store(true)
+	for i := range h.slots {
+		if c := h.slots[i].Swap(nil); c != nil {
+			h.unparked()
+			c.Close()
+		}
+	}
+}
+
+// Dial opens a connection and charges leg with it. The error is an *Error.
+func (h *Host) Dial(ctx context.Context, r Route, leg *Leg) (*Conn, error) {
+	timeout := r.Timeout
+	if timeout <= 0 {
+		timeout = h.pool.opt.ConnectTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	addrs := order(r)
+	tried := 0
+	var last *Error
+	for len(addrs) > 0 {
+		tcp, addr, n, err := dial(ctx, h.pool.dialer, addrs, h.key.Port)
+		tried += n
+		if err != nil {
+			if last == nil {
+				last = dialError(err, addr, h.key.Port, tried)
+			}
+			break
+		}
+		c, e, again := h.handshake(ctx, tcp)
+		if e == nil {
+			c.addr, c.attempts = addr, tried
+			c.take(leg)
+			return c, nil
+		}
+		e.Addr = addr
+		last = e
+		if !again || ctx.Err() != nil {
+			break
+		}
+		// TCP came up but TLS did not: a path that drops large packets does
+		// that, and another address may take another path.
+		rest := addrs[:0]
+		for _, a := range addrs {
+			if a != addr {
+				rest = append(rest, a)
+			}
+		}
+		addrs = rest
+	}
+	if last == nil {
+		last = dialError(errNoAddress, r.Own, h.key.Port, 0)
+	}
+	last.Attempts = tried
+	return nil, last
+}
+
+// handshake makes a Conn of a socket, TLS and verification included.
+func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, bool) {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		tcp.Close()
+		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
+	}
+	c := &Conn{Conn: tcp, tcp: tcp, raw: raw, host: h}
+	c.peek = c.probe
+	if h.key.Scheme == Clear {
+		c.trust = h.pool.trust.Load()
+		return c, nil, false
+	}
+	hc := h.tlsConfig()
+	t := tls.Client(tcp, hc.tls)
+	if err := t.HandshakeContext(ctx); err != nil {
+		tcp.Close()
+		e, again := tlsError(err, h.key.Name, time.Now())
+		return nil, e, again
+	}
+	c.Conn, c.tls, c.trust = t, t, hc.trust
+	c.version = t.ConnectionState().Version
+	return c, nil, false
+}
+
+// tlsConfig gives the configuration under the present trust.
+func (h *Host) tlsConfig() *hostConfig {
+	trust := h.pool.trust.Load()
+	if hc := h.config.Load(); hc != nil && hc.trust == trust {
+		return hc
+	}
+	prefix := h.key.Workload + "\x00" + h.key.Host + "\x00" + strconv.Itoa(int(h.key.Port)) + "\x00"
+	hc := &hostConfig{trust, clientConfig(*trust, h.key, sessionCache{h.pool.sessions, prefix})}
+	h.config.Store(hc)
+	return hc
+}
