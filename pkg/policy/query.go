@@ -141,18 +141,5 @@ type Step struct {
 	Why string
 }
 
-// CanonicalHost brings a host name, without a port, into the one form in which
-// names are compared: lower case, IDNA A-labels, no final dot; an address as
-// netip writes it, without brackets and never IPv4-mapped. It refuses what two
-// programs could read differently: 0x7f.1, decimal and octal addresses, zone
-// ids, empty labels, other characters.
-func CanonicalHost(host string) (string, error) { return host, nil }
-
-// CanonicalAuthority splits "host" or "host:port" (RFC 9110 section 7.2) and
-// gives the canonical host and the port, or the given one where there is none.
-func CanonicalAuthority(authority string, port uint16) (string, uint16, error) {
-	return authority, port, nil
-}
-
 // Hint tells in one line how to allow what d refused, with the YAML to add.
 func Hint(q *Query, d *Decision) string { return "" }
