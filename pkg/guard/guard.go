@@ -1,72 +1,243 @@
 package guard
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
-
-var errNotBuilt = errors.New("guard: not built")
-
-// ErrNotSupported says that the kernel lacks something that the table needs.
-var ErrNotSupported = errors.New("not supported by this kernel")
 
 // Options say where the table is.
 type Options struct {
-	// Table is the name of the table in the family inet.
+	// Table is the name of the table in the family inet: at most 128 bytes of
+	// letters, digits and underscores, beginning with a letter.
 	Table string
 	// Netns is the network namespace; nil is the process's own. It must stay
 	// open as long as the Guard is used.
 	Netns *os.File
 }
 
-// A Guard owns one nftables table in one network namespace.
-type Guard struct{}
+// A Guard owns one nftables table in one network namespace. Its methods may be
+// called from several goroutines. It needs CAP_NET_ADMIN in that namespace.
+//
+// A Guard keeps no state in files: whoever opens the same table again calls
+// Apply, which adopts what is already right and never leaves a gap.
+type Guard struct {
+	table string
+	netns *os.File
 
-// New gives the owner of a table. It changes nothing in the kernel.
-func New(o Options) (*Guard, error) { return nil, errNotBuilt }
-
-// Apply makes the table what state says, in one transaction.
-func (g *Guard) Apply(state State) error { return errNotBuilt }
-
-// Check compares the table in the kernel with what Apply last made.
-func (g *Guard) Check() ([]Problem, error) { return nil, errNotBuilt }
-
-// Watch calls changed after each change of the table by somebody else, until
-// ctx ends.
-func (g *Guard) Watch(ctx context.Context, changed func()) error { return errNotBuilt }
-
-// Counters gives what the guard refused since New.
-func (g *Guard) Counters() (Counters, error) { return Counters{}, errNotBuilt }
-
-// Resources gives how full the bounded sets are.
-func (g *Guard) Resources() []Resource { return nil }
-
-// Delete removes the table. An absent table is no error.
-func (g *Guard) Delete() error { return errNotBuilt }
-
-// Close ends the connection to the kernel; the table stays.
-func (g *Guard) Close() error { return errNotBuilt }
-
-// Supported reports nil where this kernel has everything the table needs; else
-// an error that names each missing feature and wraps ErrNotSupported.
-func Supported() error { return errNotBuilt }
-
-// Tables lists the tables in ns (nil: here) that a Guard named prefix or
-// prefix_NUMBER may have left.
-func Tables(ns *os.File, prefix string) ([]string, error) { return nil, errNotBuilt }
-
-// A Problem is one difference between the table in the kernel and what it must
-// be.
-type Problem struct {
-	// Object names what is wrong, for example "chain output".
-	Object string
-	// Detail says how.
-	Detail string
+	mu       sync.Mutex
+	conn     *connection // for reading; opened when first needed
+	want     *expected   // nil before the first Apply
+	verified uint32      // the generation that was last compared and found right; 0 for none
+	totals   totals
 }
 
-// String gives the problem as one line.
-func (p Problem) String() string { return p.Object + ": " + p.Detail }
+// New gives the owner of a table. It changes nothing in the kernel.
+func New(o Options) (*Guard, error) {
+	if !validName(o.Table) {
+		return nil, fmt.Errorf("guard: table name %q: want letters, digits and underscores", o.Table)
+	}
+	return &Guard{table: o.Table, netns: o.Netns, totals: newTotals()}, nil
+}
+
+// validName keeps to names that need no quoting in nft(8). The kernel's limit is
+// NFT_NAME_MAXLEN, 256.
+func validName(name string) bool {
+	const longest = 128
+	if name == "" || len(name) > longest {
+		return false
+	}
+	for i, c := range []byte(name) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || c != '_' && (c < '0' || c > '9')) {
+			return false
+		}
+	}
+	return true
+}
+
+// Apply makes the table what state says and reads it back: nil means that the
+// kernel has it. It sends one batch, which nf_tables applies as a whole; where
+// nothing differs it sends none. What others changed in the table is undone.
+//
+// A state that cannot be enforced as written (a level outside 1 to 255, a direct
+// rule of a cgroup that is not tagged, more elements than fit) is an error and
+// changes nothing.
+func (g *Guard) Apply(state State) error {
+	levels, err := state.levels()
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	r, err := build(state)
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	want, err := expect(r)
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.totals.tag(levels)
+	// From here on Check compares with this state, also if the kernel refuses it.
+	g.want, g.verified = want, 0
+	if err := g.converge(); err != nil {
+		return fmt.Errorf("guard: apply table %s: %w", g.table, err)
+	}
+	return nil
+}
+
+// converge changes the table until the kernel has what is wanted. A second try
+// makes the table anew: somebody else may have changed it since it was read, or
+// put something there that cannot be changed in place.
+func (g *Guard) converge() error {
+	const tries = 3
+	var failed error
+	for try := range tries {
+		got, err := g.read()
+		if err != nil {
+			return err
+		}
+		if len(compare(g.want, got)) == 0 {
+			g.verified = got.generation
+			return nil
+		}
+		t := plan(g.want, got)
+		if try > 0 {
+			t = remake(g.want, got.exists)
+		}
+		switch err := g.commit(t); {
+		case err == nil:
+			if t.remake {
+				g.totals.restart()
+			}
+		case errors.Is(err, unix.EPERM):
+			return err
+		case !applied(err):
+			failed = err
+		}
+	}
+	got, err := g.read()
+	if err != nil {
+		return err
+	}
+	problems := compare(g.want, got)
+	if len(problems) == 0 {
+		g.verified = got.generation
+		return nil
+	}
+	return errors.Join(failed, fmt.Errorf("%d differences remain, the first is %v", len(problems), problems[0]))
+}
+
+func (g *Guard) commit(t transaction) error {
+	conn, err := writer(g.netns)
+	if err != nil {
+		return err
+	}
+	return t.commit(conn, g.table)
+}
+
+// read gives what the kernel has, and takes the counters from it. A connection
+// that failed is not used again: answers may still wait in it.
+func (g *Guard) read() (snapshot, error) {
+	var got snapshot
+	err := g.with(func(c *connection) (err error) {
+		got, err = c.snapshot(g.table)
+		return err
+	})
+	if err == nil {
+		g.totals.observe(got)
+	}
+	return got, err
+}
+
+// with runs fn on the reading connection.
+func (g *Guard) with(fn func(*connection) error) error {
+	if g.conn == nil {
+		conn, err := dial(g.netns)
+		if err != nil {
+			return err
+		}
+		g.conn = conn
+	}
+	err := fn(g.conn)
+	if err != nil {
+		g.conn.nl.Close()
+		g.conn = nil
+	}
+	return err
+}
+
+// Check compares the table in the kernel with what Apply was last asked for, and
+// lists the differences. It is cheap enough to call every 500 ms: as long as
+// nobody changed any nftables rule of the namespace since the table was last
+// found right, one question to the kernel answers it (the ruleset's generation).
+func (g *Guard) Check() ([]Problem, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.want == nil {
+		return nil, errors.New("guard: check before the first apply")
+	}
+	if g.verified != 0 {
+		var generation uint32
+		err := g.with(func(c *connection) (err error) {
+			generation, err = c.generation()
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("guard: check table %s: %w", g.table, err)
+		}
+		if generation == g.verified {
+			return nil, nil
+		}
+	}
+	got, err := g.read()
+	if err != nil {
+		return nil, fmt.Errorf("guard: check table %s: %w", g.table, err)
+	}
+	problems := compare(g.want, got)
+	g.verified = 0
+	if len(problems) == 0 {
+		g.verified = got.generation
+	}
+	return problems, nil
+}
+
+// Delete removes the table. An absent one is no error. Afterwards nothing is
+// guarded here, and Check reports the table as missing.
+func (g *Guard) Delete() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.verified = 0
+	got, err := g.read()
+	if err != nil {
+		return fmt.Errorf("guard: delete table %s: %w", g.table, err)
+	}
+	if !got.exists {
+		return nil
+	}
+	err = g.commit(transaction{remake: true})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("guard: delete table %s: %w", g.table, err)
+	}
+	g.totals.restart()
+	return nil
+}
+
+// Close ends the connection to the kernel. The table stays.
+func (g *Guard) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.conn == nil {
+		return nil
+	}
+	err := g.conn.nl.Close()
+	g.conn = nil
+	return err
+}
 
 // A Resource says how full a bounded thing is.
 type Resource struct {
@@ -74,20 +245,17 @@ type Resource struct {
 	Entries, Capacity int
 }
 
-// Counters are packets refused since the Guard was made. They never go down,
-// also when somebody flushed the table.
-type Counters struct {
-	// TCP, UDP and Other are packets of tagged sockets that were rejected.
-	TCP, UDP, Other uint64
-	// Inbound are connection attempts from outside to tagged listeners that no
-	// Inbound entry permits.
-	Inbound uint64
-	// Rerouted are packets addressed to our listeners that another table sent
-	// to another interface.
-	Rerouted uint64
-	// Cgroups has the rejected packets of each tagged cgroup by id.
-	Cgroups map[uint64]uint64
+// Resources gives how full each set is, as last applied. A set that would
+// overflow makes Apply fail.
+func (g *Guard) Resources() []Resource {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.want == nil {
+		return nil
+	}
+	list := make([]Resource, 0, len(g.want.sets))
+	for _, s := range g.want.sets {
+		list = append(list, Resource{"guard_" + s.name, len(s.elements), s.capacity})
+	}
+	return list
 }
-
-// Rejected is the sum over all reasons.
-func (c Counters) Rejected() uint64 { return c.TCP + c.UDP + c.Other + c.Inbound + c.Rerouted }
