@@ -92,6 +92,12 @@ func (s *Subscription) Next(ctx context.Context) (Line, error) {
 	}
 }
 
+// Waiting gives the next line if there is one at once.
+func (s *Subscription) Waiting() (Line, bool) {
+	line, found, _ := s.pop()
+	return line, found
+}
+
 func (s *Subscription) pop() (line Line, found, ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
