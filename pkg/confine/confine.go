@@ -80,6 +80,15 @@ func Exec(s *Spec) error {
 	if err := installFilter(); err != nil {
 		return err
 	}
+	signals, known := StartSignals()
+	if s.Signals != nil {
+		signals, known = *s.Signals, true
+	}
+	if known {
+		if err := signals.apply(); err != nil {
+			return err
+		}
+	}
 	return execute(s)
 }
 

@@ -39,6 +39,9 @@ type Spec struct {
 	Groups   []int
 	// Umask is set if it is not nil.
 	Umask *int
+	// Signals are what the command ignores and blocks; nil is what this
+	// process was started with, as far as it is known (see StartSignals).
+	Signals *Signals
 
 	// Trust are directories that are mounted read-only, hiding what is at
 	// their targets. The target must exist or lie below an entry of Own.
