@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -14,9 +13,8 @@ import (
 type Conn struct {
 	net.Conn
 	sniffer *Sniffer
-	peeked  *buffer // nil when nothing is left to replay
-	off     int
-	drained atomic.Bool
+	lent    *buffer // the memory of peeked, nil if it is not lent
+	peeked  []byte  // what is left to replay
 }
 
 var (
@@ -27,44 +25,38 @@ var (
 
 // Peeked gives the bytes that are yet to be replayed; good until the next
 // Read.
-func (c *Conn) Peeked() []byte {
-	if c.peeked == nil {
-		return nil
-	}
-	return c.peeked.b[c.off:]
-}
+func (c *Conn) Peeked() []byte { return c.peeked }
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.peeked == nil {
+	if len(c.peeked) == 0 {
 		return c.Conn.Read(p)
 	}
-	n := copy(p, c.peeked.b[c.off:])
+	n := copy(p, c.peeked)
 	c.consume(n)
 	return n, nil
 }
 
 // consume gives the memory back with the last byte.
 func (c *Conn) consume(n int) {
-	if c.off += n; c.off == len(c.peeked.b) {
+	if c.peeked = c.peeked[n:]; len(c.peeked) == 0 {
 		c.release()
 	}
 }
 
 func (c *Conn) release() {
-	if c.peeked != nil && c.sniffer != nil {
-		c.sniffer.put(c.peeked)
+	if c.lent != nil {
+		c.sniffer.pool.Put(c.lent)
 	}
-	c.peeked, c.off = nil, 0
-	c.drained.Store(true)
+	c.lent, c.peeked = nil, nil
 }
 
 // WriteTo writes the replayed bytes and then the rest of the connection to w,
 // by splice(2) where both are TCP sockets.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var total int64
-	for c.peeked != nil {
-		n, err := w.Write(c.Peeked())
+	for len(c.peeked) > 0 {
+		n, err := w.Write(c.peeked)
 		total += int64(n)
 		c.consume(n)
 		if err != nil {
@@ -86,10 +78,6 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	}
 	return io.Copy(c.Conn, r)
 }
-
-// Drained reports whether nothing is left to replay; it may be called from any
-// goroutine.
-func (c *Conn) Drained() bool { return c.drained.Load() }
 
 // CloseWrite ends the sending side.
 func (c *Conn) CloseWrite() error {

@@ -76,24 +76,13 @@ type Result struct {
 // must not be copied after first use.
 type Sniffer struct{ pool sync.Pool }
 
-type buffer struct {
-	b     []byte
-	first [firstRead]byte
-}
+type buffer [firstRead]byte
 
 func (s *Sniffer) get() *buffer {
 	if b, ok := s.pool.Get().(*buffer); ok {
-		b.b = b.first[:0]
 		return b
 	}
-	b := new(buffer)
-	b.b = b.first[:0]
-	return b
-}
-
-func (s *Sniffer) put(b *buffer) {
-	b.b = nil
-	s.pool.Put(b)
+	return new(buffer)
 }
 
 // Sniff reads from conn until it knows the protocol, for at most timeout, and
@@ -102,8 +91,8 @@ func (s *Sniffer) put(b *buffer) {
 // result, not to an error; the error is that of conn. It uses the read
 // deadline of conn and clears it.
 func (s *Sniffer) Sniff(conn net.Conn, prefix []byte, timeout time.Duration) (*Conn, Result, error) {
-	c := &Conn{Conn: conn, sniffer: s, peeked: s.get()}
-	c.peeked.b = append(c.peeked.b, prefix...)
+	c := &Conn{Conn: conn, sniffer: s, lent: s.get()}
+	c.peeked = append(c.lent[:0], prefix...)
 	if timeout > 0 {
 		if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 			c.release()
@@ -121,7 +110,7 @@ func (s *Sniffer) Sniff(conn net.Conn, prefix []byte, timeout time.Duration) (*C
 			return nil, Result{}, err
 		}
 	}
-	if len(c.peeked.b) == 0 {
+	if len(c.peeked) == 0 {
 		c.release()
 	}
 	return c, result, nil
@@ -129,16 +118,12 @@ func (s *Sniffer) Sniff(conn net.Conn, prefix []byte, timeout time.Duration) (*C
 
 // Replay gives a connection that gives prefix before what conn has to say.
 func Replay(conn net.Conn, prefix []byte) *Conn {
-	c := &Conn{Conn: conn}
-	if len(prefix) > 0 {
-		c.peeked = &buffer{b: prefix}
-	}
-	return c
+	return &Conn{Conn: conn, peeked: prefix}
 }
 
 func (c *Conn) sniff() (Result, error) {
 	for {
-		p := c.peeked.b
+		p := c.peeked
 		protocol, known := classify(p)
 		if known && protocol == TLS {
 			return c.sniffHello()
@@ -155,7 +140,7 @@ func (c *Conn) sniff() (Result, error) {
 // sniffHello reads until the ClientHello is whole or wrong.
 func (c *Conn) sniffHello() (Result, error) {
 	for {
-		hello, need, err := readHello(c.peeked.b)
+		hello, need, err := readHello(c.peeked)
 		switch {
 		case err != nil:
 			return Result{Protocol: TLS, HelloErr: err}, nil
@@ -184,14 +169,13 @@ func ended(r Result, err error) (Result, error) {
 // more reads until at least need bytes are here or the connection gives no
 // more.
 func (c *Conn) more(need int) error {
-	b := c.peeked
-	for len(b.b) < need {
-		if len(b.b) == cap(b.b) {
+	for len(c.peeked) < need {
+		if len(c.peeked) == cap(c.peeked) {
 			// Grown step by step: an announced length alone costs nothing.
-			b.b = append(make([]byte, 0, 4*cap(b.b)), b.b...)
+			c.peeked = append(make([]byte, 0, 4*cap(c.peeked)), c.peeked...)
 		}
-		n, err := c.Conn.Read(b.b[len(b.b):cap(b.b)])
-		b.b = b.b[:len(b.b)+n]
+		n, err := c.Conn.Read(c.peeked[len(c.peeked):cap(c.peeked)])
+		c.peeked = c.peeked[:len(c.peeked)+n]
 		if err != nil && n == 0 {
 			return err
 		}
@@ -212,9 +196,9 @@ func classify(p []byte) (protocol Protocol, known bool) {
 			return TLS, true
 		}
 		return Other, true
-	case bytes.HasPrefix(p, []byte(preface)):
+	case len(p) >= len(preface) && string(p[:len(preface)]) == preface:
 		return HTTP2, true
-	case len(p) < len(preface) && bytes.HasPrefix([]byte(preface), p):
+	case len(p) < len(preface) && string(p) == preface[:len(p)]:
 		return Other, false
 	default:
 		return classifyLine(p)
