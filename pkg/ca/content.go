@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"path/filepath"
 	"strconv"
 )
 
@@ -88,59 +90,83 @@ func newAuthority(rootPEM []byte) (authority, error) {
 // milliseconds, and a host has the same in several places.
 type javaCache map[[sha256.Size]byte][]byte
 
-// contents gives the whole trust directory: the files for variables at its top
-// and below places/ a copy of each covered directory. extra are certificates of
-// one workload.
-func (s snapshot) contents(ours authority, extra []byte, java javaCache) (tree, []error) {
+// content is the whole of a trust directory.
+type content struct {
+	// top holds the files for variables, kept/ among them.
+	top tree
+	// places are the covered directories with what goes over them.
+	places map[string]tree
+	java   bool // a place holds a store for JVMs
+}
+
+// content makes what a directory is to hold. extra are certificates of one
+// workload.
+func (s snapshot) content(ours authority, extra []byte, java javaCache) (content, []error) {
 	var problems []error
-	out := tree{
-		RootFile:         {data: ours.pem},
-		ours.hash + ".0": {link: RootFile},
-		BundleFile:       {data: joinPEM(s.bundle, ours.pem, extra)},
+	bundle := node{data: joinPEM(s.bundle, ours.pem, extra)}
+	out := content{
+		top:    tree{RootFile: {data: ours.pem}, ours.hash + ".0": {link: RootFile}, BundleFile: bundle},
+		places: make(map[string]tree, len(s.places)),
 	}
-	store := func(host []byte) []byte {
+	store := func(host []byte) (node, bool) {
 		data, err := java.store(s.bundle, host, ours, extra)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("make Java trust store: %w", err))
 		}
-		return data
+		return node{data: data}, err == nil
 	}
-	if data := store(nil); data != nil {
-		out[JavaFile] = node{data: data}
-	}
-	for dir, place := range s.places {
-		prefix := path.Join(placeDir, dir)
-		hashed := make(map[string]bool)
+	for dir, host := range s.places {
+		place := maps.Clone(host)
+		out.places[dir] = place
+		// Programs that know only a directory look in its top, whether or not the
+		// host has hash links there.
+		hashed := map[string]bool{".": true}
 		bundles := false
-		for p, n := range place {
+		for p, n := range host {
 			if isHashLink(path.Base(p)) {
 				hashed[path.Dir(p)] = true
 			}
-			if n.link == "" {
-				switch {
-				case bundleName(p):
-					n.data = joinPEM(n.data, ours.pem, extra)
-					bundles = true
-				case javaName(p):
-					if data := store(n.data); data != nil {
-						n.data = data
-					}
+			if n.link != "" {
+				continue
+			}
+			switch {
+			case bundleName(p):
+				place[p] = node{data: joinPEM(n.data, ours.pem, extra)}
+				bundles = true
+			case javaName(p):
+				if n, ok := store(n.data); ok {
+					place[p], out.top[JavaFile], out.java = n, n, true
 				}
 			}
-			out[path.Join(prefix, p)] = n
 		}
-		// Programs that know only a directory look in its top, whether or not the
-		// host has hash links there.
-		hashed["."] = true
 		for sub := range hashed {
-			out[path.Join(prefix, sub, ourFile)] = node{data: ours.pem}
-			out[path.Join(prefix, sub, freeHash(place, sub, ours.hash))] = node{link: ourFile}
+			place[path.Join(sub, ourFile)] = node{data: ours.pem}
+			place[path.Join(sub, freeHash(host, sub, ours.hash))] = node{link: ourFile}
 		}
 		if !bundles && path.Base(dir) == "certs" {
-			out[path.Join(prefix, BundleFile)] = out[BundleFile]
+			place[BundleFile] = bundle
+		}
+	}
+	if !out.java {
+		if n, ok := store(nil); ok {
+			out.top[JavaFile] = n
 		}
 	}
 	return out, problems
+}
+
+// write brings the directory at dest to the content. A place that is no longer
+// known stays: a workload may still have it mounted.
+func (c content) write(dest string) error {
+	if err := makeDir(dest); err != nil {
+		return err
+	}
+	for dir, place := range c.places {
+		if err := place.write(filepath.Join(dest, placeDir, dir)); err != nil {
+			return err
+		}
+	}
+	return c.top.write(dest, placeDir)
 }
 
 // freeHash gives the first name for our hash that the host does not use.

@@ -142,7 +142,8 @@ func readRoot(dir string) (*Root, error) {
 	}
 	keyPEM, err := readPrivate(keyPath)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w; restore it or move %s away", ErrRoot, err, dir)
+		// Not wrapped: a missing key must not read as a missing root.
+		return nil, fmt.Errorf("%w: %v; restore it or move %s away", ErrRoot, err, dir)
 	}
 	key, err := parseKey(keyPEM)
 	if err != nil {

@@ -169,8 +169,9 @@ func (t tree) hasDir(dir string) bool {
 // write makes the directory at dest hold exactly t. An existing directory keeps
 // its inode, and so does each directory in it: a mount of it shows the new
 // content. Files are put in place by rename, before anything is removed, so
-// that a reader finds the old one or the new one.
-func (t tree) write(dest string) error {
+// that a reader finds the old one or the new one. What is named in except stays
+// as it is.
+func (t tree) write(dest string, except ...string) error {
 	if err := makeDir(dest); err != nil {
 		return err
 	}
@@ -201,10 +202,10 @@ func (t tree) write(dest string) error {
 			}
 		}
 	}
-	return t.removeOthers(dest, ".", dirs)
+	return t.removeOthers(dest, ".", dirs, except)
 }
 
-func (t tree) removeOthers(dest, dir string, dirs map[string]bool) error {
+func (t tree) removeOthers(dest, dir string, dirs map[string]bool, except []string) error {
 	entries, err := os.ReadDir(filepath.Join(dest, dir))
 	if err != nil {
 		return err
@@ -213,9 +214,9 @@ func (t tree) removeOthers(dest, dir string, dirs map[string]bool) error {
 		p := path.Join(dir, entry.Name())
 		_, wanted := t[p]
 		switch {
-		case wanted:
+		case wanted, slices.Contains(except, p):
 		case dirs[p]:
-			err = t.removeOthers(dest, p, dirs)
+			err = t.removeOthers(dest, p, dirs, except)
 		default:
 			err = os.RemoveAll(filepath.Join(dest, p))
 		}
@@ -230,17 +231,24 @@ func (t tree) removeOthers(dest, dir string, dirs map[string]bool) error {
 func makeDir(dir string) error {
 	st, err := os.Lstat(dir)
 	if err == nil && st.IsDir() {
-		if st.Mode().Perm() == 0o755 {
+		if st.Mode().Perm()&0o755 == 0o755 {
 			return nil
 		}
-		return os.Chmod(dir, 0o755)
+		return os.Chmod(dir, st.Mode().Perm()|0o755)
 	}
 	if err == nil { // something else took the name
 		if err := os.Remove(dir); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	err = os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o755)
+	}
+	if err != nil {
 		return err
 	}
 	return os.Chmod(dir, 0o755)

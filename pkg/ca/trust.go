@@ -1,22 +1,18 @@
 package ca
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
 )
-
-// sharedName is the directory of the workloads that bring no certificates. It
-// cannot be a workload's own: those begin with "w-".
-const sharedName = "all"
 
 // maxDirectories bounds how many workloads may have a directory of their own.
 const maxDirectories = 1024
@@ -24,11 +20,14 @@ const maxDirectories = 1024
 // ErrFull says that no more trust directories may be made.
 var ErrFull = errors.New("too many workloads with certificates of their own")
 
-// TrustOptions are what a Trust needs. Path and Root are required.
+// TrustOptions are what a Trust needs. Shared, Workloads and Root are required.
 type TrustOptions struct {
-	// Path is the directory below which trust directories are made. It must be
-	// of this Trust alone: what is in it is removed.
-	Path string
+	// Shared is where the directory lives that serves every workload without
+	// certificates of its own. Any number of processes may use it at once. It may
+	// outlive them: the next one starts faster for it.
+	Shared string
+	// Workloads is where the other directories live; it is this Trust's alone.
+	Workloads string
 	// Root is our root certificate as PEM.
 	Root []byte
 	// Host is the file system whose certificates are copied; empty means "/".
@@ -44,51 +43,25 @@ type TrustOptions struct {
 // A Trust makes the directories of certificates that are mounted into workloads
 // and keeps them current with the host's. It is safe for concurrent use.
 type Trust struct {
-	path string
-	host hostRoot
-	ours authority
-	open func(string) (*os.File, error)
-	log  *zap.Logger
+	sharedDir, workloadDir string
+	host                   hostRoot
+	ours                   authority
+	open                   func(string) (*os.File, error)
+	log                    *zap.Logger
 
-	mu          sync.Mutex
-	last        snapshot
-	java        javaCache
-	directories map[string]*Directory
-	serial      int
-	problems    []error
-}
-
-// A Directory is the trust of one workload, or of all that have no certificates
-// of their own.
-type Directory struct {
-	trust *Trust
-	path  string
-	extra []byte
-	kept  []keptFile
-
-	// places are the covered directories, guarded by trust.mu.
-	places []string
-	java   bool
-}
-
-// A keptFile is a file of the user that gets our root beside it.
-type keptFile struct {
-	path string // as the user wrote it, made absolute
-	pem  []byte // its certificates
-}
-
-// A Mount puts Source of the trust directory over Target in the mount namespace
-// of a workload, read-only. Target has no links. File is set where both are
-// files, else both are directories.
-type Mount struct {
-	Source, Target string
-	File           bool
+	mu       sync.Mutex
+	shared   *Directory
+	own      map[string]*Directory // by path
+	java     javaCache
+	serial   int
+	problems []error
+	rootless bool // the host had no bundle at the last Build
 }
 
 // NewTrust checks its options and writes nothing; Build does.
 func NewTrust(o TrustOptions) (*Trust, error) {
-	if o.Path == "" {
-		return nil, errors.New("trust directory: no path")
+	if o.Shared == "" || o.Workloads == "" || o.Shared == o.Workloads {
+		return nil, errors.New("trust directories: two paths are needed")
 	}
 	if o.Host == "" {
 		o.Host = "/"
@@ -103,40 +76,68 @@ func NewTrust(o TrustOptions) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Trust{
-		path: o.Path, host: hostRoot(o.Host), ours: ours, open: o.Open, log: o.Log,
-		java: make(javaCache), directories: make(map[string]*Directory),
-	}, nil
+	t := &Trust{
+		sharedDir: o.Shared, workloadDir: o.Workloads, host: hostRoot(o.Host), ours: ours, open: o.Open, log: o.Log,
+		java: make(javaCache), own: make(map[string]*Directory),
+	}
+	// Named after the root: processes with different ones must not write into
+	// each other's.
+	sum := sha256.Sum256(ours.der)
+	t.shared = &Directory{trust: t, path: filepath.Join(o.Shared, hex.EncodeToString(sum[:8]))}
+	return t, nil
 }
 
-// Build reads the host's certificates and brings every directory to them, the
-// shared one too. Where a directory exists it is changed in place, so that a
-// mount of it shows the change. Host files that cannot be used are reported by
-// Problems; the error is for what could not be written.
+// Build brings every directory to the host's certificates. Where a directory
+// exists it is changed in place, so that a mount of it shows the change. Host
+// files that cannot be used are reported by Problems; the error is for what
+// could not be written.
 func (t *Trust) Build() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next, problems := t.host.snapshot()
-	// While update-ca-certificates runs there may be no bundle, and a place may
-	// be unreadable: what was known stays until there is a better one.
-	if len(next.bundle) == 0 {
-		next.bundle = t.last.bundle
-	}
-	for dir, place := range t.last.places {
-		if _, ok := next.places[dir]; !ok {
-			next.places[dir] = place
-		}
-	}
-	t.last, t.problems = next, problems
-	if t.directories[sharedName] == nil {
-		t.directories[sharedName] = &Directory{trust: t, path: filepath.Join(t.path, sharedName)}
-	}
-	if err := makeDir(t.path); err != nil {
+	if err := makeDir(t.sharedDir); err != nil {
 		return fmt.Errorf("make trust directory: %w", err)
 	}
+	unlock, err := lockDir(t.sharedDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return t.build()
+}
+
+// build is Build under both locks.
+func (t *Trust) build() error {
+	// Taken before reading: what changes meanwhile makes it outdated.
+	want := t.host.signature(t.ours)
+	stampPath := t.shared.path + stampSuffix
+	_, statErr := os.Lstat(filepath.Join(t.shared.path, BundleFile))
+	have := readStamp(stampPath)
+	current := statErr == nil && have.signature == want
+	if current {
+		t.shared.places, t.shared.java = t.host.places(), have.java
+		t.problems, t.rootless = nil, false
+		if len(t.own) == 0 {
+			return nil
+		}
+	}
+	snap, problems := t.host.snapshot()
+	t.problems, t.rootless = problems, len(snap.bundle) == 0
+	// In the middle of an update there may be no bundle. What is there stays
+	// until there is a better one.
+	if t.rootless && statErr == nil {
+		return nil
+	}
 	var errs []error
-	for _, d := range t.directories {
-		errs = append(errs, d.write())
+	if !current {
+		os.Remove(stampPath)
+		err := t.shared.write(snap)
+		if err == nil && len(problems) == 0 {
+			err = t.shared.wrap(stamp{signature: want, java: t.shared.java}.write(stampPath))
+		}
+		errs = append(errs, err)
+	}
+	for _, d := range t.own {
+		errs = append(errs, d.write(snap))
 	}
 	return errors.Join(errs...)
 }
@@ -149,13 +150,9 @@ func (t *Trust) Problems() []error {
 	return slices.Clone(t.problems)
 }
 
-// Shared gives the directory of workloads without certificates of their own.
-// Build has to come first.
-func (t *Trust) Shared() *Directory {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.directories[sharedName]
-}
+// Shared gives the directory of workloads without certificates of their own. It
+// is empty before the first Build.
+func (t *Trust) Shared() *Directory { return t.shared }
 
 // ForWorkload gives the directory for a workload whose variables name files of
 // its own (kept, from Environment): their certificates are in its bundle, and
@@ -184,26 +181,27 @@ func (t *Trust) ForWorkload(kept []Kept, dir string) (d *Directory, problems []e
 		files = append(files, keptFile{path: p, pem: data})
 		extra = append(extra, data)
 	}
+	if len(files) == 0 {
+		return t.shared, problems, nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(files) == 0 {
-		return t.directories[sharedName], problems, nil
-	}
-	if len(t.directories) > maxDirectories {
+	if len(t.own) >= maxDirectories {
 		return nil, problems, ErrFull
 	}
 	t.serial++
-	name := "w-" + strconv.Itoa(t.serial)
-	d = &Directory{trust: t, path: filepath.Join(t.path, name), extra: joinPEM(extra...), kept: files}
+	d = &Directory{trust: t, path: filepath.Join(t.workloadDir, strconv.Itoa(t.serial)), extra: joinPEM(extra...), kept: files}
 	// What a predecessor left under that name is not ours to extend.
 	if err := os.RemoveAll(d.path); err != nil {
 		return nil, problems, fmt.Errorf("clear trust directory: %w", err)
 	}
-	if err := d.write(); err != nil {
+	snap, found := t.host.snapshot()
+	problems = append(problems, found...)
+	if err := d.write(snap); err != nil {
 		os.RemoveAll(d.path)
 		return nil, problems, err
 	}
-	t.directories[name] = d
+	t.own[d.path] = d
 	return d, problems, nil
 }
 
@@ -212,16 +210,20 @@ func (t *Trust) ForWorkload(kept []Kept, dir string) (d *Directory, problems []e
 func (t *Trust) Figures() (entries, capacity int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return max(0, len(t.directories)-1), maxDirectories
+	return len(t.own), maxDirectories
 }
 
-// Remove deletes everything below Path.
-func (t *Trust) Remove() error {
+// Close deletes the directories of workloads; the shared one stays for others.
+func (t *Trust) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.directories)
-	return os.RemoveAll(t.path)
+	clear(t.own)
+	return os.RemoveAll(t.workloadDir)
 }
+
+// RemoveShared deletes the shared directory of every root, for a teardown when
+// nothing runs any more.
+func RemoveShared(shared string) error { return os.RemoveAll(shared) }
 
 // readKept gives the certificates of a user's file, and nothing else of it.
 func (t *Trust) readKept(p string) ([]byte, error) {
@@ -242,150 +244,4 @@ func (t *Trust) readKept(p string) ([]byte, error) {
 		return nil, errors.New("no certificate in it")
 	}
 	return out, nil
-}
-
-// write brings the directory to the last snapshot. The caller holds trust.mu.
-func (d *Directory) write() error {
-	content, problems := d.trust.last.contents(d.trust.ours, d.extra, d.trust.java)
-	for _, p := range problems {
-		d.trust.log.Warn("trust directory incomplete", zap.String("path", d.path), zap.Error(p))
-	}
-	d.places, d.java = nil, false
-	for dir, place := range d.trust.last.places {
-		d.places = append(d.places, dir)
-		for p := range place {
-			d.java = d.java || javaName(p)
-		}
-	}
-	slices.Sort(d.places)
-	for i, file := range d.kept {
-		d.addKept(content, i, file)
-	}
-	if _, err := os.Lstat(d.path); err == nil {
-		return d.wrap(content.write(d.path))
-	}
-	// The first time it appears whole, by one rename.
-	fresh := filepath.Join(filepath.Dir(d.path), ".new-"+filepath.Base(d.path))
-	if err := os.RemoveAll(fresh); err != nil {
-		return d.wrap(err)
-	}
-	err := content.write(fresh)
-	if err == nil {
-		err = os.Rename(fresh, d.path)
-	}
-	if err != nil {
-		os.RemoveAll(fresh)
-	}
-	return d.wrap(err)
-}
-
-func (d *Directory) wrap(err error) error {
-	if err != nil {
-		return fmt.Errorf("write trust directory %s: %w", d.path, err)
-	}
-	return nil
-}
-
-// addKept puts the user's file with our root beside its certificates where the
-// workload will see it: inside a covered directory, or as a file of its own.
-func (d *Directory) addKept(content tree, i int, file keptFile) {
-	if p, n, ok := d.inPlace(content, file.path); ok {
-		if !bundleName(p) { // a bundle has it already
-			content[p] = node{data: joinPEM(n.data, d.trust.ours.pem)}
-		}
-		return
-	}
-	content[path.Join(keptDir, strconv.Itoa(i)+".pem")] = node{data: joinPEM(file.pem, d.trust.ours.pem)}
-}
-
-// inPlace finds the copy of a host's file in the covered directories.
-func (d *Directory) inPlace(content tree, p string) (string, node, bool) {
-	at, err := d.trust.host.resolve(path.Dir(p))
-	if err != nil {
-		return "", node{}, false
-	}
-	for _, dir := range d.places {
-		rel, ok := within(dir, path.Join(at.path, path.Base(p)))
-		if !ok {
-			continue
-		}
-		if file, ok := content.follow(path.Join(placeDir, dir, rel)); ok {
-			return file, content[file], true
-		}
-	}
-	return "", node{}, false
-}
-
-// Path gives the directory itself.
-func (d *Directory) Path() string { return d.path }
-
-// Paths gives what variables should point to in a workload that sees this
-// directory at its own path. env is the workload's environment so far: a
-// JAVA_HOME with roots of its own is one that no mount covers.
-func (d *Directory) Paths(env []string) Paths {
-	d.trust.mu.Lock()
-	defer d.trust.mu.Unlock()
-	p := Paths{Bundle: filepath.Join(d.path, BundleFile), Root: filepath.Join(d.path, RootFile)}
-	if !d.java || !d.javaHomeCovered(env) {
-		p.Java = filepath.Join(d.path, JavaFile)
-	}
-	return p
-}
-
-func (d *Directory) javaHomeCovered(env []string) bool {
-	home := ""
-	for _, entry := range env {
-		if value, ok := strings.CutPrefix(entry, "JAVA_HOME="); ok {
-			home = value
-		}
-	}
-	if home == "" {
-		return true
-	}
-	for _, p := range []string{"lib/security/cacerts", "jre/lib/security/cacerts"} {
-		at, err := d.trust.host.resolve(path.Join(home, p))
-		if err != nil {
-			continue
-		}
-		return slices.ContainsFunc(d.places, func(dir string) bool {
-			_, ok := within(dir, at.path)
-			return ok
-		})
-	}
-	return true // no JVM there: the variable would only print its line
-}
-
-// Mounts gives what to mount over what in the workload, in this order.
-func (d *Directory) Mounts() []Mount {
-	d.trust.mu.Lock()
-	defer d.trust.mu.Unlock()
-	var mounts []Mount
-	for _, dir := range d.places {
-		mounts = append(mounts, Mount{Source: filepath.Join(d.path, placeDir, dir), Target: dir})
-	}
-	for i, file := range d.kept {
-		source := filepath.Join(d.path, keptDir, strconv.Itoa(i)+".pem")
-		if _, err := os.Lstat(source); err != nil {
-			continue // it lies in a covered directory
-		}
-		target, err := d.trust.host.resolve(file.path)
-		if err != nil {
-			continue
-		}
-		mounts = append(mounts, Mount{Source: source, Target: target.path, File: true})
-	}
-	return mounts
-}
-
-// Remove deletes the directory of a workload that has ended. The shared one
-// stays until Trust.Remove.
-func (d *Directory) Remove() error {
-	d.trust.mu.Lock()
-	defer d.trust.mu.Unlock()
-	name := filepath.Base(d.path)
-	if name == sharedName {
-		return nil
-	}
-	delete(d.trust.directories, name)
-	return os.RemoveAll(d.path)
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -50,13 +51,18 @@ func (t *Trust) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var pendingSince time.Time
+	var tops []string
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-events:
+		case event, ok := <-events:
 			if !ok {
 				return errors.New("watch of certificate directories ended")
+			}
+			// The parents have other children.
+			if !slices.ContainsFunc(tops, func(top string) bool { _, in := within(top, event.Name); return in }) {
+				continue
 			}
 			now := time.Now()
 			if pendingSince.IsZero() {
@@ -70,7 +76,7 @@ func (t *Trust) Run(ctx context.Context) error {
 		case <-timer.C:
 			pendingSince = time.Time{}
 			if watcher != nil {
-				t.watch(watcher)
+				tops = t.watch(watcher)
 			}
 			timer.Reset(t.rebuild(every))
 		}
@@ -84,23 +90,18 @@ func (t *Trust) rebuild(every time.Duration) time.Duration {
 		t.log.Error("trust directory could not be updated", zap.Error(err))
 		return retry
 	}
-	for _, p := range t.Problems() {
-		if errors.Is(p, errNoRoots) && t.hasRoots() {
-			return retry // in the middle of an update
-		}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rootless {
+		return retry // in the middle of an update, or not for long at this cost
 	}
 	return every
 }
 
-func (t *Trust) hasRoots() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.last.bundle) > 0
-}
-
 // watch adds the host's directories as they are now; those watched already stay
-// so. The parents are watched for a directory that is replaced as a whole.
-func (t *Trust) watch(watcher *fsnotify.Watcher) {
+// so. The parents are watched for a directory that is replaced as a whole. It
+// gives the directories whose changes matter.
+func (t *Trust) watch(watcher *fsnotify.Watcher) (tops []string) {
 	budget := maxWatches - len(watcher.WatchList())
 	add := func(dir string) {
 		if budget--; budget < 0 {
@@ -112,6 +113,7 @@ func (t *Trust) watch(watcher *fsnotify.Watcher) {
 	}
 	for _, place := range t.host.places() {
 		top := t.host.real(place)
+		tops = append(tops, top)
 		add(filepath.Dir(top))
 		err := filepath.WalkDir(top, func(p string, entry fs.DirEntry, err error) error {
 			if err != nil {
@@ -126,6 +128,7 @@ func (t *Trust) watch(watcher *fsnotify.Watcher) {
 			t.log.Warn("directory not watched", zap.String("path", top), zap.Error(err))
 		}
 	}
+	return tops
 }
 
 // openPlain opens a file of the user's choice without waiting for the other end
