@@ -1,7 +1,9 @@
 package http1
 
 import (
+	"errors"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -160,7 +162,8 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.readDirect(p)
 	b.count += int64(n)
 	if err != nil && err != io.EOF {
-		if b.interrupted.Load() {
+		var timed net.Error
+		if b.interrupted.Load() && errors.As(err, &timed) && timed.Timeout() {
 			err = ErrInterrupted
 		}
 		b.err = err

@@ -25,10 +25,10 @@ type ClientConn struct {
 	// answered says that the head of the final response is here.
 	answered bool
 	headers  deadline
-	out     outgoing
-	sending chan struct{} // nil: the request was sent in one write
-	sendErr error         // good after sending is closed
-	probe   probe
+	out      outgoing
+	sending  chan struct{} // nil: the request was sent in one write
+	sendErr  error         // good after sending is closed
+	probe    probe
 }
 
 // Client gives the client side of a connection. It starts nothing.
