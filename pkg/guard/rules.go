@@ -171,9 +171,11 @@ func (v ipVersion) tcp() match {
 // (RFC 791 section 3.1), and then the destination in the header is only the next
 // hop.
 func hasOptions() match {
+	const words, least = 0x0f, 5 // the header's length in 4-byte words, and without options
 	return append(family(unix.NFPROTO_IPV4),
 		loadNetwork(ip4VersionIHL, 1, 0),
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: []byte{0x45}}) // version 4, five words
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 1, Mask: []byte{words}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: []byte{least}})
 }
 
 // flags holds for TCP segments where the flags under mask are exactly want.
@@ -224,8 +226,8 @@ func fromHere() match {
 	}
 }
 
-// held holds for packets of sockets that a descriptor refers to: nft_meta gives
-// the owner only of those, and every uid is at least 0.
+// held holds for packets of sockets that a file refers to: nft_meta gives the
+// owner only of those, and every uid is at least 0.
 func held() match {
 	return match{
 		&expr.Meta{Key: expr.MetaKeySKUID, Register: reg(0)},
@@ -233,11 +235,17 @@ func held() match {
 	}
 }
 
-// icmp6 holds for ICMPv6 messages of one type.
-func icmp6(kind byte) match {
-	return slices.Concat(family(unix.NFPROTO_IPV6), transport(unix.IPPROTO_ICMPV6),
-		match{loadTransport(icmpType, 1, 0), equal(kind)})
+// icmp6 holds for ICMPv6 packets, icmp6Type for those of one type.
+func icmp6() match {
+	return slices.Concat(family(unix.NFPROTO_IPV6), transport(unix.IPPROTO_ICMPV6))
 }
+
+func icmp6Type(kind byte) match { return match{loadTransport(icmpType, 1, 0), equal(kind)} }
+
+// neighbourMessages are the ICMPv6 types by which a kernel finds its neighbours
+// and joins groups: router and neighbour solicitation, neighbour advertisement
+// (RFC 4861 section 4), listener reports and done (RFC 2710, RFC 3810).
+func neighbourMessages() []byte { return []byte{133, 135, 136, 131, 132, 143} }
 
 // count adds the packet to a named counter.
 func count(counter string) match {
@@ -250,6 +258,11 @@ func drop() match   { return match{&expr.Verdict{Kind: expr.VerdictDrop}} }
 func goTo(chain string) match {
 	return match{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
 }
+
+func jump(chain string) match {
+	return match{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
+func goBack() match { return match{&expr.Verdict{Kind: expr.VerdictReturn}} }
 
 // reset answers a TCP segment with a RST; never a RST with one.
 func reset() match { return match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }

@@ -67,8 +67,9 @@ func reasons() []string {
 
 // Names of chains and sets; those of a level have it as suffix.
 const (
-	chainRefuse = "refuse"
-	chainSYN    = "syn"
+	chainRefuse     = "refuse"
+	chainNeighbours = "neighbours"
+	chainSYN        = "syn"
 
 	taggedName  = "tagged_"
 	refusedName = "refused_"
@@ -92,7 +93,7 @@ func build(s State) (ruleset, error) {
 	r := ruleset{
 		counters: reasons(),
 		sets:     sets,
-		chains:   []chain{refuseChain()},
+		chains:   []chain{refuseChain(), neighbourChain()},
 	}
 	for _, level := range depths {
 		r.chains = append(r.chains, taggedChain(level), inboundChain(level))
@@ -132,6 +133,7 @@ func taggedChain(level int) chain {
 		add("answers on connections that may come in",
 			v.tcp(), flags(tcpACK, tcpACK), direction(ctDirectionReply), hasLabel(), accept())
 	}
+	add("the kernel itself", icmp6(), jump(chainNeighbours))
 	add("count for this workload", cgroupIn(level, named(refusedName, level)))
 	add("", goTo(chainRefuse))
 	return c
@@ -144,6 +146,18 @@ func refuseChain() chain {
 		{"refused", concat(transport(unix.IPPROTO_UDP), count(countUDP), prohibited())},
 		{"refused", concat(count(countOther), prohibited())},
 	}}
+}
+
+// neighbourChain lets neighbour discovery through that the kernel itself does. Its
+// sockets belong to the cgroup of the process that made the network namespace
+// (inet_ctl_sock_create), which can be a tagged one. No file refers to them: what
+// a program sends, also on a raw socket, comes from one with a file.
+func neighbourChain() chain {
+	c := chain{name: chainNeighbours, rules: []rule{{"a program's own", concat(held(), goBack())}}}
+	for _, kind := range neighbourMessages() {
+		c.rules = append(c.rules, rule{"neighbour discovery", concat(icmp6Type(kind), accept())})
+	}
+	return c
 }
 
 // inputChain finds the segments that begin a connection. Linux begins none for a

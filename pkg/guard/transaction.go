@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
@@ -225,8 +226,13 @@ func (c chain) definition(tab *nftables.Table) *nftables.Chain {
 
 // definition is the set for the library, without elements.
 func (s set) definition(tab *nftables.Table) *nftables.Set {
+	order := binaryutil.BigEndian
+	if s.key.Name == nftables.TypeCGroupV2.Name {
+		order = binaryutil.NativeEndian // only tells nft(8) how to print
+	}
 	return &nftables.Set{
-		Table: tab, Name: s.name, ID: s.id, Comment: s.comment, KeyType: s.key,
+		KeyByteOrder: order,
+		Table:        tab, Name: s.name, ID: s.id, Comment: s.comment, KeyType: s.key,
 		Interval: s.interval, Concatenation: s.interval,
 		Counter: s.counting, Size: uint32(s.capacity),
 	}

@@ -1,0 +1,425 @@
+package guard
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/netns"
+)
+
+// TestMain lets the test binary be a workload too: the same program, started in
+// another cgroup and namespace.
+func TestMain(m *testing.M) {
+	if os.Getenv("GUARD_TEST_WORKLOAD") != "" {
+		workload()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// Addresses of the two namespaces: the workload's host and the world outside.
+var (
+	here4, there4 = netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")
+	here6, there6 = netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+)
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: network namespaces and nf_tables")
+	}
+}
+
+// newNamespace makes an empty network namespace with lo up.
+func newNamespace(t testing.TB) *os.File {
+	t.Helper()
+	needRoot(t)
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends in its namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, err}
+			return
+		}
+		f, err := netns.Current()
+		done <- result{f, err}
+	}()
+	r := <-done
+	if r.err != nil {
+		t.Fatal("new network namespace:", r.err)
+	}
+	t.Cleanup(func() { r.f.Close() })
+	up(t, r.f, "lo")
+	return r.f
+}
+
+func do(t testing.TB, ns *os.File, fn func() error) {
+	t.Helper()
+	if err := netns.Do(ns, fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func up(t testing.TB, ns *os.File, device string, addrs ...string) {
+	t.Helper()
+	do(t, ns, func() error {
+		link, err := netlink.LinkByName(device)
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			addr, err := netlink.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			addr.Flags |= unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(link, addr); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(link)
+	})
+}
+
+// world is a workload's host and the outside, joined by a cable.
+type world struct{ host, outside *os.File }
+
+func newWorld(t testing.TB) world {
+	t.Helper()
+	return join(t, newNamespace(t), newNamespace(t))
+}
+
+// join lays the cable between two namespaces.
+func join(t testing.TB, host, outside *os.File) world {
+	t.Helper()
+	w := world{host, outside}
+	do(t, w.host, func() error {
+		return netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0",
+			PeerNamespace: netlink.NsFd(w.outside.Fd()),
+		})
+	})
+	up(t, w.host, "eth0", here4.String()+"/24", here6.String()+"/64")
+	up(t, w.outside, "eth0", there4.String()+"/24", there6.String()+"/64")
+	do(t, w.host, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		for _, a := range []netip.Addr{there4, there6} {
+			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: a.AsSlice()}); err != nil {
+				return fmt.Errorf("default route: %w", err)
+			}
+		}
+		return nil
+	})
+	return w
+}
+
+// cgroup2 finds the mount of cgroup2.
+func cgroup2(t testing.TB) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		before, after, _ := strings.Cut(line, " - ")
+		if fields := strings.Fields(before); len(fields) > 4 && strings.HasPrefix(after, "cgroup2 ") {
+			return fields[4]
+		}
+	}
+	t.Skip("no cgroup2 mount")
+	return ""
+}
+
+// newCgroup makes a cgroup and gives its directory and id. Names may be nested.
+func newCgroup(t testing.TB, name string) (dir string, id uint64) {
+	t.Helper()
+	needRoot(t)
+	top := filepath.Join(cgroup2(t), fmt.Sprintf("guard_test_%d", os.Getpid()))
+	dir = filepath.Join(top, strings.ReplaceAll(t.Name(), "/", "_"), name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for d := dir; len(d) >= len(top); d = filepath.Dir(d) {
+			if os.Remove(d) != nil {
+				break // still used by another one of this test
+			}
+		}
+	})
+	return dir, inode(t, dir)
+}
+
+func inode(t testing.TB, dir string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+// level counts how deep newCgroup's directory for a name is.
+func level(name string) int { return 2 + strings.Count(name, "/") + 1 }
+
+// A peer is a process of workload().
+type peer struct {
+	t     testing.TB
+	mu    sync.Mutex
+	in    *bufio.Writer
+	out   *bufio.Reader
+	pid   int
+	input interface{ Close() error }
+}
+
+// start runs a workload in a namespace and, unless dir is "", in a cgroup.
+func start(t testing.TB, ns *os.File, dir string) *peer {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "GUARD_TEST_WORKLOAD=1")
+	cmd.Stderr = os.Stderr
+	if dir != "" {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, ns, cmd.Start)
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	return &peer{t: t, in: bufio.NewWriter(in), out: bufio.NewReader(out), pid: cmd.Process.Pid, input: in}
+}
+
+// ask gives the workload a command and returns its answer: "ok …" or an error
+// text.
+func (p *peer) ask(format string, args ...any) string {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.in, format+"\n", args...)
+	if err := p.in.Flush(); err != nil {
+		p.t.Fatal("workload:", err)
+	}
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		p.t.Fatal("workload:", err)
+	}
+	return strings.TrimSuffix(line, "\n")
+}
+
+// must asks and demands success.
+func (p *peer) must(format string, args ...any) string {
+	p.t.Helper()
+	answer := p.ask(format, args...)
+	if !strings.HasPrefix(answer, "ok") {
+		p.t.Fatalf("%s: %s", fmt.Sprintf(format, args...), answer)
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(answer, "ok"), " ")
+}
+
+// mustNot asks and demands failure.
+func (p *peer) mustNot(format string, args ...any) string {
+	p.t.Helper()
+	answer := p.ask(format, args...)
+	if strings.HasPrefix(answer, "ok") {
+		p.t.Errorf("%s: %s, want a refusal", fmt.Sprintf(format, args...), answer)
+	}
+	return answer
+}
+
+// secret is in everything that a workload sends.
+const secret = "s3cr3t-payload"
+
+// A tap sees every frame that comes into a namespace by eth0.
+type tap struct {
+	fd     int
+	mu     sync.Mutex
+	frames [][]byte
+	done   chan struct{}
+}
+
+func newTap(t testing.TB, ns *os.File) *tap {
+	t.Helper()
+	tp := &tap{done: make(chan struct{})}
+	const all = 0x0300 // ETH_P_ALL in network order
+	do(t, ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if tp.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptTimeval(tp.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20000}); err != nil {
+			return err
+		}
+		return unix.Bind(tp.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index})
+	})
+	stop := make(chan struct{})
+	go func() {
+		defer close(tp.done)
+		buf := make([]byte, 65536)
+		for {
+			n, from, err := unix.Recvfrom(tp.fd, buf, 0)
+			if err == nil {
+				if sa, ok := from.(*unix.SockaddrLinklayer); ok && sa.Pkttype != unix.PACKET_OUTGOING {
+					tp.mu.Lock()
+					tp.frames = append(tp.frames, bytes.Clone(buf[:n]))
+					tp.mu.Unlock()
+				}
+				continue
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-tp.done
+		unix.Close(tp.fd)
+	})
+	return tp
+}
+
+// seen gives the frames, of all kinds, for which ok holds.
+func (tp *tap) seen(ok func(frame []byte) bool) (found [][]byte) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	for _, f := range tp.frames {
+		if ok(f) {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// traffic holds for IP frames other than neighbour discovery and multicast
+// listener reports, which the kernel sends by itself.
+func traffic(f []byte) bool {
+	if len(f) < 15 {
+		return false
+	}
+	switch uint16(f[12])<<8 | uint16(f[13]) {
+	case unix.ETH_P_IP:
+		return true
+	case unix.ETH_P_IPV6:
+		next := f[14+6]
+		if next == unix.IPPROTO_HOPOPTS {
+			return false
+		}
+		if next == unix.IPPROTO_ICMPV6 && len(f) > 54 && f[54] >= 133 && f[54] <= 136 {
+			return bytes.Contains(f, []byte(secret))
+		}
+		return true
+	default:
+		return false
+	}
+}
+
+// settle waits until a marker frame sent after everything else has passed, so
+// that "nothing came" is not "nothing came yet".
+func (tp *tap) settle(t testing.TB, from *os.File) {
+	t.Helper()
+	marker := fmt.Sprintf("marker-%d", time.Now().UnixNano())
+	do(t, from, func() error {
+		c, err := net.Dial("udp4", netip.AddrPortFrom(there4, 9).String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte(marker))
+		return err
+	})
+	waitFor(t, "marker frame", func() bool {
+		return len(tp.seen(func(f []byte) bool { return bytes.Contains(f, []byte(marker)) })) > 0
+	})
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	kept := tp.frames[:0]
+	for _, f := range tp.frames {
+		if !bytes.Contains(f, []byte("marker-")) {
+			kept = append(kept, f)
+		}
+	}
+	tp.frames = kept
+}
+
+func waitFor(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: did not happen within 5 s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// newGuard makes a guard with a table of its own in ns.
+func newGuard(t testing.TB, ns *os.File) *Guard {
+	t.Helper()
+	g, err := New(Options{Table: "guard_test", Netns: ns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.Close() })
+	return g
+}
+
+func apply(t testing.TB, g *Guard, s State) {
+	t.Helper()
+	if err := g.Apply(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nft runs nft(8) in a namespace, as somebody else would.
+func nft(t testing.TB, ns *os.File, script string) string {
+	t.Helper()
+	var out []byte
+	do(t, ns, func() (err error) {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(script)
+		if out, err = cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
+		}
+		return nil
+	})
+	return string(out)
+}
