@@ -166,6 +166,9 @@ func (c *Conn) take(l *Leg) {
 func (c *Conn) probe(fd uintptr) {
 	c.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
 	n, err := unix.Poll(c.poll[:], 0)
+	for err == unix.EINTR {
+		n, err = unix.Poll(c.poll[:], 0)
+	}
 	c.quiet = n == 0 && err == nil
 }
 
