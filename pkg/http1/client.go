@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sallyport/pkg/exchange"
@@ -59,6 +60,7 @@ type Options struct {
 func (c *ClientConn) RoundTrip(req *exchange.Request, resp *exchange.Response, opts Options) error {
 	resp.Reset()
 	c.persists, c.content, c.answered, c.sending, c.sendErr = false, false, false, nil, nil
+	c.cut.Store(false)
 	c.out = outgoing{body: req.Body, chunked: req.Length < 0, length: req.Length, trailer: &req.Trailer, done: req.Body == nil}
 	if c.rd.buffered() > 0 {
 		return &RoundTripError{Op: "write request", Err: ErrUnsolicited, Replayable: true}
@@ -137,6 +139,7 @@ func (c *ClientConn) send() {
 	if errors.As(c.sendErr, &source) {
 		// The upstream must see that the request was cut, and nobody needs to
 		// wait for its answer.
+		c.cut.Store(true)
 		abort(c.rd.conn)
 		return
 	}
@@ -166,13 +169,12 @@ func (c *ClientConn) failed(err error, first bool, req *exchange.Request) error 
 	c.persists = false
 	untouched := first && c.rd.buffered() == 0
 	if c.sending != nil {
-		select {
-		case <-c.sending:
+		if c.cut.Load() {
+			<-c.sending
 			var source *exchange.SourceError
 			if errors.As(c.sendErr, &source) {
 				return &RoundTripError{Op: "read request body", Err: source.Err}
 			}
-		default:
 		}
 		return &RoundTripError{Op: "read response", Err: err}
 	}
