@@ -132,6 +132,16 @@ func join(t testing.TB, host, outside *os.File) world {
 		}
 		return nil
 	})
+	for _, ns := range []*os.File{w.host, w.outside} {
+		waitFor(t, "cable", func() (ready bool) {
+			do(t, ns, func() error {
+				link, err := netlink.LinkByName("eth0")
+				ready = err == nil && link.Attrs().OperState == netlink.OperUp
+				return err
+			})
+			return ready
+		})
+	}
 	return w
 }
 
@@ -422,4 +432,15 @@ func nft(t testing.TB, ns *os.File, script string) string {
 		return nil
 	})
 	return string(out)
+}
+
+// shell runs commands of ip(8) and the like in a namespace.
+func shell(t testing.TB, ns *os.File, script string) {
+	t.Helper()
+	do(t, ns, func() error {
+		if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", script, err, out)
+		}
+		return nil
+	})
 }

@@ -53,6 +53,13 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		}
 		defer c.Close()
 		return echo(c)
+	case "mapped": // ADDR: an exchange over TCP from an IPv6 socket to a mapped address
+		c, err := mapped(netip.MustParseAddrPort(args[0]))
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		return echo(c)
 	case "dial": // NETWORK ADDR
 		c, err := net.DialTimeout(args[0], args[1], patience)
 		if err != nil {
@@ -200,6 +207,20 @@ func raw(args []string) error {
 		to = netip.AddrPortFrom(to.Addr(), 0)
 	}
 	return unix.Sendto(s, message, 0, sockaddr(to))
+}
+
+// mapped connects as C programs do; Go's net turns mapped addresses into IPv4.
+func mapped(to netip.AddrPort) (net.Conn, error) {
+	s, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(s), "mapped")
+	defer f.Close()
+	if err := unix.Connect(s, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}); err != nil {
+		return nil, err
+	}
+	return net.FileConn(f)
 }
 
 func withOption(args []string) (string, error) {
