@@ -29,6 +29,7 @@ type ClientConn struct {
 	out      outgoing
 	sending  chan struct{} // nil: the request was sent in one write
 	sendErr  error         // good after sending is closed
+	cut      atomic.Bool   // the sender has cut the request off
 	probe    probe
 }
 
