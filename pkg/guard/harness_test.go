@@ -444,3 +444,47 @@ func shell(t testing.TB, ns *os.File, script string) {
 		return nil
 	})
 }
+
+// spoofSYN sends, from outside, a TCP SYN whose source address is that of the
+// host itself.
+func spoofSYN(t testing.TB, w world, host netip.Addr, port uint16) {
+	t.Helper()
+	var destination, source net.HardwareAddr
+	var index int
+	do(t, w.host, func() error {
+		link, err := netlink.LinkByName("eth0")
+		destination = link.Attrs().HardwareAddr
+		return err
+	})
+	do(t, w.outside, func() error {
+		link, err := netlink.LinkByName("eth0")
+		source, index = link.Attrs().HardwareAddr, link.Attrs().Index
+		return err
+	})
+	tcp := make([]byte, 20)
+	tcp[0], tcp[1] = 0x13, 0x88
+	tcp[2], tcp[3] = byte(port>>8), byte(port)
+	tcp[12], tcp[13] = 5<<4, tcpSYN
+	addr := host.As16()
+	sum := uint32(len(tcp) + unix.IPPROTO_TCP)
+	for _, part := range [][]byte{addr[:], addr[:], tcp} {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint32(part[i])<<8 | uint32(part[i+1])
+		}
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	tcp[16], tcp[17] = byte(^sum>>8), byte(^sum)
+	frame := append(append(bytes.Clone(destination), source...), 0x86, 0xdd)
+	frame = append(frame, 0x60, 0, 0, 0, 0, byte(len(tcp)), unix.IPPROTO_TCP, 64)
+	frame = append(append(append(frame, addr[:]...), addr[:]...), tcp...)
+	do(t, w.outside, func() error {
+		s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		return unix.Sendto(s, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
+	})
+}

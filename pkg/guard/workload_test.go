@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -60,6 +61,17 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		}
 		defer c.Close()
 		return echo(c)
+	case "reuse": // LOCAL ADDR: an exchange from a port that we listen on
+		d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(args[0])),
+			Control: func(_, _ string, c syscall.RawConn) error {
+				return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+			}}
+		c, err := d.Dial("tcp4", args[1])
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		return echo(c)
 	case "dial": // NETWORK ADDR
 		c, err := net.DialTimeout(args[0], args[1], patience)
 		if err != nil {
@@ -79,7 +91,10 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		n, err := w.conns[id].Read(b)
 		return string(b[:n]), err
 	case "listen": // NETWORK ADDR: answers each connection with an echo
-		l, err := net.Listen(args[0], args[1])
+		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		}}
+		l, err := lc.Listen(context.Background(), args[0], args[1])
 		if err != nil {
 			return "", err
 		}
