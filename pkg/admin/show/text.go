@@ -134,21 +134,19 @@ func (t *table) write(w io.Writer) error {
 	return err
 }
 
+// line writes one row without spaces at its end.
 func line(b *strings.Builder, columns []column, widths []int, cells []string) {
-	start := b.Len()
+	var row strings.Builder
 	for i, cell := range cells {
 		if i > 0 {
-			b.WriteString("  ")
+			row.WriteString("  ")
 		}
 		pad := strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(cell)))
 		if columns[i].right {
-			b.WriteString(pad + cell)
+			row.WriteString(pad + cell)
 		} else {
-			b.WriteString(cell + pad)
+			row.WriteString(cell + pad)
 		}
 	}
-	text := strings.TrimRight(b.String()[start:], " ")
-	whole := b.String()[:start]
-	b.Reset()
-	b.WriteString(whole + text + "\n")
+	b.WriteString(strings.TrimRight(row.String(), " ") + "\n")
 }
