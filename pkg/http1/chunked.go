@@ -8,7 +8,6 @@ type chunkState uint8
 
 const (
 	chunkSize chunkState = iota
-	chunkSpace
 	chunkExtension
 	chunkSizeLF
 	chunkData
@@ -78,15 +77,6 @@ func (d *chunkDecoder) step(c byte) error {
 			return malformed("chunk size that is not a hexadecimal number")
 		}
 		return d.afterSize(c)
-	case chunkSpace:
-		// Whitespace is allowed before an extension only.
-		switch c {
-		case ' ', '\t':
-		case ';':
-			d.state = chunkExtension
-		default:
-			return malformed("whitespace after a chunk size")
-		}
 	case chunkExtension:
 		switch {
 		case c == '\r':
@@ -129,9 +119,9 @@ func (d *chunkDecoder) afterSize(c byte) error {
 		d.state = chunkSizeLF
 	case ';':
 		d.state = chunkExtension
-	case ' ', '\t':
-		d.state = chunkSpace
 	default:
+		// Whitespace before an extension is allowed by RFC 9112 section 7.1.1
+		// only to old senders, and refused by other parsers.
 		return malformed("chunk size that is not a hexadecimal number")
 	}
 	return nil
