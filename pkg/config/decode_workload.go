@@ -1,0 +1,131 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+
+	"sallyport/pkg/policy/pattern"
+)
+
+// nameBytes are those of a workload's name beside letters and digits: what unit
+// and container names have.
+const nameBytes = "_-.@:+\\"
+
+// placeholders are what a workload's name may hold.
+var placeholders = []string{"{unit}", "{container}", "{command}"}
+
+// workloads reads the entries in file order.
+func (d *decoder) workloads(n *node) []Workload {
+	switch {
+	case n.kind != mapping:
+		d.add(n.place, "workloads: want a mapping of names, found %s", n.found())
+		return nil
+	case len(n.entries) > MaxWorkloads:
+		d.add(n.place, "workloads: more than %d", MaxWorkloads)
+		return nil
+	case len(n.entries) == 0:
+		return nil
+	}
+	all := make([]Workload, 0, len(n.entries))
+	for _, e := range n.entries {
+		if err := checkIdentifier(e.key, MaxName, nameBytes); err != nil {
+			d.add(e.place, "workload %q %v", e.key, err)
+			continue
+		}
+		w := Workload{Key: e.key, Name: e.key}
+		if !e.value.isNull() {
+			d.workload(e.value, &w)
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+func (d *decoder) workload(n *node, w *Workload) {
+	d.object(n, "workloads{}",
+		field{"match", func(n *node) { w.Match = d.workloadMatch(n) }},
+		field{"name", func(n *node) { d.workloadName(n, &w.Name) }},
+		field{"mode", func(n *node) { word(d, n, "workloads{}.mode", &w.Mode, Enforce, Observe) }},
+		field{"listen", func(n *node) {
+			d.items(n, "workloads{}.listen", func(n *node) {
+				var port uint16
+				if d.port(n, "workloads{}.listen", 1, &port); port != 0 {
+					w.Listen = append(w.Listen, port)
+				}
+			})
+		}},
+	)
+}
+
+func (d *decoder) workloadMatch(n *node) *WorkloadMatch {
+	m := &WorkloadMatch{}
+	if n.kind == mapping && len(n.entries) == 0 {
+		d.add(n.place, "match: empty: leave the key out where only --workload names the workload")
+	}
+	glob := func(path, key string, into *Globs) field {
+		return field{key, func(n *node) { *into = d.globs(n, path+"."+key) }}
+	}
+	d.object(n, "workloads{}.match",
+		glob("workloads{}.match", "unit", &m.Unit),
+		glob("workloads{}.match", "cgroup", &m.Cgroup),
+		glob("workloads{}.match", "command", &m.Command),
+		glob("workloads{}.match", "user", &m.User),
+		field{"container", func(n *node) {
+			m.Container = &ContainerMatch{}
+			if n.kind == mapping && len(n.entries) == 0 {
+				d.add(n.place, "match.container: empty: want name, image or label")
+			}
+			d.object(n, "workloads{}.match.container",
+				glob("workloads{}.match.container", "name", &m.Container.Name),
+				glob("workloads{}.match.container", "image", &m.Container.Image),
+				field{"label", func(n *node) { m.Container.Label = d.labels(n) }})
+		}},
+	)
+	return m
+}
+
+// labels reads globs of the form K=V.
+func (d *decoder) labels(n *node) Globs {
+	globs := d.globs(n, "workloads{}.match.container.label")
+	for _, g := range globs {
+		if !strings.ContainsAny(g.String(), "=*") {
+			d.add(n.place, "match.container.label: %q: want K=V", g)
+		}
+	}
+	return globs
+}
+
+// workloadName reads a name that may hold placeholders.
+func (d *decoder) workloadName(n *node, into *string) {
+	s, ok := d.text(n, "workloads{}.name")
+	if !ok {
+		return
+	}
+	literal := s
+	for _, p := range placeholders {
+		literal = strings.ReplaceAll(literal, p, "x")
+	}
+	if i := strings.IndexAny(literal, "{}"); i >= 0 {
+		d.add(n.place, "name: %q: want {unit}, {container} or {command} and no other braces", s)
+		return
+	}
+	if err := checkIdentifier(literal, MaxName, nameBytes); err != nil {
+		d.add(n.place, "name: %q %v", s, err)
+		return
+	}
+	*into = s
+}
+
+// NameGlob matches every name that the entry can give: its name, with whatever
+// may stand for a placeholder.
+func (w *Workload) NameGlob() pattern.Glob {
+	name := strings.ReplaceAll(w.Name, `\`, `\\`)
+	for _, p := range placeholders {
+		name = strings.ReplaceAll(name, p, "*")
+	}
+	g, err := pattern.ParseGlob(name)
+	if err != nil {
+		panic(fmt.Sprintf("config: name %q of a workload: %v", w.Name, err))
+	}
+	return g
+}
