@@ -523,7 +523,9 @@ func TestFilesAreReadInOrder(t *testing.T) {
 		"":   line("5") + `{"time":"torn`,
 		".1": line("3") + "not json\n" + line("4"),
 		".2": line("1") + line("2"),
-		".4": line("beyond a gap"),
+		".4": line("0"), // beyond a gap
+		// Not rotated files of this one:
+		".04": line("x"), ".1.gz": line("x"), ".99999999": line("x"),
 	} {
 		if err := os.WriteFile(path+name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -547,7 +549,7 @@ func TestFilesAreReadInOrder(t *testing.T) {
 		return messages, bad
 	}
 	messages, bad := read(time.Time{})
-	if got := strings.Join(messages, " "); got != "1 2 3 4 5" {
+	if got := strings.Join(messages, " "); got != "0 1 2 3 4 5" {
 		t.Errorf("events %s", got)
 	}
 	if got := strings.Join(bad, " "); got != "audit.jsonl.1:2 audit.jsonl:2" {
@@ -555,6 +557,7 @@ func TestFilesAreReadInOrder(t *testing.T) {
 	}
 	old := time.Now().Add(-time.Hour)
 	os.Chtimes(path+".2", old, old)
+	os.Chtimes(path+".4", old, old)
 	if messages, _ := read(time.Now().Add(-time.Minute)); strings.Join(messages, " ") != "3 4 5" {
 		t.Errorf("since a minute: %s", messages)
 	}

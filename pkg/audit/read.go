@@ -2,12 +2,16 @@ package audit
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -90,67 +94,81 @@ type Files struct {
 	files []*os.File // oldest first
 }
 
-// OpenFiles opens path, path.1, path.2 … as far as they exist without a gap,
-// leaving out the rotated ones whose last line is older than since (by their
-// modification time; zero: all). It fails where neither path nor path.1 exists.
+// OpenFiles opens path and its rotated files path.1, path.2 … (a crash can leave
+// a number free), leaving out those whose last line is older than since (by
+// their modification time; zero: none). It fails where there is no file.
 func OpenFiles(path string, since time.Time) (*Files, error) {
+	highest, err := highestNumber(path)
+	if err != nil {
+		return nil, err
+	}
 	f := &Files{}
 	var (
 		seen    []fs.FileInfo
 		missing error
 	)
-	for n := 0; ; n++ {
-		name := path
-		if n > 0 {
-			name = RotatedName(path, n)
-		}
-		// A rotation meanwhile moves a file to the name that is asked next.
-		file, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) && n == 0 {
-			missing = err
-			continue // between the two renames of a rotation
-		}
+	// Upwards, as a rotation meanwhile moves a file to the number that is asked
+	// next: what has moved is met twice and taken once.
+	for n := 0; n <= highest+1; n++ {
+		file, info, err := openNumbered(path, n)
 		if errors.Is(err, fs.ErrNotExist) {
-			if len(f.files) == 0 {
-				return nil, missing
-			}
-			break
+			missing = cmp.Or(missing, err)
+			continue
 		}
 		if err != nil {
-			f.Close()
-			return nil, err
+			return nil, errors.Join(err, f.Close())
 		}
-		info, err := file.Stat()
-		if err != nil {
-			file.Close()
-			f.Close()
-			return nil, err
-		}
-		if alreadyOpen(seen, info) {
+		if n > 0 && info.ModTime().Before(since) || slices.ContainsFunc(seen, func(s fs.FileInfo) bool { return os.SameFile(s, info) }) {
 			file.Close()
 			continue
 		}
-		if n > 0 && info.ModTime().Before(since) {
-			file.Close()
-			break
-		}
 		seen = append(seen, info)
-		f.files = append([]*os.File{file}, f.files...)
+		f.files = append(f.files, file)
 	}
+	if len(f.files) == 0 {
+		return nil, missing
+	}
+	slices.Reverse(f.files)
 	return f, nil
 }
 
-// RotatedName is the name of the n-th newest rotated file of path.
-func RotatedName(path string, n int) string { return path + "." + strconv.Itoa(n) }
+func openNumbered(path string, n int) (*os.File, fs.FileInfo, error) {
+	if n > 0 {
+		path = RotatedName(path, n)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
+	return file, info, nil
+}
 
-func alreadyOpen(seen []fs.FileInfo, info fs.FileInfo) bool {
-	for _, s := range seen {
-		if os.SameFile(s, info) {
-			return true
+// highestNumber looks for rotated files in the directory of path.
+func highestNumber(path string) (int, error) {
+	dir, base := filepath.Split(path)
+	entries, err := os.ReadDir(cmp.Or(dir, "."))
+	if err != nil {
+		return 0, err
+	}
+	highest := 0
+	for _, e := range entries {
+		text, found := strings.CutPrefix(e.Name(), base+".")
+		if n, err := strconv.Atoi(text); found && err == nil && n > highest && n < maxNumber && RotatedName(base, n) == e.Name() {
+			highest = n
 		}
 	}
-	return false
+	return highest, nil
 }
+
+// maxNumber bounds the numbers that are tried: more files than that nobody keeps.
+const maxNumber = 1 << 16
+
+// RotatedName is the name of the n-th newest rotated file of path.
+func RotatedName(path string, n int) string { return path + "." + strconv.Itoa(n) }
 
 // Each calls visit for each event, oldest first, until it returns false. Lines
 // that are no event go to bad with the name of their file; nil passes over them
