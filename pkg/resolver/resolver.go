@@ -11,8 +11,12 @@ package resolver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
 
 	"sallyport/pkg/policy"
 )
@@ -103,7 +107,12 @@ const (
 var dropNames = [dropCount]string{DropNoAsker: "no_asker", DropNotAQuery: "not_a_query", DropOverload: "overload"}
 
 // String gives the drop's name in metrics; it panics outside the set.
-func (d Drop) String() string { return dropNames[d] }
+func (d Drop) String() string {
+	if d >= dropCount {
+		panic(fmt.Sprintf("resolver: Drop(%d) is not in the closed set", uint8(d)))
+	}
+	return dropNames[d]
+}
 
 // An Event is one question and what became of it.
 type Event struct {
@@ -156,24 +165,116 @@ type Limits struct {
 	// Cache is how many record sets are kept for Lookup (4096). When it is full
 	// the one not used for longest is dropped and asked for again.
 	Cache int
-	// Workloads, Names and NamesPerWorkload bound what is remembered (1024;
-	// 65536; 2048). When full, the oldest names of the largest workload are
-	// forgotten: a connection to such an address then has no name, so that only
-	// `cidrs` match it, and the proxy resolves a name that it is given again.
-	Workloads, Names, NamesPerWorkload int
+	// Workloads, Addresses and AddressesPerWorkload bound what is remembered of
+	// what workloads were told (1024; 65536; 4096 pairs of name and address). When
+	// full, the pairs told longest ago are forgotten, of the same workload or of
+	// the one that has most: a connection to such an address then has no name, so
+	// that only `cidrs` match it, and a name that the proxy is given is resolved
+	// again.
+	Workloads, Addresses, AddressesPerWorkload int
 	// Timeout is how long one server has for one answer (2 s), Total all of them
 	// together (5 s).
 	Timeout, Total time.Duration
 }
 
-// Lookuper is the part of a Resolver that the proxy uses.
-type Lookuper interface {
-	// Lookup gives the addresses of host for a workload, those that the workload
-	// was told among them; never empty without an error, which wraps ErrNotFound
-	// or ErrUnavailable. Whether the workload may resolve the name is the
-	// caller's question: Lookup asks upstream.
-	Lookup(ctx context.Context, workload, host string) ([]netip.Addr, error)
-	// Name gives the name that this workload was last told an address for, ""
-	// and false if none.
-	Name(workload string, addr netip.Addr) (string, bool)
+// defaults fills in what is zero.
+func (l Limits) defaults() Limits {
+	set := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	set(&l.InFlight, 1024)
+	set(&l.InFlightPerWorkload, 64)
+	set(&l.Cache, 4096)
+	set(&l.Workloads, 1024)
+	set(&l.Addresses, 65536)
+	set(&l.AddressesPerWorkload, 4096)
+	if l.Timeout <= 0 {
+		l.Timeout = 2 * time.Second
+	}
+	if l.Total <= 0 {
+		l.Total = 5 * time.Second
+	}
+	return l
 }
+
+// A Resolver answers workloads and the proxy. It is safe for concurrent use.
+type Resolver struct {
+	askers   Asker
+	names    Decider
+	recorder Recorder
+	meter    Meter
+	limits   Limits
+
+	hosts     *watchedFile[hostsTable]
+	upstreams *upstreams
+	slots     *slots
+	memory    *memory
+	cache     *lru.Cache[cacheKey, cached]
+	flight    singleflight.Group
+	now       func() time.Time
+}
+
+// New makes a Resolver; it opens and starts nothing.
+func New(o Options) (*Resolver, error) {
+	if o.Askers == nil || o.Names == nil || o.Recorder == nil {
+		return nil, errors.New("resolver: askers, names and recorder are required")
+	}
+	if o.Meter == nil {
+		o.Meter = noMeter{}
+	}
+	if o.ResolvConf == "" {
+		o.ResolvConf = "/etc/resolv.conf"
+	}
+	if o.Hosts == "" {
+		o.Hosts = "/etc/hosts"
+	}
+	limits := o.Limits.defaults()
+	cache, err := lru.New[cacheKey, cached](limits.Cache)
+	if err != nil {
+		return nil, fmt.Errorf("resolver cache: %w", err)
+	}
+	return &Resolver{
+		askers: o.Askers, names: o.Names, recorder: o.Recorder, meter: o.Meter, limits: limits,
+		hosts:     newWatchedFile(o.Hosts, parseHosts),
+		upstreams: newUpstreams(o.Upstreams, o.ResolvConf, limits),
+		slots:     newSlots(limits.InFlight, limits.InFlightPerWorkload),
+		memory:    newMemory(limits.Workloads, limits.Addresses, limits.AddressesPerWorkload),
+		cache:     cache,
+		now:       time.Now,
+	}, nil
+}
+
+// Run forgets what is too old until ctx ends, then returns nil.
+func (r *Resolver) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			r.memory.sweep(r.now())
+		}
+	}
+}
+
+// Figures tells how full each bounded thing is.
+func (r *Resolver) Figures() []Figure {
+	workloads, pairs := r.memory.size()
+	return []Figure{
+		{Name: "dns_in_flight", Entries: r.slots.used(), Capacity: r.limits.InFlight},
+		{Name: "dns_cache", Entries: r.cache.Len(), Capacity: r.limits.Cache},
+		{Name: "dns_workloads", Entries: workloads, Capacity: r.limits.Workloads},
+		{Name: "dns_names", Entries: pairs, Capacity: r.limits.Addresses},
+	}
+}
+
+// Forget drops what a workload was told, when it has ended.
+func (r *Resolver) Forget(workload string) { r.memory.forget(workload) }
+
+type noMeter struct{}
+
+func (noMeter) Query(string, policy.Verdict) {}
+func (noMeter) Dropped(Drop)                 {}
