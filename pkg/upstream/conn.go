@@ -102,6 +102,15 @@ func (c *Conn) Abort() {
 	c.Close()
 }
 
+// Silence is how long no data have passed either way.
+func (c *Conn) Silence() (time.Duration, error) {
+	info, err := ReadTCPInfo(c.raw)
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond, nil
+}
+
 // Interrupt makes every pending and later read and write of the connection
 // fail. Unlike Close it may be called by who does not own the connection.
 func (c *Conn) Interrupt() { c.tcp.SetDeadline(time.Unix(1, 0)) }

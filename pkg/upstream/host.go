@@ -48,7 +48,7 @@ func (h *Host) Idle(r Route, leg *Leg, prefer *Conn) *Conn {
 	}
 	for i := range h.slots {
 		c := h.slots[i].Load()
-		if c == nil || !r.permits(c.addr) || !h.slots[i].CompareAndSwap(c, nil) {
+		if c == nil || !r.Permits(c.addr) || !h.slots[i].CompareAndSwap(c, nil) {
 			continue
 		}
 		if c := h.usable(c, r, leg); c != nil {
@@ -62,7 +62,7 @@ func (h *Host) Idle(r Route, leg *Leg, prefer *Conn) *Conn {
 func (h *Host) usable(c *Conn, r Route, leg *Leg) *Conn {
 	h.unparked()
 	switch {
-	case !r.permits(c.addr):
+	case !r.Permits(c.addr):
 		// Only prefer comes here: its address is good for another rule.
 		c.Release()
 		return nil

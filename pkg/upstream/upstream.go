@@ -44,9 +44,9 @@ type Route struct {
 	Timeout time.Duration
 }
 
-// permits reports whether a connection to a may serve the route: it goes to
+// Permits reports whether a connection to a may serve the route: it goes to
 // the workload's own address if that is permitted, else to any permitted one.
-func (r Route) permits(a netip.Addr) bool {
+func (r Route) Permits(a netip.Addr) bool {
 	own, found := false, false
 	for _, b := range r.Addrs {
 		own = own || b == r.Own

@@ -1,0 +1,239 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"sallyport/pkg/audit"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/origin"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/upstream"
+	"sallyport/pkg/workload"
+)
+
+// The phases of a connection, for whoever keeps the timeouts.
+const (
+	// starting: it does what bounds itself (sniffing, dialling).
+	starting uint32 = iota
+	// waiting for the next request, bounded by timeouts.idle.
+	waiting
+	// reading a head or shaking hands, bounded by Limits.Head.
+	reading
+	// running an exchange or tunnel, bounded by timeouts.stream_idle if at all.
+	running
+	// stopped: it was interrupted and ends.
+	stopped
+)
+
+// A conn is one connection of a workload. One goroutine serves it; sweep looks
+// at the atomic fields.
+type conn struct {
+	p      *Proxy
+	tcp    *net.TCPConn
+	raw    syscall.RawConn
+	flow   origin.Flow
+	id     workload.Identity
+	opened time.Time
+	count  *metrics.Workload
+
+	phase atomic.Uint32
+	since atomic.Int64 // of the phase, since p.start in ns
+	quiet atomic.Int64 // stream_idle of what is running, in ns
+	// tunnelled says that a client which has ended its side is not gone.
+	tunnelled atomic.Bool
+
+	mu  sync.Mutex
+	up  *upstream.Conn // in use
+	leg upstream.Leg
+
+	// ev carries what all events of the connection have in common.
+	ev   audit.Event
+	open bool // flow_open was written
+	pend policy.Handling
+	work work
+}
+
+// serveConn does everything for one accepted connection.
+func (p *Proxy) serveConn(tcp *net.TCPConn) {
+	defer tcp.Close()
+	flow, err := p.Origin.Flow(tcp)
+	if err != nil {
+		// Whoever connected here was not redirected by us, or the kernel has
+		// lost where it wanted to go: there is no decision to be made.
+		reset(tcp)
+		p.recordLost(tcp, err)
+		return
+	}
+	if p.Probe != nil {
+		if answer := p.Probe(&flow); answer != nil {
+			tcp.SetDeadline(time.Now().Add(time.Second))
+			tcp.Write(answer)
+			return
+		}
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		reset(tcp)
+		return
+	}
+	id, exe, err := p.Identities.Identify(p.hard, &flow)
+	if err != nil {
+		reset(tcp)
+		p.recordLost(tcp, err)
+		return
+	}
+	c := &conn{p: p, tcp: tcp, raw: raw, flow: flow, id: id, opened: time.Now(), count: p.Metrics.Workload(id.Name)}
+	c.ev = audit.Event{
+		Workload: audit.Workload{
+			Name: id.Name, Cgroup: id.Cgroup, Unit: id.Unit, Container: id.Container,
+			PID: flow.PID, UID: flow.UID, Exe: exe,
+		},
+		Flow: flow.ID,
+		Dst:  audit.Destination{IP: flow.Dst.Addr(), Port: flow.Dst.Port()},
+	}
+	sh, ok := p.shares.take(id.Name, p.Limits.PerWorkload)
+	defer p.shares.give(id.Name, sh)
+	if !ok || p.active.Load() > int64(p.Limits.Connections) {
+		reset(tcp)
+		c.recordCrowded(sh)
+		return
+	}
+	p.mu.Lock()
+	p.conns[c] = struct{}{}
+	p.mu.Unlock()
+	p.legs.begin(flow.ID)
+	c.serve()
+	c.finish()
+}
+
+func (c *conn) serve() {
+	if c.flow.Dst.Port() == 53 {
+		if c.p.DNS == nil {
+			c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "DNS over TCP is not served here")
+			return
+		}
+		// The resolver judges and records each question; the connection itself
+		// goes nowhere else.
+		c.count.FlowOpened(policy.Inspect, policy.Allow)
+		defer c.count.FlowClosed()
+		c.p.DNS(c.p.hard, c.tcp, &c.flow, &c.id)
+		return
+	}
+	c.handle(&hop{
+		conn: c.tcp,
+		addr: c.flow.Dst.Addr(),
+		port: c.flow.Dst.Port(),
+	})
+}
+
+// finish closes the connection, waits a moment for the kernel's totals and
+// writes flow_close.
+func (c *conn) finish() {
+	mirror, err := upstream.ReadTotals(c.raw)
+	c.tcp.Close()
+	c.p.mu.Lock()
+	delete(c.p.conns, c)
+	c.p.mu.Unlock()
+	ours := audit.Leg{}
+	if err == nil {
+		// Our end of the same connection: what it received, the workload sent.
+		ours = audit.Leg{BytesSent: mirror.BytesReceived, BytesReceived: mirror.BytesSent, Segments: mirror.Segments, Retransmits: mirror.Retransmits, RTT: mirror.RTT}
+	}
+	c.recordClose(c.p.legs.end(c.flow.ID, ours))
+}
+
+// enter begins a phase.
+func (c *conn) enter(phase uint32, now time.Time) bool {
+	c.since.Store(int64(now.Sub(c.p.start)))
+	for {
+		old := c.phase.Load()
+		if old == stopped {
+			return false
+		}
+		if c.phase.CompareAndSwap(old, phase) {
+			return true
+		}
+	}
+}
+
+// stopIdle ends the connection if no exchange is open on it.
+func (c *conn) stopIdle() {
+	if c.phase.CompareAndSwap(waiting, stopped) {
+		c.tcp.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// interrupt ends whatever the connection does.
+func (c *conn) interrupt() {
+	c.phase.Store(stopped)
+	c.tcp.SetDeadline(time.Unix(1, 0))
+	c.interruptUpstream()
+}
+
+func (c *conn) interruptUpstream() {
+	c.mu.Lock()
+	if c.up != nil {
+		c.up.Interrupt()
+	}
+	c.mu.Unlock()
+}
+
+// use notes the upstream connection that is in use; nil for none. Between the
+// two calls it may be interrupted from outside.
+func (c *conn) use(u *upstream.Conn) {
+	c.mu.Lock()
+	c.up = u
+	c.mu.Unlock()
+}
+
+// context ends when the proxy stops for good.
+func (c *conn) context() context.Context { return c.p.hard }
+
+// A hop is one layer of a connection: the connection itself, or what a CONNECT
+// inside it opened.
+type hop struct {
+	conn   net.Conn
+	prefix []byte
+	// addr is the address that the workload dialled or wrote in CONNECT;
+	// invalid where it wrote a name.
+	addr netip.Addr
+	port uint16
+	// name is the canonical name that the workload gave for this hop (SNI or
+	// CONNECT), "" for none. Requests must agree with it.
+	name string
+	// secure says that conn is what we decrypted.
+	secure bool
+	depth  int
+}
+
+// host gives the name or address by which the hop is judged: its own name,
+// else what our resolver told this workload for the address, else "".
+func (c *conn) host(h *hop) string {
+	if h.name != "" {
+		return h.name
+	}
+	if h.addr.IsValid() {
+		if name, ok := c.p.Resolver.Name(c.id.Name, h.addr); ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// literal gives the name for a certificate and for requests without Host where
+// no name is known.
+func (h *hop) literal() string {
+	if h.name != "" {
+		return h.name
+	}
+	if h.addr.IsValid() {
+		return h.addr.String()
+	}
+	return ""
+}

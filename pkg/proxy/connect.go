@@ -1,0 +1,112 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"sallyport/pkg/exchange"
+	"sallyport/pkg/http1"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/sniff"
+	"sallyport/pkg/upstream"
+)
+
+// connectRequest judges CONNECT as a connection to its target, answers it
+// itself, and has what follows sniffed anew: the proxy that the workload named
+// is never contacted.
+func (c *conn) connectRequest(h *hop, sc *http1.ServerConn, x *exchange.Exchange, s *Settings, t *target, now time.Time) after {
+	req, resp := &x.Request, &x.Response
+	if h.depth+1 > c.p.Limits.Nesting {
+		c.refuse(sc, x, c.ownDecision(policy.ProtocolDenied), "CONNECT within CONNECT is nested too deep")
+		return nil
+	}
+	inner := &hop{port: t.port, depth: h.depth + 1}
+	if addr, err := netip.ParseAddr(t.host); err == nil {
+		inner.addr = addr
+		t.addr = addr
+		t.host = ""
+		t.host = c.host(inner)
+		t.only = t.host != ""
+	} else {
+		inner.name = t.host
+	}
+	addrs, n := c.addresses(s, t, now)
+	d := s.Policy.DecideConn(c.query(t, policy.AnyTCP, addrs, nil))
+	switch {
+	case inner.addr.IsValid() && c.p.ours(inner.addr, t.port):
+		c.refuse(sc, x, c.ownDecision(policy.AddressDenied), "the target is sallyport itself")
+		return nil
+	case d.Action == policy.Refuse && !d.Verdict.Passes():
+		c.refuse(sc, x, d.Decision, "")
+		return nil
+	case n != nil && !n.allowed.Verdict.Passes():
+		c.refuse(sc, x, n.allowed, "")
+		return nil
+	case n != nil && n.err != nil:
+		c.unreachable(sc, x, d.Decision, lookupFailure(t.host, n.err))
+		return nil
+	}
+	resp.Reset()
+	resp.Version, resp.Status, resp.Phrase, resp.Local = exchange.HTTP11, http.StatusOK, "Connection established", true
+	_, err := sc.WriteResponse(req, resp)
+	c.ev.HTTP.Status = http.StatusOK
+	c.endExchange(req, d.Decision, cut(err, nil))
+	if err != nil {
+		sc.CloseAfter()
+		return nil
+	}
+	inner.conn, inner.prefix = sc.Detach()
+	return func(*hop) {
+		c.enter(starting, time.Now())
+		c.clearTarget(inner)
+		c.handle(inner)
+	}
+}
+
+// clearTarget makes the events of what is inside a CONNECT tell of its target.
+func (c *conn) clearTarget(h *hop) {
+	c.ev.Dst.IP, c.ev.Dst.Port, c.ev.Dst.Host = h.addr, h.port, h.name
+	c.ev.TLS.SNI, c.ev.TLS.ALPN, c.ev.TLS.Version, c.ev.TLS.UpstreamVersion = "", "", "", ""
+	c.ev.Upstream.Target, c.ev.Upstream.IP, c.ev.Upstream.Attempts = "", netip.Addr{}, 0
+}
+
+// upgrade passes a 101 on; from then on the connection belongs to the protocol
+// that both sides agreed on.
+func (c *conn) upgrade(h *hop, sc *http1.ServerConn, cc *http1.ClientConn, u *upstream.Conn, x *exchange.Exchange, d policy.Decision) after {
+	req := &x.Request
+	_, err := sc.WriteResponse(req, &x.Response)
+	if err != nil {
+		cc.Finish(req)
+		c.use(nil)
+		cc.Close()
+		c.endExchange(req, d, cut(err, nil))
+		return nil
+	}
+	client, rest := sc.Detach()
+	cc.Finish(req)
+	_, early := cc.Detach()
+	// The event is written at the end, when the exchange's memory is with
+	// someone else: only what the event needs is kept.
+	method := req.Method
+	return func(*hop) {
+		c.tunnelled.Store(true)
+		before := c.leg.Totals()
+		c.relay(replayed(client, rest), u, early)
+		total := c.leg.Totals()
+		c.use(nil)
+		u.Close()
+		c.ev.HTTP.RequestBytes = int64(total.BytesSent - before.BytesSent)
+		c.ev.HTTP.ResponseBytes = int64(total.BytesReceived - before.BytesReceived)
+		c.endMethod(method, d, "")
+	}
+}
+
+// replayed puts bytes that were read already before the rest of a connection.
+func replayed(conn net.Conn, prefix []byte) net.Conn {
+	if len(prefix) == 0 {
+		return conn
+	}
+	return sniff.Replay(conn, prefix)
+}

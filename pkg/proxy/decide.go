@@ -1,0 +1,280 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"sallyport/pkg/exchange"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/upstream"
+)
+
+// freshTime is how long a connection goes by an answer of the resolver before
+// it asks again. The resolver has its own memory; this only saves its lock.
+const freshTime = 5 * time.Second
+
+// work is what a connection reuses from one decision to the next.
+type work struct {
+	query   policy.Query
+	request policy.HTTPQuery
+	fields  fields
+	one     [1]netip.Addr
+
+	// The last authority and what it is in canonical form.
+	authority, host string
+	port, given     uint16
+
+	names  names
+	route  route
+	rule   *metrics.Rule
+	ruleAt string
+	last   *upstream.Conn
+}
+
+// fields lets policy look at a request's header.
+type fields struct{ header *exchange.Header }
+
+// HeaderValue implements policy.HeaderFields.
+func (f *fields) HeaderValue(name string, i int) (string, bool) {
+	for k := range f.header.Len() {
+		field := f.header.At(k)
+		if !exchange.EqualFold(field.Name, name) {
+			continue
+		}
+		if i == 0 {
+			return field.Value, true
+		}
+		i--
+	}
+	return "", false
+}
+
+// names is what is known of one name.
+type names struct {
+	settings *Settings
+	host     string
+	at       time.Time
+	allowed  policy.Decision // DecideName
+	addrs    []netip.Addr
+	err      error
+}
+
+// A failure is why a permitted request or connection cannot be carried out.
+type failure struct {
+	reason policy.Reason
+	text   string
+	ip     netip.Addr
+	// attempts counts the connections that were tried.
+	attempts int
+}
+
+// lookup fills c.work.names for host, asking policy before anyone else: the
+// question alone can carry data out.
+func (c *conn) lookup(s *Settings, host string, now time.Time) *names {
+	n := &c.work.names
+	if n.settings == s && n.host == host && now.Sub(n.at) < freshTime {
+		return n
+	}
+	*n = names{settings: s, host: host, at: now}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		// An address names itself; there is nothing to resolve.
+		n.allowed = policy.Decision{Verdict: policy.Allow}
+		n.addrs = []netip.Addr{addr}
+		return n
+	}
+	n.allowed = s.Policy.DecideName(c.id.Name, host)
+	if n.allowed.Verdict.Passes() {
+		n.addrs, n.err = c.p.Resolver.Lookup(c.context(), c.id.Name, host)
+	}
+	return n
+}
+
+// A target is where a request or connection wants to go.
+type target struct {
+	scheme upstream.Scheme
+	// host is canonical; "" where only the address is known.
+	host string
+	// addr is the address that the workload dialled; invalid where it named
+	// none.
+	addr netip.Addr
+	port uint16
+	// only says that the name is what our resolver told for addr: no other
+	// address may stand in for it.
+	only bool
+}
+
+// query fills c.work.query for a target. Without HTTP request is nil.
+func (c *conn) query(t *target, protocol policy.Protocol, addrs []netip.Addr, request *policy.HTTPQuery) *policy.Query {
+	q := &c.work.query
+	*q = policy.Query{Workload: c.id.Name, Host: t.host, Addrs: addrs, Port: t.port, Protocol: protocol, HTTP: request}
+	return q
+}
+
+// addresses gives what a target may be judged by and dialled at.
+func (c *conn) addresses(s *Settings, t *target, now time.Time) (addrs []netip.Addr, n *names) {
+	if t.host == "" || t.only {
+		c.work.one[0] = t.addr
+		return c.work.one[:], nil
+	}
+	n = c.lookup(s, t.host, now)
+	return n.addrs, n
+}
+
+// decide judges a target whose protocol is known for good, with its request if
+// it has one, and finds the way to it. A decision that passes comes with a
+// route or a failure.
+func (c *conn) decide(s *Settings, t *target, protocol policy.Protocol, request *policy.HTTPQuery, now time.Time) (policy.Decision, *route, *failure) {
+	addrs, n := c.addresses(s, t, now)
+	q := c.query(t, protocol, addrs, request)
+	d := s.Policy.Decide(q)
+	if !d.Verdict.Passes() {
+		return d, nil, nil
+	}
+	if n != nil && !n.allowed.Verdict.Passes() {
+		// Nothing was asked, so there is nowhere to go. A rule that matches by
+		// address cannot be told from one that does not, and the name is what
+		// was refused.
+		return n.allowed, nil, nil
+	}
+	if n != nil && n.err != nil {
+		return d, nil, lookupFailure(t.host, n.err)
+	}
+	return c.routeTo(s, t, d, addrs, now)
+}
+
+func lookupFailure(host string, err error) *failure {
+	reason := policy.UpstreamUnreachable
+	return &failure{reason: reason, text: fmt.Sprintf("%s cannot be resolved: %v", host, err)}
+}
+
+// A route is the way of one decision, kept for the next request like it.
+type route struct {
+	settings *Settings
+	at       time.Time
+	rule     string
+	mode     policy.Mode
+	verdict  policy.Verdict
+	target   target
+	// refused is what the addresses made of the decision, if anything.
+	refused policy.Reason
+	way     upstream.Route
+	host    *upstream.Host
+	// text is host:port for the audit.
+	text string
+}
+
+// routeTo applies the address classes and cidrs of the deciding rule, and
+// never lets anyone reach ourselves.
+func (c *conn) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.Addr, now time.Time) (policy.Decision, *route, *failure) {
+	r := &c.work.route
+	fresh := r.settings == s && r.rule == d.Rule && r.mode == d.Mode && r.verdict == d.Verdict && r.target == *t &&
+		now.Sub(r.at) < freshTime && (t.host == "" || t.only || r.at.Equal(c.work.names.at) || !r.at.Before(c.work.names.at))
+	if !fresh {
+		c.newRoute(s, t, &d, addrs, now)
+	}
+	if r.refused != policy.NoReason {
+		d = d.Refuse(r.refused)
+	}
+	switch {
+	case len(r.way.Addrs) == 0:
+		// Loops are refused in every mode.
+		d.Verdict, d.Reason = policy.Deny, policy.AddressDenied
+		return d, nil, nil
+	case !d.Verdict.Passes():
+		return d, nil, nil
+	}
+	if r.host == nil || r.host.Gone() {
+		r.host = c.p.Upstream.Host(c.key(t))
+	}
+	r.way.Timeout = d.Timeouts.Connect
+	return d, r, nil
+}
+
+func (c *conn) newRoute(s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, now time.Time) {
+	r := &c.work.route
+	*r = route{settings: s, at: now, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
+	r.way.Own = t.addr
+	var open []netip.Addr
+	for _, a := range addrs {
+		if c.p.ours(a, t.port) {
+			continue
+		}
+		open = append(open, a)
+		if d.Permits(a, c.p.Own.Host) {
+			r.way.Addrs = append(r.way.Addrs, a)
+		}
+	}
+	if len(r.way.Addrs) == 0 {
+		r.refused = policy.AddressDenied
+		if d.Mode == policy.Observe {
+			r.way.Addrs = open
+		}
+	}
+	if len(open) == 0 {
+		r.way.Addrs = nil
+	}
+	host := t.host
+	if host == "" {
+		host = t.addr.String()
+	}
+	r.text = joinHostPort(host, t.port)
+}
+
+// key says which upstream connections may serve the target.
+func (c *conn) key(t *target) upstream.Key {
+	k := upstream.Key{Workload: c.id.Name, Scheme: t.scheme, Host: t.host, Port: t.port}
+	if k.Host == "" {
+		k.Host = t.addr.String()
+	}
+	if t.scheme == upstream.TLS {
+		k.Name = k.Host
+	}
+	return k
+}
+
+// connect opens a connection for a route outside the pool.
+func (c *conn) connect(r *route) (*upstream.Conn, *failure) {
+	u, err := r.host.Dial(c.context(), r.way, &c.leg)
+	c.countHandshake(r.target.scheme, err)
+	if err != nil {
+		return nil, dialFailure(err)
+	}
+	return u, nil
+}
+
+func dialFailure(err error) *failure {
+	var e *upstream.Error
+	if errors.As(err, &e) {
+		return &failure{reason: e.Reason, text: e.Text, ip: e.Addr, attempts: e.Attempts}
+	}
+	return &failure{reason: policy.UpstreamUnreachable, text: err.Error()}
+}
+
+func (c *conn) countHandshake(scheme upstream.Scheme, err error) {
+	if scheme != upstream.TLS {
+		return
+	}
+	var e *upstream.Error
+	switch {
+	case err == nil:
+		c.p.Metrics.Handshake(metrics.UpstreamSide, metrics.HandshakeOK)
+	case !errors.As(err, &e) || e.Reason != policy.UpstreamTLS:
+		// It never came to a handshake, or that timed out.
+		if e != nil && e.Reason == policy.UpstreamTimeout {
+			c.p.Metrics.Handshake(metrics.UpstreamSide, metrics.HandshakeFailed)
+		}
+	case e.Fault == upstream.Handshake || e.Fault == upstream.NotTLS:
+		c.p.Metrics.Handshake(metrics.UpstreamSide, metrics.HandshakeFailed)
+	default:
+		c.p.Metrics.Handshake(metrics.UpstreamSide, metrics.HandshakeRejected)
+	}
+}
+
+// ownDecision is a refusal that no rule made.
+func (c *conn) ownDecision(reason policy.Reason) policy.Decision {
+	s := c.p.settings.Load()
+	return policy.Decision{Verdict: policy.Deny, Reason: reason, Mode: s.Policy.WorkloadMode(c.id.Name), Timeouts: s.Timeouts}
+}

@@ -1,0 +1,276 @@
+package proxy
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport/pkg/policy"
+	"sallyport/pkg/sniff"
+	"sallyport/pkg/upstream"
+)
+
+// patience is how long a silent client may be a slow one. Then, where a rule
+// lets any protocol to that address through, the upstream is asked whether it
+// speaks first.
+const patience = 150 * time.Millisecond
+
+// handle finds out what is spoken on a hop and does what was decided for it.
+func (c *conn) handle(h *hop) {
+	f, err := c.firstBytes(h)
+	if err != nil {
+		// The client is gone before it said anything that could be judged.
+		c.abandon()
+		return
+	}
+	h.conn = f.conn
+	switch f.result.Protocol {
+	case sniff.TLS:
+		if h.secure {
+			// TLS within our TLS is opaque data of the outer one.
+			c.opaque(h, &f)
+			return
+		}
+		c.handleTLS(h, &f)
+	case sniff.HTTP1:
+		f.drop()
+		c.openFlow(h, policy.Inspect, nil)
+		c.serveHTTP(h)
+	case sniff.HTTP2:
+		c.handleHTTP2(h, &f)
+	default:
+		c.opaque(h, &f)
+	}
+}
+
+// first is what the first bytes of a hop told.
+type first struct {
+	conn   *sniff.Conn
+	result sniff.Result
+	// ready is a connection to the target that is open already, early what it
+	// said before the client spoke.
+	ready *upstream.Conn
+	early []byte
+}
+
+func (f *first) drop() {
+	if f.ready != nil {
+		f.ready.Close()
+		f.ready = nil
+	}
+}
+
+// plain is the protocol of a hop on which no HTTP is spoken.
+func (h *hop) plain() policy.Protocol {
+	if h.secure {
+		return policy.TLS
+	}
+	return policy.TCP
+}
+
+// plainTarget is where the bytes of a hop go as they are.
+func (c *conn) plainTarget(h *hop) target {
+	t := target{scheme: upstream.Clear, host: c.host(h), addr: h.addr, port: h.port}
+	t.only = h.name == "" && h.addr.IsValid()
+	if h.secure {
+		t.scheme = upstream.TLS
+		if t.host == "" || t.only {
+			t.host, t.only = h.literal(), false
+		}
+	}
+	return t
+}
+
+// firstBytes sniffs. Where the client stays silent and its connection is
+// allowed whatever it will say, it opens the upstream and waits for whoever
+// speaks first: servers of SSH, SMTP or MySQL do. Nothing of the client is
+// forwarded before it was sniffed, so waiting gains nobody another judgement.
+func (c *conn) firstBytes(h *hop) (first, error) {
+	p := c.p
+	s := p.settings.Load()
+	limit := s.Timeouts.Sniff
+	wait := min(patience, limit)
+	t := c.plainTarget(h)
+	if !h.secure && len(h.prefix) == 0 && c.decidedUnseen(s, &t) {
+		wait = time.Millisecond
+	}
+	begin := time.Now()
+	sc, result, err := p.sniffer.Sniff(h.conn, h.prefix, wait)
+	switch {
+	case err != nil:
+		return first{}, err
+	case result.Silent:
+	case result.Closed || time.Since(begin) < wait:
+		return first{conn: sc, result: result}, nil
+	default:
+		// It may be that the time ended within something. Looking again at what
+		// was complete gives the same at once.
+		rest := append([]byte(nil), sc.Peeked()...)
+		sc, result, err = p.sniffer.Sniff(h.conn, rest, max(limit-wait, time.Millisecond))
+		return first{conn: sc, result: result}, err
+	}
+	if p.Audit.Healthy() == nil {
+		d, r, _ := c.decide(s, &t, h.plain(), nil, time.Now())
+		if d.Verdict.Passes() && r != nil {
+			if u, _ := c.connect(r); u != nil {
+				return c.race(h, u)
+			}
+		}
+	}
+	if limit > wait {
+		sc, result, err = p.sniffer.Sniff(h.conn, nil, limit-wait)
+	}
+	return first{conn: sc, result: result}, err
+}
+
+// decidedUnseen reports whether a rule tunnels the connection whatever is
+// spoken on it.
+func (c *conn) decidedUnseen(s *Settings, t *target) bool {
+	if !t.addr.IsValid() {
+		return false
+	}
+	c.work.one[0] = t.addr
+	return s.Policy.DecideConn(c.query(t, policy.AnyTCP, c.work.one[:], nil)).Action == policy.TunnelConn
+}
+
+// race waits for the first bytes of either side.
+func (c *conn) race(h *hop, u *upstream.Conn) (first, error) {
+	c.use(u)
+	defer c.use(nil)
+	buf := make([]byte, 4<<10)
+	spoke := make(chan int, 1)
+	go func() {
+		n, err := u.Read(buf)
+		if n > 0 || err != nil {
+			// Failing means that the client is gone, which Sniff notices.
+			_ = h.conn.SetReadDeadline(time.Unix(1, 0))
+		}
+		spoke <- n
+	}()
+	sc, result, err := c.p.sniffer.Sniff(h.conn, nil, 0)
+	u.SetReadDeadline(time.Unix(1, 0))
+	n := <-spoke
+	if err == nil && (c.phase.Load() == stopped || u.SetReadDeadline(time.Time{}) != nil || h.conn.SetReadDeadline(time.Time{}) != nil) {
+		err = errStopped
+	}
+	if err != nil {
+		u.Close()
+		return first{}, err
+	}
+	return first{conn: sc, result: result, ready: u, early: buf[:n]}, nil
+}
+
+var errStopped = errors.New("the connection was stopped")
+
+// handleTLS decides a connection that begins with a ClientHello.
+func (c *conn) handleTLS(h *hop, f *first) {
+	hello := &f.result.Hello
+	if f.result.HelloErr != nil {
+		f.drop()
+		c.alert(h, alertDecodeError)
+		c.refuseFlow(c.ownDecision(policy.MalformedRequest), f.result.HelloErr.Error())
+		return
+	}
+	sni := hello.ServerName
+	if hello.ServerAddr.IsValid() {
+		sni = hello.ServerAddr.Unmap().String()
+	}
+	c.ev.TLS.SNI, c.ev.TLS.ALPN = sni, strings.Join(hello.ALPN, ",")
+	if sni != "" {
+		name, err := policy.CanonicalHost(sni)
+		if err != nil {
+			f.drop()
+			c.alert(h, alertUnrecognizedName)
+			c.refuseFlow(c.ownDecision(policy.MalformedRequest), "server name of the ClientHello: "+err.Error())
+			return
+		}
+		if h.name != "" && name != h.name {
+			// CONNECT was judged by another name than what is asked for inside.
+			f.drop()
+			c.alert(h, alertAccessDenied)
+			c.refuseFlow(c.ownDecision(policy.NameMismatch), "the server name "+name+" is not the host "+h.name+" of CONNECT")
+			return
+		}
+		h.name = name
+	}
+	protocol := policy.HTTPS
+	if !offersHTTP(hello.ALPN) {
+		protocol = policy.TLS
+	}
+	s := c.p.settings.Load()
+	t := target{scheme: upstream.Clear, host: c.host(h), addr: h.addr, port: h.port, only: sni == "" && h.name == ""}
+	c.ev.Dst.Host = t.host
+	if protocol == policy.TLS {
+		// There is no request to see: the connection itself is what is judged.
+		c.tunnel(h, f, &t, protocol, alertAccessDenied)
+		return
+	}
+	now := time.Now()
+	addrs, n := c.addresses(s, &t, now)
+	d := s.Policy.DecideConn(c.query(&t, protocol, addrs, nil))
+	if n != nil && !n.allowed.Verdict.Passes() && d.Verdict.Passes() && d.Action == policy.TunnelConn {
+		d.Action, d.Decision = policy.Refuse, n.allowed
+	}
+	if d.Action == policy.TunnelConn {
+		c.tunnel(h, f, &t, protocol, alertAccessDenied)
+		return
+	}
+	// What is refused is answered too: the workload learns why (403) instead of
+	// that the network is broken. No rule lets its requests through.
+	f.drop()
+	if !offersHTTP1(hello.ALPN) {
+		c.alert(h, alertNoApplicationProtocol)
+		c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "the client offers HTTP/2 only, which cannot be inspected")
+		return
+	}
+	var refused *policy.Decision
+	if d.Action == policy.Refuse && !d.Verdict.Passes() {
+		refused = &d.Decision
+	}
+	c.openFlow(h, policy.Inspect, refused)
+	c.inspect(h, hello)
+}
+
+// handleHTTP2 decides HTTP/2 with prior knowledge: its requests cannot be
+// seen, so it passes only where nothing needs to see them.
+func (c *conn) handleHTTP2(h *hop, f *first) {
+	s := c.p.settings.Load()
+	t := c.plainTarget(h)
+	addrs, _ := c.addresses(s, &t, time.Now())
+	if !h.secure && s.Policy.DecideConn(c.query(&t, policy.HTTP, addrs, nil)).Action == policy.TunnelConn {
+		c.tunnel(h, f, &t, policy.HTTP, 0)
+		return
+	}
+	f.drop()
+	c.cut(h)
+	c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "HTTP/2 without TLS cannot be inspected")
+}
+
+// opaque decides bytes that nothing is known about.
+func (c *conn) opaque(h *hop, f *first) {
+	t := c.plainTarget(h)
+	if c.ev.Dst.Host == "" {
+		c.ev.Dst.Host = t.host
+	}
+	c.tunnel(h, f, &t, h.plain(), 0)
+}
+
+func offersHTTP(alpn []string) bool {
+	return len(alpn) == 0 || slices.ContainsFunc(alpn, func(p string) bool {
+		return p == "h2" || strings.HasPrefix(p, "http/")
+	})
+}
+
+func offersHTTP1(alpn []string) bool {
+	return len(alpn) == 0 || slices.Contains(alpn, "http/1.1")
+}
+
+func joinHostPort(host string, port uint16) string {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return netip.AddrPortFrom(addr, port).String()
+	}
+	return host + ":" + strconv.Itoa(int(port))
+}

@@ -1,0 +1,266 @@
+// Package proxy takes the captured connections of workloads one by one:
+// accept, origin, sniff, decide, handle. Whatever is not clearly allowed ends
+// here, before an upstream is contacted, with a refusal that says why.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/exchange"
+	"sallyport/pkg/http1"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/sniff"
+	"sallyport/pkg/upstream"
+)
+
+// Options are what a Proxy works with. All but those marked are required.
+type Options struct {
+	Origin     Origin
+	Identities Identities
+	Resolver   Resolver
+	Leaves     Leaves
+	Audit      Audit
+	Own        Own
+	Metrics    *metrics.Metrics
+	Upstream   *upstream.Pool
+	Log        *zap.Logger
+	// DNS serves connections to port 53; nil refuses them.
+	DNS DNS
+	// Probe answers flows of the self-probe; nil knows none.
+	Probe  Probe
+	Limits Limits
+}
+
+// Limits bound what the proxy holds. Zero values are the defaults.
+type Limits struct {
+	// Connections is how many workloads' connections are open at once (8192).
+	// Beyond, a new one is reset and counted as overloaded.
+	Connections int
+	// PerWorkload is the share of one workload (half of Connections).
+	PerWorkload int
+	// Head bounds the time from the first byte of a request to the end of its
+	// head, and that of a TLS handshake (30 s).
+	Head time.Duration
+	// Nesting is how many CONNECTs may lie inside each other (3).
+	Nesting int
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Connections <= 0 {
+		l.Connections = 8192
+	}
+	if l.PerWorkload <= 0 {
+		l.PerWorkload = max(l.Connections/2, 1)
+	}
+	if l.Head <= 0 {
+		l.Head = 30 * time.Second
+	}
+	if l.Nesting <= 0 {
+		l.Nesting = 3
+	}
+	return l
+}
+
+// Settings are what a reload replaces. They are not changed after Apply.
+type Settings struct {
+	Policy   *policy.Policy
+	Timeouts config.Timeouts
+}
+
+// A Proxy serves the connections of workloads.
+type Proxy struct {
+	Options
+	settings  atomic.Pointer[Settings]
+	tls       *tls.Config
+	codec     http1.Codec
+	exchanges exchange.Pool
+	sniffer   sniff.Sniffer
+	buffers   sync.Pool
+	start     time.Time
+
+	active   atomic.Int64
+	draining atomic.Bool
+	lost     burst
+	crowded  burst
+	shares   shares
+	legs     legs
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	// hard ends when running exchanges have had their time to drain.
+	hard context.Context
+	kill context.CancelFunc
+}
+
+// New makes a proxy with these settings. It starts nothing: Run keeps the
+// timeouts, Serve accepts.
+func New(o Options, s *Settings) (*Proxy, error) {
+	if o.Origin == nil || o.Identities == nil || o.Resolver == nil || o.Leaves == nil || o.Audit == nil ||
+		o.Own == nil || o.Metrics == nil || o.Upstream == nil || o.Log == nil || s == nil {
+		return nil, errors.New("proxy: an option is missing")
+	}
+	o.Limits = o.Limits.withDefaults()
+	p := &Proxy{Options: o, start: time.Now(), conns: make(map[*conn]struct{})}
+	p.settings.Store(s)
+	p.tls = serverConfig(o.Leaves)
+	p.buffers.New = func() any { b := make([]byte, relayBuffer); return &b }
+	p.hard, p.kill = context.WithCancel(context.Background())
+	return p, nil
+}
+
+// Apply makes s hold for the next request of every connection.
+func (p *Proxy) Apply(s *Settings) { p.settings.Store(s) }
+
+// Run keeps the timeouts of open connections until ctx ends.
+func (p *Proxy) Run(ctx context.Context) error {
+	timer := time.NewTimer(p.pace())
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			p.sweep(time.Now())
+			timer.Reset(p.pace())
+		}
+	}
+}
+
+// Serve accepts connections from ln until ctx ends; then it closes ln, lets
+// running exchanges go on for timeouts.drain, ends them, and returns when the
+// last one is gone. An error is that of ln.
+func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
+	var served sync.WaitGroup
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	err := p.accept(ctx, ln, &served)
+	stop()
+	ln.Close()
+	p.drain(&served)
+	return err
+}
+
+func (p *Proxy) accept(ctx context.Context, ln net.Listener, served *sync.WaitGroup) error {
+	pause := time.Duration(0)
+	for {
+		c, err := ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				reset(c)
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			// EMFILE and the like: whoever waits in the queue is served when
+			// descriptors come back.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			p.Log.Warn("accept failed", zap.Error(err), zap.Duration("pause", pause))
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			continue
+		}
+		pause = 0
+		tcp, ok := c.(*net.TCPConn)
+		// The second bound leaves room to tell each connection beyond the
+		// first one's workload; it keeps a flood from costing a goroutine each.
+		if !ok || p.active.Load() >= int64(p.Limits.Connections)+int64(p.Limits.Connections/8)+8 {
+			reset(c)
+			if n, due := p.crowded.hit(time.Now()); due {
+				p.recordCrowded(n)
+			}
+			continue
+		}
+		p.active.Add(1)
+		served.Go(func() {
+			defer p.active.Add(-1)
+			p.serveConn(tcp)
+		})
+	}
+}
+
+// drain waits for the connections of one listener.
+func (p *Proxy) drain(served *sync.WaitGroup) {
+	p.draining.Store(true)
+	done := make(chan struct{})
+	go func() {
+		served.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(p.settings.Load().Timeouts.Drain)
+	defer timer.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		p.each(func(c *conn) { c.stopIdle() })
+		select {
+		case <-done:
+			return
+		case <-timer.C:
+			p.kill()
+			p.each(func(c *conn) { c.interrupt() })
+		case <-p.hard.Done():
+			p.each(func(c *conn) { c.interrupt() })
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+		case <-tick.C:
+		}
+	}
+}
+
+// each calls f for every open connection.
+func (p *Proxy) each(f func(*conn)) {
+	p.mu.Lock()
+	all := make([]*conn, 0, len(p.conns))
+	for c := range p.conns {
+		all = append(all, c)
+	}
+	p.mu.Unlock()
+	for _, c := range all {
+		f(c)
+	}
+}
+
+// Resources tells how full the proxy's bounded things are.
+func (p *Proxy) Resources() []metrics.Resource {
+	r := []metrics.Resource{
+		{Name: "connections", Entries: uint64(max(p.active.Load(), 0)), Capacity: uint64(p.Limits.Connections)},
+		{Name: "connection_workloads", Entries: uint64(p.shares.len()), Capacity: uint64(p.Limits.Connections)},
+		{Name: "closing_flows", Entries: uint64(p.legs.len()), Capacity: maxClosing},
+	}
+	for _, u := range p.Upstream.Resources() {
+		r = append(r, metrics.Resource{Name: u.Name, Entries: uint64(u.Entries), Capacity: uint64(u.Capacity)})
+	}
+	return r
+}
+
+// reset ends a connection so that the workload's call fails at once, and
+// nothing can be taken for an answer.
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+// ours reports whether an address is one of our own listeners: reaching it
+// would make a loop, or put a workload at the admin interface.
+func (p *Proxy) ours(addr netip.Addr, port uint16) bool {
+	return p.Own.Listener(netip.AddrPortFrom(addr, port))
+}

@@ -1,0 +1,227 @@
+package proxy
+
+import (
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/audit"
+	"sallyport/pkg/exchange"
+	"sallyport/pkg/http1"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/policy"
+)
+
+// beginRecord prepares the event of an exchange.
+func (c *conn) beginRecord(h *hop, req *exchange.Request, now time.Time) {
+	e := &c.ev
+	e.Time, e.ID, e.Kind, e.Message = now, "", audit.Exchange, ""
+	e.Verdict, e.Reason, e.Rule, e.Mode = "", "", "", ""
+	e.Duration, e.Counters, e.Count = audit.Duration{}, audit.Counters{}, 0
+	e.HTTP = audit.HTTP{Version: req.Version.String(), Method: req.Method, Host: req.Authority, Path: req.Path, Query: req.Query}
+	e.Upstream = audit.Upstream{}
+	e.TLS.UpstreamVersion = ""
+	e.Dst.IP, e.Dst.Port = h.addr, h.port
+	e.Traceparent = ""
+	if v := req.Header.Get("traceparent"); len(v) == traceparentLength {
+		e.Traceparent = v
+	}
+}
+
+// traceparentLength is that of version 00 (W3C Trace Context section 3.2).
+const traceparentLength = 55
+
+// refuse answers a request that is not forwarded. text replaces the hint that
+// policy gives.
+func (c *conn) refuse(sc *http1.ServerConn, x *exchange.Exchange, d policy.Decision, text string) {
+	if text == "" {
+		text = policy.Hint(&c.work.query, &d)
+	}
+	if text == "" {
+		text = "refused: " + d.Reason.String()
+	}
+	c.answer(sc, x, &exchange.Refusal{Reason: d.Reason, Rule: d.Rule, Message: text}, d)
+}
+
+// unreachable answers a permitted request that could not be carried out.
+func (c *conn) unreachable(sc *http1.ServerConn, x *exchange.Exchange, d policy.Decision, f *failure) {
+	if f.ip.IsValid() {
+		c.ev.Upstream.IP = f.ip
+	}
+	if f.attempts > 0 {
+		c.ev.Upstream.Attempts = f.attempts
+	}
+	d.Verdict, d.Reason = policy.Deny, f.reason
+	c.answer(sc, x, &exchange.Refusal{Reason: f.reason, Rule: d.Rule, Message: f.text}, d)
+}
+
+// answer writes a refusal and ends the exchange.
+func (c *conn) answer(sc *http1.ServerConn, x *exchange.Exchange, r *exchange.Refusal, d policy.Decision) {
+	c.ev.ID = c.p.Audit.NextID()
+	r.Event = c.ev.ID
+	req, resp := &x.Request, &x.Response
+	// For JSON-RPC the body is read, and a slow sender bounds nothing itself.
+	c.enter(reading, time.Now())
+	r.Answer(req, resp)
+	_, err := sc.WriteResponse(req, resp)
+	if err == nil {
+		c.ev.HTTP.Status = resp.Status
+	}
+	c.ev.HTTP.RequestBytes = transferred(req)
+	c.ev.HTTP.ResponseBytes = max(resp.Length, 0)
+	d.Verdict, d.Reason, d.Rule = policy.Deny, r.Reason, r.Rule
+	c.endExchange(req, d, r.Message)
+}
+
+// endExchange writes the event of an exchange and counts it.
+func (c *conn) endExchange(req *exchange.Request, d policy.Decision, message string) {
+	c.endMethod(req.Method, d, message)
+}
+
+func (c *conn) endMethod(method string, d policy.Decision, message string) {
+	e := &c.ev
+	e.Kind, e.Message = audit.Exchange, message
+	c.verdict(d)
+	e.Duration.Total = time.Since(e.Time)
+	c.p.Audit.Record(e)
+	rule := c.rule(d.Rule)
+	rule.Request(&metrics.Request{
+		Method: method, Status: e.HTTP.Status, Duration: e.Duration.Total, Upstream: e.Duration.Upstream,
+		RequestBytes: e.HTTP.RequestBytes, ResponseBytes: e.HTTP.ResponseBytes,
+	})
+	if d.Verdict != policy.Allow {
+		rule.Denied(d.Reason, d.Verdict)
+	}
+	e.ID, e.Message = "", ""
+}
+
+func (c *conn) verdict(d policy.Decision) {
+	e := &c.ev
+	e.Verdict, e.Reason, e.Rule, e.Mode = d.Verdict.String(), "", d.Rule, d.Mode.String()
+	if d.Verdict != policy.Allow {
+		e.Reason = d.Reason.String()
+	}
+}
+
+// rule gives the metrics of a rule for this workload.
+func (c *conn) rule(name string) *metrics.Rule {
+	if c.work.rule == nil || c.work.ruleAt != name {
+		c.work.rule, c.work.ruleAt = c.count.Rule(name), name
+	}
+	return c.work.rule
+}
+
+// openFlow writes flow_open, once per connection. refused is a decision that
+// let the connection in only to answer it; nil means allowed for inspection.
+func (c *conn) openFlow(h *hop, handling policy.Handling, decided *policy.Decision) {
+	c.ev.TLS.Handling = handling.String()
+	if c.open {
+		return
+	}
+	c.open = true
+	d := policy.Decision{Verdict: policy.Allow, Mode: c.p.settings.Load().Policy.WorkloadMode(c.id.Name)}
+	if decided != nil {
+		d = *decided
+	}
+	c.count.FlowOpened(handling, d.Verdict)
+	e := &c.ev
+	e.Time, e.ID, e.Kind, e.Message = c.opened, "", audit.FlowOpen, ""
+	c.verdict(d)
+	c.p.Audit.Record(e)
+}
+
+// recordClose writes flow_close for a flow that was opened.
+func (c *conn) recordClose(workload audit.Leg) {
+	up := c.leg.Totals()
+	if !c.open {
+		return
+	}
+	e := &c.ev
+	upLeg := audit.Leg{BytesSent: up.BytesSent, BytesReceived: up.BytesReceived, Segments: up.Segments, Retransmits: up.Retransmits, RTT: up.RTT}
+	e.Time, e.ID, e.Kind = c.opened, "", audit.FlowClose
+	e.Verdict, e.Reason, e.Rule, e.Mode = "", "", "", ""
+	e.HTTP, e.Traceparent = audit.HTTP{}, ""
+	e.Dst.IP, e.Dst.Port = c.flow.Dst.Addr(), c.flow.Dst.Port()
+	e.Duration = audit.Duration{Total: time.Since(c.opened)}
+	e.Counters = audit.Counters{Workload: workload, Upstream: upLeg}
+	c.p.Audit.Record(e)
+	c.count.FlowClosed()
+	c.count.LegClosed(metrics.WorkloadLeg, workload.BytesSent, workload.BytesReceived, workload.Retransmits, workload.RTT)
+	c.count.LegClosed(metrics.UpstreamLeg, up.BytesSent, up.BytesReceived, up.Retransmits, up.RTT)
+}
+
+// refuseFlow writes what became of a connection that was not let through.
+func (c *conn) refuseFlow(d policy.Decision, text string) {
+	if text == "" {
+		text = policy.Hint(&c.work.query, &d)
+	}
+	if !c.open {
+		c.count.FlowRefused(policy.Inspect)
+	}
+	e := &c.ev
+	e.Time, e.ID, e.Kind, e.Message = c.opened, "", audit.Refused, text
+	e.Duration = audit.Duration{Total: time.Since(c.opened)}
+	c.verdict(d)
+	c.p.Audit.Record(e)
+	c.rule(d.Rule).Denied(d.Reason, d.Verdict)
+	e.Message, e.Duration = "", audit.Duration{}
+}
+
+// recordRejected tells of a client that does not accept our certificate.
+func (c *conn) recordRejected(h *hop, err error) {
+	c.count.TLSRejected()
+	e := &c.ev
+	e.Time, e.ID, e.Kind = time.Now(), "", audit.TLSRejected
+	e.Verdict, e.Reason, e.Rule, e.Mode = "", "", "", ""
+	e.HTTP = audit.HTTP{}
+	e.Dst.Host = h.name
+	e.Message = "the client rejected our certificate for " + h.literal() + " (" + err.Error() +
+		"): make it trust sallyport's root (`sallyport ca bundle`, variables of contract §7), or give the host a rule with `handling: tunnel`"
+	c.p.Audit.Record(e)
+	e.Message = ""
+}
+
+// note logs what concerns one connection only and is nobody's fault.
+func (c *conn) note(text string) {
+	c.p.Log.Debug(text, zap.String("workload", c.id.Name), zap.Uint64("flow", c.flow.ID))
+}
+
+// abandon ends a connection whose client left before anything was judged.
+func (c *conn) abandon() { c.note("the client left before it said anything") }
+
+// recordCrowded counts a connection beyond the workload's or everybody's share.
+func (c *conn) recordCrowded(sh *share) {
+	c.count.FlowRefused(policy.Inspect)
+	c.rule("").Denied(policy.Overloaded, policy.Deny)
+	n, due := sh.crowded.hit(time.Now())
+	if !due {
+		return
+	}
+	e := &c.ev
+	e.Time, e.Kind, e.Count = c.opened, audit.Refused, n
+	e.Message = "too many connections are open; the workload must close some"
+	c.verdict(c.ownDecision(policy.Overloaded))
+	c.p.Audit.Record(e)
+}
+
+// recordCrowded of the proxy tells of connections that were reset unseen.
+func (p *Proxy) recordCrowded(n uint64) {
+	p.Audit.Record(&audit.Event{
+		Time: time.Now(), Kind: audit.Refused, Verdict: policy.Deny.String(), Reason: policy.Overloaded.String(), Count: n,
+		Message: "too many connections are open; those beyond were reset before it was known whose they are",
+	})
+}
+
+// recordLost tells of connections without an origin.
+func (p *Proxy) recordLost(tcp *net.TCPConn, err error) {
+	p.Metrics.Workload("").Rule("").Denied(policy.FlowLost, policy.Deny)
+	n, due := p.lost.hit(time.Now())
+	if !due {
+		return
+	}
+	p.Audit.Record(&audit.Event{
+		Time: time.Now(), Kind: audit.Refused, Verdict: policy.Deny.String(), Reason: policy.FlowLost.String(), Count: n,
+		Message: "a connection from " + tcp.RemoteAddr().String() + " was closed: where it wanted to go is not known: " + err.Error(),
+	})
+}

@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/sniff"
+)
+
+// The alerts that we send before a handshake (RFC 8446 section 6.2, RFC 7301).
+const (
+	alertAccessDenied          = 49
+	alertDecodeError           = 50
+	alertInternalError         = 80
+	alertUnrecognizedName      = 112
+	alertNoApplicationProtocol = 120
+)
+
+// serverConfig is our side of every inspected connection. Clients older than
+// TLS 1.2 are refused by the handshake.
+func serverConfig(leaves Leaves) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			named, ok := hello.Conn.(*namedConn)
+			if !ok {
+				return nil, errors.New("connection without a name")
+			}
+			return leaves.Certificate(named.name)
+		},
+	}
+}
+
+// A namedConn carries the canonical name that was judged to the certificate.
+type namedConn struct {
+	*sniff.Conn
+	name string
+}
+
+// inspect ends TLS with a leaf for the name and serves what is inside.
+func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
+	sc, ok := h.conn.(*sniff.Conn)
+	if !ok {
+		sc = sniff.Replay(h.conn, nil)
+	}
+	t := tls.Server(&namedConn{sc, h.literal()}, c.p.tls)
+	if !c.enter(reading, time.Now()) {
+		return
+	}
+	if err := t.Handshake(); err != nil {
+		c.handshakeFailed(h, err)
+		return
+	}
+	c.p.Metrics.Handshake(metrics.WorkloadSide, metrics.HandshakeOK)
+	state := t.ConnectionState()
+	c.ev.TLS.Version = tlsVersion(state.Version)
+	c.ev.TLS.Handling = policy.Inspect.String()
+	inner := &hop{conn: t, addr: h.addr, port: h.port, name: h.name, secure: true, depth: h.depth}
+	if state.NegotiatedProtocol == "" {
+		// TLS that names no protocol may carry anything.
+		c.enter(starting, time.Now())
+		c.handle(inner)
+		return
+	}
+	c.serveHTTP(inner)
+}
+
+// handshakeFailed tells a client that does not trust us from one that broke
+// off for another reason.
+func (c *conn) handshakeFailed(h *hop, err error) {
+	if rejected(err) {
+		c.p.Metrics.Handshake(metrics.WorkloadSide, metrics.HandshakeRejected)
+		c.recordRejected(h, err)
+		return
+	}
+	c.p.Metrics.Handshake(metrics.WorkloadSide, metrics.HandshakeFailed)
+	c.note("the TLS handshake with the workload failed: " + err.Error())
+}
+
+// rejected reports whether err is an alert by which a client says that it does
+// not accept our certificate. The standard library keeps the numbers to itself.
+func rejected(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" || op.Err == nil {
+		return false
+	}
+	switch op.Err.Error() {
+	case "tls: unknown certificate authority", "tls: bad certificate", "tls: unknown certificate",
+		"tls: unsupported certificate", "tls: revoked certificate", "tls: expired certificate":
+		return true
+	default:
+		return false
+	}
+}
+
+// alert refuses TLS before its handshake; 0 resets instead.
+func (c *conn) alert(h *hop, description byte) {
+	if description == 0 {
+		c.cut(h)
+		return
+	}
+	c.tcp.SetWriteDeadline(time.Now().Add(time.Second))
+	h.raw().Write([]byte{21, 3, 3, 0, 2, 2, description})
+}
+
+// cut makes the end of the workload's connection a reset.
+func (c *conn) cut(h *hop) { reset(c.tcp) }
+
+// raw is the connection that a hop reads from, for writing.
+func (h *hop) raw() net.Conn {
+	if sc, ok := h.conn.(*sniff.Conn); ok {
+		return sc.Conn
+	}
+	return h.conn
+}
+
+func tlsVersion(v uint16) string {
+	switch v {
+	case tls.VersionTLS12:
+		return "1.2"
+	case tls.VersionTLS13:
+		return "1.3"
+	default:
+		return ""
+	}
+}
