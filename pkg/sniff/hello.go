@@ -2,6 +2,7 @@ package sniff
 
 import (
 	"net/netip"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -19,6 +20,8 @@ const (
 	// maxRecords bounds how many records a hello may be spread over; with
 	// maxHello it bounds what is held.
 	maxRecords = 1024
+	// maxExtensions bounds the extensions of a hello; clients send up to 25.
+	maxExtensions = 128
 	// maxName is the longest DNS name, in bytes.
 	maxName = 253
 
@@ -157,33 +160,25 @@ func parseHello(message []byte) (ClientHello, error) {
 	if !s.ReadUint16LengthPrefixed(&extensions) || !s.Empty() {
 		return ClientHello{}, helloError("extensions with a length that does not fit")
 	}
-	var seen extensionSet
-	for !extensions.Empty() {
+	var seen [maxExtensions]uint16
+	for n := 0; !extensions.Empty(); n++ {
 		var id uint16
 		var data cryptobyte.String
 		if !extensions.ReadUint16(&id) || !extensions.ReadUint16LengthPrefixed(&data) {
 			return ClientHello{}, helloError("extension with a length that does not fit")
 		}
-		if !seen.add(id) {
+		switch {
+		case n == maxExtensions:
+			return ClientHello{}, helloError("too many extensions")
+		case slices.Contains(seen[:n], id):
 			return ClientHello{}, helloError("extension that comes twice")
 		}
+		seen[n] = id
 		if err := hello.extension(id, data); err != nil {
 			return ClientHello{}, err
 		}
 	}
 	return hello, nil
-}
-
-// An extensionSet remembers every extension id in 8 KiB of stack.
-type extensionSet [1 << 16 / 64]uint64
-
-func (s *extensionSet) add(id uint16) bool {
-	word, bit := id/64, uint64(1)<<(id%64)
-	if s[word]&bit != 0 {
-		return false
-	}
-	s[word] |= bit
-	return true
 }
 
 func (h *ClientHello) extension(id uint16, data cryptobyte.String) error {

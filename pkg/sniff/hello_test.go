@@ -72,6 +72,14 @@ func records(message []byte, size int) []byte {
 	return out
 }
 
+func manyExtensions() []extension {
+	var out []extension
+	for i := range maxExtensions + 1 {
+		out = append(out, extension{uint16(0x4000 + i), nil})
+	}
+	return out
+}
+
 // stdHello gives the records that crypto/tls sends first.
 func stdHello(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
@@ -140,6 +148,7 @@ func TestReadHelloRefuses(t *testing.T) {
 	}{
 		{"duplicate extension", "comes twice", records(buildHello(sni("a.com"), sni("b.com")), 16384)},
 		{"duplicate unknown extension", "comes twice", records(buildHello(extension{0x1234, nil}, extension{0x1234, nil}), 16384)},
+		{"too many extensions", "too many extensions", records(buildHello(manyExtensions()...), 16384)},
 		{"two names", "more than one", records(buildHello(sni("a.com", "b.com")), 16384)},
 		{"no name", "does not fit", records(buildHello(sni()), 16384)},
 		{"empty name", "empty server name", records(buildHello(sni("")), 16384)},

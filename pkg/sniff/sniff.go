@@ -224,22 +224,34 @@ func classifyLine(p []byte) (Protocol, bool) {
 		return Other, true
 	}
 	end := bytes.IndexByte(line, '\n')
-	if end < 0 {
-		end = bytes.IndexByte(line, '\r')
-		if end >= 0 && end+1 == len(line) {
-			end = -1
-		}
-	}
-	if end < 0 && len(p) <= maxLine {
-		return Other, false
-	}
 	if end >= 0 {
 		line = line[:end]
 	}
-	if bytes.Contains(bytes.ToUpper(line), []byte("HTTP/")) || looksLikeTarget(line[method:]) && isHTTPMethod(line[:method]) {
+	switch {
+	case containsHTTP(line) || isHTTPMethod(line[:method]) && looksLikeTarget(line[method:]):
 		return HTTP1, true
+	case end >= 0:
+		return Other, true
+	case len(p) > maxLine:
+		// Too long to go on looking for the version.
+		return undecided(p), true
+	default:
+		return Other, false
 	}
-	return Other, true
+}
+
+// containsHTTP looks for the name of the protocol in any case.
+func containsHTTP(line []byte) bool {
+	for {
+		slash := bytes.IndexByte(line, '/')
+		if slash < 0 {
+			return false
+		}
+		if slash >= 4 && bytes.EqualFold(line[slash-4:slash], []byte("http")) {
+			return true
+		}
+		line = line[slash+1:]
+	}
 }
 
 // undecided says what to take bytes for that were too few to tell: a part of a
