@@ -24,6 +24,9 @@ func parseResponse(head []byte, req *exchange.Request, resp *exchange.Response) 
 	persists = c.persists(resp.Version)
 	resp.Close = !persists
 	if resp.Status == 101 {
+		// What follows is not HTTP: the connection never carries a request
+		// again.
+		persists = false
 		if err := switched(req, resp, &f); err != nil {
 			return 0, false, err
 		}
