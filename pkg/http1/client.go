@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,7 +193,9 @@ func (c *ClientConn) failed(err error, first bool, req *exchange.Request) error 
 // Finish ends the exchange: it stops and waits for the sending of a request
 // whose response is complete, and reports whether the connection can carry
 // another request; if not, the caller must Close. The error is why the request
-// could not be sent whole: a *exchange.SourceError where the client cut it.
+// could not be sent whole: a *exchange.SourceError where the client cut it, a
+// *exchange.SinkError where the upstream did not take it, nil where the
+// upstream had answered and the rest was not wanted any more.
 func (c *ClientConn) Finish(req *exchange.Request) (reusable bool, err error) {
 	if c.sending != nil {
 		err = c.join(req)
@@ -200,7 +203,10 @@ func (c *ClientConn) Finish(req *exchange.Request) (reusable bool, err error) {
 	c.headers.stop()
 	reusable = c.persists && err == nil && c.out.done && c.rd.buffered() == 0 &&
 		(!c.content || c.body.Complete())
-	c.rd.release()
+	if c.rd.buffered() == 0 {
+		// What follows a 101 is for Detach.
+		c.rd.release()
+	}
 	c.out.body, c.out.trailer, c.body.trailer = nil, nil, nil
 	return reusable, err
 }
@@ -226,6 +232,10 @@ func (c *ClientConn) join(req *exchange.Request) error {
 		// failing means that the connection is closed.
 		_ = c.rd.conn.SetWriteDeadline(time.Unix(1, 0))
 		<-c.sending
+		if errors.Is(c.sendErr, ErrInterrupted) || errors.Is(c.sendErr, os.ErrDeadlineExceeded) {
+			// We stopped it: nobody failed.
+			return nil
+		}
 	}
 	return c.sendErr
 }

@@ -124,7 +124,7 @@ func TestExpectContinue(t *testing.T) {
 		expect(t, client, "HTTP/1.1 401 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 		client.Close()
 		// Whether we stop waiting for the body or the client leaves comes first.
-		if err := <-done; !errors.Is(err, ErrInterrupted) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		if err := <-done; err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Error(err)
 		}
 	})
@@ -285,6 +285,9 @@ func TestSwitchedConnection(t *testing.T) {
 	}
 	if x.Response.Upgrade != "websocket" {
 		t.Errorf("upgrade %q", x.Response.Upgrade)
+	}
+	if reusable, err := c.Finish(&x.Request); reusable || err != nil {
+		t.Errorf("reusable %v, %v", reusable, err)
 	}
 	if conn, rest := s.Detach(); conn != down || string(rest) != "early client bytes" {
 		t.Errorf("client side: %q", rest)

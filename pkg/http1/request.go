@@ -229,7 +229,9 @@ func splitAuthority(s string) (host, port string, ok bool) {
 func requestConnection(req *exchange.Request, f *framing) error {
 	c := &f.connection
 	req.Close = !c.persists(req.Version)
-	if f.upgrade != "" && c.upgrade && req.Version == exchange.HTTP11 {
+	// A request with content could be answered 101 while its body is still on
+	// the way: no protocol needs that, and the offer is dropped.
+	if f.upgrade != "" && c.upgrade && req.Version == exchange.HTTP11 && !f.chunked && f.length <= 0 {
 		var err error
 		if req.Upgrade, err = offered(f.upgrade); err != nil {
 			return err

@@ -61,6 +61,7 @@ func TestRequestForwarded(t *testing.T) {
 		{"9110 10.1.4", "TE: trailers", "GET / HTTP/1.1\r\n" + host + "Connection: TE\r\nTE: gzip, trailers\r\n\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: TE\r\nTE: trailers\r\n\r\n"},
 		{"9110 7.8", "Upgrade", "GET / HTTP/1.1\r\n" + host + "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
 		{"9110 7.8", "Upgrade that Connection does not list", "GET / HTTP/1.1\r\n" + host + "Upgrade: websocket\r\n\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"},
+		{"9110 7.8", "Upgrade with content", "POST / HTTP/1.1\r\n" + host + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi"},
 		{"9113 3.1", "h2c is no upgrade to offer", "GET / HTTP/1.1\r\n" + host + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: H2C, HTTP/2.0, TLS/1.2, websocket\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
 		{"9113 3.1", "h2c alone", "GET / HTTP/1.1\r\n" + host + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"},
