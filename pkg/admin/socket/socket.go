@@ -27,6 +27,8 @@ type Options struct {
 	// Owner is the uid that may connect beside the group; 0 for the daemon, the
 	// caller for `exec` without one.
 	Owner int
+	// Packet makes a SOCK_SEQPACKET socket ("unixpacket") instead of a stream.
+	Packet bool
 }
 
 // The errors of Listen.
@@ -77,7 +79,7 @@ func Listen(o Options) (*Socket, error) {
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dirName, err)
 	}
-	if err := clear(o.Path); err != nil {
+	if err := clear(o); err != nil {
 		return nil, err
 	}
 	if s.Listener, err = listen(o, s.GroupID); err != nil {
@@ -125,7 +127,11 @@ func checkDir(dir *os.File, owner int) error {
 }
 
 // clear removes a stale socket.
-func clear(path string) error {
+func clear(o Options) error {
+	path, network := o.Path, "unix"
+	if o.Packet {
+		network = "unixpacket"
+	}
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
 	switch {
@@ -136,7 +142,7 @@ func clear(path string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
 		return fmt.Errorf("%w: %s exists and is no socket", ErrUnsafe, path)
 	}
-	conn, err := net.DialTimeout("unix", path, 2*time.Second)
+	conn, err := net.DialTimeout(network, path, 2*time.Second)
 	switch {
 	case err == nil:
 		conn.Close()
@@ -154,7 +160,11 @@ func clear(path string) error {
 }
 
 func listen(o Options, group int) (*net.UnixListener, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	kind := unix.SOCK_STREAM
+	if o.Packet {
+		kind = unix.SOCK_SEQPACKET
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
