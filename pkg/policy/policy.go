@@ -1,50 +1,148 @@
 package policy
 
 import (
-	"errors"
-	"net/netip"
-
 	"sallyport/pkg/config"
 )
 
 // A Policy answers questions about one configuration. It is immutable and may
 // be used by any number of goroutines. A nil or zero Policy denies everything.
 type Policy struct {
-	rules []*rule
-}
-
-type rule struct{ name string }
-
-// Compile turns a valid configuration into a Policy.
-func Compile(c *config.Config) (*Policy, error) {
-	return nil, errors.ErrUnsupported
+	rules []rule
+	sets  []workloadSet
+	hosts hostIndex
+	// all are the candidates of every rule, in order.
+	all       []candidate
+	workloads []workloadMode
+	mode      Mode
+	// open is true for default: allow.
+	open          bool
+	allowUnlisted bool
+	timeouts      config.Timeouts
 }
 
 // Decide judges one exchange, or a connection whose protocol is known for good
 // and carries no HTTP. The first rule whose keys all hold decides.
 //
 // Of several addresses a deny rule with cidrs matches where any lies in them,
-// an allow rule where one does (Permits then tells which may be dialled). With
-// no address known, such a deny rule matches and such an allow rule does not.
+// an allow rule where one does (Permits then tells which may be dialled). Where
+// it cannot be told whether a rule matches, a deny rule does and an allow rule
+// does not: no address is known, or a rule that looks at requests meets a
+// connection that shows none and is not limited to http or https.
 // Decide does not allocate, except for a path that needs normalising.
-func (p *Policy) Decide(q *Query) Decision { return Decision{} }
+func (p *Policy) Decide(q *Query) Decision {
+	if p == nil {
+		return refused(q, ruleless, NoRule)
+	}
+	var ask asked
+	p.ask(&ask, q)
+	var c cursor
+	p.hosts.candidates(&c, q.Host)
+	for {
+		list := c.next()
+		if list == nil {
+			return p.fallback(&ask)
+		}
+		for i := range list {
+			k := &list[i]
+			if !k.may(&ask) {
+				continue
+			}
+			r := &p.rules[k.rule]
+			switch outcome, _ := p.check(r, &ask); outcome {
+			case holds:
+				return p.decided(r, &ask)
+			case ambiguous:
+				return p.ambiguous(r, &ask)
+			case unknown:
+				if !r.allow {
+					return p.decided(r, &ask)
+				}
+			}
+		}
+	}
+}
 
-// DecideConn judges a connection before any request is seen. q.HTTP is not
-// looked at.
-func (p *Policy) DecideConn(q *Query) ConnDecision { return ConnDecision{} }
+// decided gives the decision of a rule that matches.
+func (p *Policy) decided(r *rule, ask *asked) Decision {
+	d := Decision{
+		Rule: r.name, Mode: p.modeOf(r, ask.q.Workload), Handling: r.handling,
+		Path: ask.forward(), Timeouts: r.timeouts, rule: r, policy: p,
+	}
+	switch {
+	case !r.allow:
+		d.Handling = Inspect
+		d = d.Refuse(RuleDenied)
+	default:
+		d.Verdict = Allow
+	}
+	return protocolDenied(d, ask.q)
+}
 
-// DecideName says whether the workload may have this name resolved at all. It
-// is asked before any upstream look-up: a question carries data out too.
-func (p *Policy) DecideName(workload, host string) Decision { return Decision{} }
+// ambiguous gives the refusal of a path that a rule with paths cannot judge.
+func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
+	d := Decision{
+		Rule: r.name, Mode: p.modeOf(r, ask.q.Workload),
+		Path: ask.forward(), Timeouts: r.timeouts, rule: r, policy: p, why: ask.path.Ambiguous(),
+	}
+	return d.Refuse(AmbiguousPath)
+}
 
-// WorkloadMode gives the mode of a workload: its entry's, else the file's.
-func (p *Policy) WorkloadMode(workload string) Mode { return Enforce }
+// fallback gives the decision where no rule matches.
+func (p *Policy) fallback(ask *asked) Decision {
+	d := Decision{Mode: p.WorkloadMode(ask.q.Workload), Path: ask.forward(), Timeouts: p.timeouts, rule: ruleless, policy: p}
+	if p.open {
+		d.Verdict = Allow
+	} else {
+		d = d.Refuse(NoRule)
+	}
+	return protocolDenied(d, ask.q)
+}
 
-// Explain decides as Decide does and tells of each rule on the way why it was
-// passed over. It is for people; it allocates.
-func (p *Policy) Explain(q *Query) Explanation { return Explanation{} }
+// protocolDenied refuses UDP in every mode where no rule hands it to the
+// kernel: the proxy has no way to carry it.
+func protocolDenied(d Decision, q *Query) Decision {
+	if q.Protocol != UDP || d.Verdict == Allow && d.Handling == Direct {
+		return d
+	}
+	if d.Reason == NoReason || d.Verdict == WouldDeny {
+		d.Reason = ProtocolDenied
+	}
+	d.Verdict = Deny
+	return d
+}
 
-// DirectRules gives what the kernel lets the workload reach by itself, in rule
-// order: the prefixes of its `direct` rules without the address classes that
-// those rules do not exempt. own are the addresses of the host itself.
-func (p *Policy) DirectRules(workload string, own []netip.Addr) []DirectRule { return nil }
+// refused is a refusal without a policy.
+func refused(q *Query, r *rule, reason Reason) Decision {
+	d := Decision{Reason: reason, rule: r}
+	if q.HTTP != nil {
+		d.Path = q.HTTP.Path
+	}
+	return d
+}
+
+// modeOf narrows the mode: rule, workload, file.
+func (p *Policy) modeOf(r *rule, workload string) Mode {
+	if r.hasMode {
+		return r.mode
+	}
+	return p.WorkloadMode(workload)
+}
+
+// WorkloadMode gives the mode of a workload: its entry's, else the file's. Of
+// several entries that can give this name the strictest counts.
+func (p *Policy) WorkloadMode(workload string) Mode {
+	if p == nil {
+		return Enforce
+	}
+	mode, found := p.mode, false
+	for i := range p.workloads {
+		w := &p.workloads[i]
+		if !w.name.Match(workload) {
+			continue
+		}
+		if !found || w.mode == Enforce {
+			mode, found = w.mode, true
+		}
+	}
+	return mode
+}

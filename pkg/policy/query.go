@@ -23,6 +23,11 @@ const (
 	UDP
 )
 
+var protocolNames = [...]string{AnyTCP: "tcp (not sniffed)", HTTP: "http", HTTPS: "https", TLS: "tls", TCP: "tcp", UDP: "udp"}
+
+// String gives the protocol's name; it panics for a value outside the set.
+func (p Protocol) String() string { return name(protocolNames[:], p) }
+
 // A Query is one question. The caller may reuse it: nothing keeps it.
 type Query struct {
 	// Workload is the name of the workload.
@@ -70,7 +75,10 @@ type Decision struct {
 	// Timeouts are the file's with those of the rule in their place.
 	Timeouts config.Timeouts
 
-	rule *rule
+	rule   *rule
+	policy *Policy
+	// why says what makes the path ambiguous.
+	why string
 }
 
 // Refuse gives the decision that d becomes when something that was found out
@@ -89,9 +97,19 @@ func (d Decision) Refuse(reason Reason) Decision {
 // Permits reports whether the rule that decided lets this address be dialled:
 // it lies in the rule's cidrs, if there are any, and in no address class that
 // the rule does not exempt. own reports the addresses of the host itself; nil
-// means that none is known, and then nothing is permitted. In observe mode the
-// caller records d.Refuse(AddressDenied) and may go on.
-func (d *Decision) Permits(addr netip.Addr, own func(netip.Addr) bool) bool { return false }
+// means that they are not known, and then nothing is permitted. In observe mode
+// the caller records d.Refuse(AddressDenied) and may go on. It does not
+// allocate.
+func (d *Decision) Permits(addr netip.Addr, own func(netip.Addr) bool) bool {
+	if !d.Verdict.Passes() || d.rule == nil {
+		return false
+	}
+	if d.rule.allow && len(d.rule.cidrs) > 0 && !d.rule.hasAddress(addr.Unmap()) {
+		return false
+	}
+	ok, _ := d.rule.exempt.Permit(addr, own)
+	return ok
+}
 
 // A ConnAction is what becomes of a connection.
 type ConnAction uint8
@@ -112,34 +130,3 @@ type ConnDecision struct {
 	// must be seen first it names no rule.
 	Decision
 }
-
-// A DirectRule is one thing that the kernel lets a workload reach.
-type DirectRule struct {
-	Prefix      netip.Prefix
-	First, Last uint16
-	// Protocol is TCP or UDP.
-	Protocol Protocol
-	// Rule is the name of the rule.
-	Rule string
-}
-
-// An Explanation is a decision with the way to it.
-type Explanation struct {
-	Decision Decision
-	// Steps are the rules in order up to the one that decided.
-	Steps []Step
-	// Hint tells how to allow what was refused; "" where nothing was.
-	Hint string
-}
-
-// A Step is one rule that was looked at.
-type Step struct {
-	Rule string
-	// Matched is true for the rule that decided only.
-	Matched bool
-	// Why says which key did not hold, or what the rule decided.
-	Why string
-}
-
-// Hint tells in one line how to allow what d refused, with the YAML to add.
-func Hint(q *Query, d *Decision) string { return "" }

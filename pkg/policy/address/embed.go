@@ -87,3 +87,6 @@ func (s *space) embed(v4 netip.Prefix) netip.Prefix {
 	copy(b[s.at:], a[:])
 	return netip.PrefixFrom(netip.AddrFrom16(b), 8*s.at+v4.Bits())
 }
+
+// Embedded gives the IPv4 addresses that addr embeds: the first n of found.
+func Embedded(addr netip.Addr) (found [2]netip.Addr, n int) { return embeddedIn(addr) }

@@ -1,0 +1,264 @@
+package policy
+
+import (
+	"net/netip"
+
+	"sallyport/pkg/policy/address"
+	"sallyport/pkg/policy/pattern"
+)
+
+// An outcome is what comparing a rule with a query gives.
+type outcome uint8
+
+const (
+	fails outcome = iota
+	holds
+	// unknown: whether it matches depends on what is not known.
+	unknown
+	// ambiguous: the rule's other keys hold and the path must not be compared.
+	ambiguous
+)
+
+// A key is a part of a rule's match.
+type key uint8
+
+const (
+	noKey key = iota
+	portsKey
+	protocolsKey
+	workloadsKey
+	hostsKey
+	cidrsKey
+	methodsKey
+	headersKey
+	pathsKey
+	requestKey
+)
+
+// asked is a query with what was found out about it on the way.
+type asked struct {
+	q *Query
+	p *Policy
+	// methods has the bits of the method as written and in upper case, or
+	// noRequest.
+	methods   uint16
+	protocols protocolSet
+	method    uint16
+	// path is ready after begin; plain where it can be read in one way only.
+	path   pattern.RequestPath
+	ready  bool
+	plain  bool
+	first  uint64
+	folded string
+	// seen and matched have a bit for each of the first sets of workloads.
+	seen, matched [2]uint64
+}
+
+// ask starts a question.
+func (p *Policy) ask(a *asked, q *Query) {
+	a.q, a.p, a.protocols = q, p, q.Protocol.bit()
+	if q.HTTP == nil {
+		a.methods = noRequest
+		return
+	}
+	a.method = methodBit(q.HTTP.Method)
+	a.methods = a.method
+	if a.method == otherMethod {
+		a.folded = folded(q.HTTP.Method)
+		a.methods |= methodBit(a.folded)
+	}
+}
+
+// begin makes the path ready and gives its first eight bytes.
+func (a *asked) begin() uint64 {
+	if !a.ready {
+		a.ready = true
+		if a.q.HTTP != nil {
+			a.path = pattern.NormalisePath(a.q.HTTP.Path)
+			a.plain = a.path.Plain()
+			a.first, _ = begin(a.path.Key())
+		}
+	}
+	return a.first
+}
+
+// forward gives the path to send upstream.
+func (a *asked) forward() string {
+	switch {
+	case a.q.HTTP == nil:
+		return ""
+	case a.ready:
+		return a.path.Forward()
+	default:
+		return a.q.HTTP.Path
+	}
+}
+
+// workload reports whether the set has the query's workload.
+func (a *asked) workload(set int32) bool {
+	if set < 0 {
+		return true
+	}
+	word, bit := set/64, uint64(1)<<(set%64)
+	if int(word) >= len(a.seen) {
+		return a.p.sets[set].match(a.q.Workload)
+	}
+	if a.seen[word]&bit == 0 {
+		a.seen[word] |= bit
+		if a.p.sets[set].match(a.q.Workload) {
+			a.matched[word] |= bit
+		}
+	}
+	return a.matched[word]&bit != 0
+}
+
+// check compares a rule, whose hosts hold, with the query. The key tells which
+// one failed or is not known. Paths come last: a path that must not be compared
+// refuses only where all other keys hold.
+func (p *Policy) check(r *rule, a *asked) (outcome, key) {
+	out, why := p.checkConn(r, a)
+	if out == fails || !r.needsRequest {
+		return out, why
+	}
+	if a.q.HTTP == nil {
+		// Whether its request would match cannot be told.
+		return unknown, requestKey
+	}
+	if out == unknown && r.allow {
+		return out, why
+	}
+	if !r.matchesMethod(a) {
+		return fails, methodsKey
+	}
+	if !r.matchesHeaders(a.q.HTTP.Header) {
+		return fails, headersKey
+	}
+	if len(r.paths) == 0 {
+		return out, why
+	}
+	a.begin()
+	if a.path.Ambiguous() != "" {
+		return ambiguous, pathsKey
+	}
+	if !r.matchesPath(a) {
+		return fails, pathsKey
+	}
+	return out, why
+}
+
+// checkConn compares what is known of a rule before any request.
+func (p *Policy) checkConn(r *rule, a *asked) (outcome, key) {
+	if !r.matchesPort(a.q.Port) {
+		return fails, portsKey
+	}
+	out, why := holds, noKey
+	if r.protocols&a.protocols == 0 {
+		if a.q.Protocol != AnyTCP || r.protocols&anyTCP == 0 {
+			return fails, protocolsKey
+		}
+		out, why = unknown, protocolsKey
+	}
+	if !a.workload(r.set) {
+		return fails, workloadsKey
+	}
+	if len(r.cidrs) > 0 {
+		switch {
+		case len(a.q.Addrs) == 0:
+			out, why = unknown, cidrsKey
+		case !r.matchesAddress(a.q.Addrs):
+			return fails, cidrsKey
+		}
+	}
+	return out, why
+}
+
+func (r *rule) matchesPort(port uint16) bool {
+	for _, p := range r.ports {
+		if p.Contains(port) {
+			return true
+		}
+	}
+	return len(r.ports) == 0
+}
+
+func (r *rule) matchesHost(host string) bool {
+	for _, h := range r.hosts {
+		if h.Match(host) {
+			return true
+		}
+	}
+	return len(r.hosts) == 0
+}
+
+// matchesAddress reports whether one of the addresses lies in the rule's cidrs;
+// for a deny rule also whether one embeds such an address.
+func (r *rule) matchesAddress(addrs []netip.Addr) bool {
+	for _, addr := range addrs {
+		addr = addr.Unmap()
+		if r.hasAddress(addr) {
+			return true
+		}
+		if r.allow {
+			continue
+		}
+		embedded, n := address.Embedded(addr)
+		for _, e := range embedded[:n] {
+			if r.hasAddress(e) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r *rule) hasAddress(addr netip.Addr) bool {
+	for _, p := range r.cidrs {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchesMethod compares as written for an allow rule, and in any case for a
+// deny rule.
+func (r *rule) matchesMethod(a *asked) bool {
+	if r.methods.match(a.q.HTTP.Method, a.method) {
+		return true
+	}
+	return !r.allow && a.folded != "" && r.methods.match(a.folded, methodBit(a.folded))
+}
+
+// matchesHeaders holds when each field is there and, for an allow rule, all its
+// values match, for a deny rule any of them.
+func (r *rule) matchesHeaders(fields HeaderFields) bool {
+	for i := range r.headers {
+		h := &r.headers[i]
+		if fields == nil {
+			return false
+		}
+		matched, n := 0, 0
+		for ; ; n++ {
+			value, ok := fields.HeaderValue(h.Name, n)
+			if !ok {
+				break
+			}
+			if h.Values.Match(value) {
+				matched++
+			}
+		}
+		if matched == 0 || r.allow && matched < n {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *rule) matchesPath(a *asked) bool {
+	for i := range r.paths {
+		if r.allow && r.paths[i].MatchesAll(&a.path) || !r.allow && r.paths[i].MatchesAny(&a.path) {
+			return true
+		}
+	}
+	return false
+}
