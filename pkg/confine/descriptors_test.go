@@ -170,16 +170,32 @@ func TestInheritedDirectory(t *testing.T) {
 			t.Errorf("flags %#x: got %q, want %q", flags, got, want)
 		}
 	}
+	// Opened, then mounted over on the host: its path now is another place.
+	over := dir + "/over"
+	if err := os.Mkdir(over, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(over, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	under := fileOf(t, fd, err)
+	if err := unix.Mount("test", over, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(over, unix.MNT_DETACH) })
+	cmd := wrapped(t, asNobody("true"))
+	cmd.ExtraFiles = []*os.File{under}
+	if r := run1(t, cmd); r.code != ExitFailed || !strings.Contains(r.err, "moved") {
+		t.Errorf("a directory mounted over: %+v", r)
+	}
 	gone := dir + "/gone"
 	if err := os.Mkdir(gone, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Open(gone, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err = unix.Open(gone, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	f := fileOf(t, fd, err)
 	if err := os.Remove(gone); err != nil {
 		t.Fatal(err)
 	}
-	cmd := wrapped(t, asNobody("true"))
+	cmd = wrapped(t, asNobody("true"))
 	cmd.ExtraFiles = []*os.File{f}
 	if r := run1(t, cmd); r.code != ExitFailed || !strings.Contains(r.err, "reopen") {
 		t.Errorf("a removed directory: %+v", r)

@@ -41,8 +41,7 @@ func TestStateIsKept(t *testing.T) {
 	needRoot(t)
 	// Fields 5 to 8 of stat: process group, session, terminal, its group; 19:
 	// nice. The limits with their soft values.
-	const show = `cat /proc/$$/limits; umask; cut -d' ' -f5-8,19 /proc/$$/stat; cat /proc/$$/oom_score_adj; readlink /proc/$$/ns/net /proc/$$/ns/pid /proc/$$/ns/user; grep -E "Cpus_allowed:|Sig(Blk|Ign|Cgt)" /proc/$$/status`
-	// script(1) gives a terminal, where it is installed.
+	const show = `cat /proc/$$/limits; umask; cut -d' ' -f5-8,19 /proc/$$/stat; cat /proc/$$/oom_score_adj; readlink /proc/$$/ns/net /proc/$$/ns/pid /proc/$$/ns/user; grep -E "Cpus_allowed:|Sig(Blk|Ign|Cgt)" /proc/self/status`
 	outer := `ulimit -Sn 700; ulimit -Hn 5000; ulimit -Sc 0; umask 027; exec nice -n 3 "$@"`
 	limits := exec.Command("sh", append([]string{"-c", outer, "sh"}, "sh", "-c", show)...)
 	limits.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

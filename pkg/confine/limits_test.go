@@ -38,6 +38,18 @@ func TestNoPrivilegesRemain(t *testing.T) {
 	}
 }
 
+// TestInheritableCapabilities: uid 0 would have those of its caller at execve.
+func TestInheritableCapabilities(t *testing.T) {
+	needRoot(t)
+	cmd := wrapped(t, Spec{Argv: []string{"grep", "^Cap", "/proc/self/status"}})
+	inner := append([]string{"--inh-caps", "+net_raw,+sys_admin", "--ambient-caps", "+net_raw"}, cmd.Args...)
+	for k, v := range fields(succeed(t, exec.Command("setpriv", inner...))) {
+		if v != "0000000000000000" {
+			t.Errorf("%s: %s", k, v)
+		}
+	}
+}
+
 func TestSetuidFileGainsNothing(t *testing.T) {
 	needRoot(t)
 	dir := sharedDir(t)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,55 +91,80 @@ func (m *mounts) close() {
 	m.covers = nil
 }
 
+// hideAttempts is how often a path is looked up again that its server has
+// removed and made anew in between.
+const hideAttempts = 4
+
 // hide covers one path as it resolves now, so that /var/run is /run.
 func (m *mounts) hide(h Hidden, s *Spec) error {
+	var err error
+	for range hideAttempts {
+		if err = m.tryHide(h, s); !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	return failed("hide", h.Path, err)
+}
+
+func (m *mounts) tryHide(h Hidden, s *Spec) error {
 	target, err := openAs(h.Path, s.UID, s.GID)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EACCES), errors.Is(err, unix.ELOOP):
 		return nil // neither root nor the user can get there
 	case err != nil:
-		return failed("hide", h.Path, err)
+		return err
 	}
 	defer unix.Close(target)
 	path, err := os.Readlink(fdPath(target))
 	if err != nil {
-		return failed("hide", h.Path, err)
+		return err
 	}
-	for _, done := range m.covered {
-		if within(path, done) {
-			return nil
-		}
+	if m.hides(path) {
+		return nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(target, &st); err != nil {
-		return failed("hide", path, err)
+		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		// Connecting to what is no socket is ECONNREFUSED, as if the server
-		// had ended. nodev in the flags keeps it from being a device either.
-		if err := unix.Mount("/dev/null", fdPath(target), "", unix.MS_BIND, ""); err != nil {
-			return failed("hide", path, err)
-		}
-		m.covered = append(m.covered, path)
-		return lockPath(path)
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return m.hideDirectory(h, target, path)
 	}
+	// Connecting to what is no socket is ECONNREFUSED, as if the server had
+	// ended; nodev keeps it from being a device either.
+	null, err := cloneTree("/dev/null")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	if err := readOnly(null); err != nil {
+		return err
+	}
+	if err := attach(null, target); err != nil {
+		return err
+	}
+	m.covered = append(m.covered, path)
+	return nil
+}
+
+func (m *mounts) hideDirectory(h Hidden, target int, path string) error {
 	var files []keptFile
 	if h.KeepFiles {
+		var err error
 		if files, err = keepFiles(path); err != nil {
-			return failed("hide", path, err)
+			return err
 		}
 		defer closeAll(files)
 	}
 	c, err := coverDirectory(target, path)
 	if err != nil {
-		return failed("hide", path, err)
+		return err
 	}
 	c.given = filepath.Clean(h.Path)
 	m.covers = append(m.covers, c)
 	m.covered = append(m.covered, path)
 	for _, f := range files {
 		if err := c.put(f); err != nil {
-			return failed("hide", path+"/"+f.name, err)
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
 	return nil
@@ -168,7 +194,7 @@ func coverDirectory(target int, path string) (cover, error) {
 	if err != nil {
 		return cover{}, err
 	}
-	if err := unix.MoveMount(root, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := attach(root, target); err != nil {
 		unix.Close(root)
 		return cover{}, err
 	}
@@ -216,10 +242,10 @@ func (c cover) put(f keptFile) error {
 		return err
 	}
 	defer unix.Close(place)
-	if err := unix.MoveMount(f.tree, "", place, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := readOnly(f.tree); err != nil {
 		return err
 	}
-	return readOnly(f.tree)
+	return attach(f.tree, place)
 }
 
 // show mounts a tree over the directory at target, which is made where it lies
@@ -234,10 +260,10 @@ func (m *mounts) show(tree int, target string) error {
 	if err != nil {
 		return failed("mount trust directory", target, err)
 	}
-	if err := unix.MoveMount(tree, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	if err := readOnly(tree); err != nil {
 		return failed("mount trust directory", target, err)
 	}
-	if err := readOnly(tree); err != nil {
+	if err := attach(tree, at); err != nil {
 		return failed("mount trust directory", target, err)
 	}
 	m.covered = append(m.covered, path)
@@ -279,11 +305,18 @@ func (m *mounts) lockCgroups() error {
 		if mount.Type != "cgroup" && mount.Type != "cgroup2" {
 			continue
 		}
-		if err := lockMount(mount); err != nil {
+		if err := lockMount(mount); err != nil && isMounted(mount) {
 			return failed("make cgroup file system read-only", mount.Point, err)
 		}
 	}
 	return nil
+}
+
+// isMounted says whether a mount is still there: the host may unmount it at
+// any time, also by removing the directory under it.
+func isMounted(mount workload.Mount) bool {
+	list, err := workload.Mounts()
+	return err != nil || slices.Contains(list, mount)
 }
 
 func lockMount(mount workload.Mount) error {
@@ -390,14 +423,9 @@ func readOnly(mount int) error {
 	return setAttributes(mount, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }
 
-// lockPath is readOnly for the mount that was just made at path.
-func lockPath(path string) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return failed("hide", path, err)
-	}
-	defer unix.Close(fd)
-	return failed("hide", path, readOnly(fd))
+// attach mounts a detached tree over an open file or directory.
+func attach(tree, over int) error {
+	return unix.MoveMount(tree, "", over, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
 // setAttributes adds attributes and leaves the others (mount_setattr, 5.12).
