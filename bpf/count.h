@@ -86,6 +86,7 @@ static __noinline int refuse(__u32 reason, const struct sp_flow *flow)
 	/* Too many destinations: keep the count, let the destination go. */
 	key.dst = (struct sp_addr){};
 	key.port = 0;
+	key.pad = 1; /* never equal to a key of the other table */
 	if (!note(&refusals_any, &key, flow))
 		count(SP_EVENTS_LOST, 1);
 	return 0;

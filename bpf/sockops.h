@@ -167,11 +167,12 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	struct sp_sock *st;
 	__u32 op = ctx->op;
 
-	/* For operations that ask for a value: the kernel's own. */
-	ctx->reply = -1;
 	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
-	    op != BPF_SOCK_OPS_STATE_CB)
+	    op != BPF_SOCK_OPS_STATE_CB) {
+		/* For operations that ask for a value: the kernel's own. */
+		ctx->reply = -1;
 		return 1;
+	}
 	if (!sk)
 		return 1;
 	st = bpf_sk_storage_get(&sockets, sk, NULL, 0);
@@ -208,9 +209,10 @@ int sock_ops_accept(struct bpf_sock_ops *ctx)
 	struct sp_flow *flow, *mine;
 	struct sp_tuple key;
 
-	ctx->reply = -1;
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !sk)
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !sk) {
+		ctx->reply = -1;
 		return 1;
+	}
 	if (!bpf_sk_storage_get(&marks, sk, NULL, 0))
 		return 1;
 	ends(ctx, &local, &remote);
