@@ -25,8 +25,8 @@ const (
 	bodyTimeout   = 10 * time.Second
 	answerTimeout = 30 * time.Second
 	idleTimeout   = time.Minute
-	// writeTimeout is how long a follower may refuse to take a write.
-	writeTimeout = 10 * time.Second
+	// streamTimeout is how long a follower may refuse to take a write.
+	streamTimeout = 10 * time.Second
 	// heartbeat is how often a stream that has nothing to say writes an empty
 	// line, so that a client that went away is noticed.
 	heartbeat = 30 * time.Second
@@ -49,6 +49,8 @@ type Options struct {
 type Server struct {
 	o       Options
 	refused refusals
+	// streamTimeout and heartbeat are the constants, but in tests.
+	streamTimeout, heartbeat time.Duration
 }
 
 // NewServer makes a Server.
@@ -59,7 +61,7 @@ func NewServer(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	return &Server{o: o}, nil
+	return &Server{o: o, streamTimeout: streamTimeout, heartbeat: heartbeat}, nil
 }
 
 // Serve answers on l until ctx ends; streams end with it, other answers get 5 s.

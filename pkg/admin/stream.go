@@ -60,7 +60,7 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, flowList{Flows: list})
 		return
 	}
-	out, err := newStream(w, r)
+	out, err := s.newStream(w, r)
 	if err != nil {
 		fail(w, http.StatusBadRequest, err)
 		return
@@ -116,7 +116,7 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer sub.Close()
-	out, err := newStream(w, r)
+	out, err := s.newStream(w, r)
 	if err != nil {
 		fail(w, http.StatusBadRequest, err)
 		return
@@ -171,21 +171,23 @@ func missed(n uint64) []byte {
 type stream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	// timeout of one write; heartbeat while there is nothing to say.
+	timeout, heartbeat time.Duration
 }
 
-func newStream(w http.ResponseWriter, r *http.Request) (*stream, error) {
+func (s *Server) newStream(w http.ResponseWriter, r *http.Request) (*stream, error) {
 	if r.ContentLength != 0 {
 		return nil, errors.New("a stream takes no body")
 	}
-	s := &stream{w: w, control: http.NewResponseController(w)}
+	out := &stream{w: w, control: http.NewResponseController(w), timeout: s.streamTimeout, heartbeat: s.heartbeat}
 	// The connection is read to notice that the client goes away, for as long as
 	// it follows.
-	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
+	if err := out.control.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
 	w.Header().Set("Content-Type", typeLines)
 	w.Header().Set("Cache-Control", "no-store")
-	return s, nil
+	return out, nil
 }
 
 // run hands lines to show until the client or the log goes away.
@@ -194,7 +196,7 @@ func (s *stream) run(ctx context.Context, sub *audit.Subscription, show func(aud
 		return
 	}
 	for {
-		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		wait, cancel := context.WithTimeout(ctx, s.heartbeat)
 		line, err := sub.Next(wait)
 		cancel()
 		switch {
@@ -227,7 +229,7 @@ func (s *stream) encode(v any) error {
 }
 
 func (s *stream) line(b []byte) error {
-	if err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := s.control.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
 		return err
 	}
 	if _, err := s.w.Write(b); err != nil {
@@ -238,7 +240,7 @@ func (s *stream) line(b []byte) error {
 }
 
 func (s *stream) flush() error {
-	if err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := s.control.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
 		return err
 	}
 	return s.control.Flush()
