@@ -78,15 +78,13 @@ func TestPortsAndIDsAreRandom(t *testing.T) {
 	if len(u.ports) < n*9/10 || len(u.ids) < n*9/10 {
 		t.Errorf("%d ports, %d ids in %d questions", len(u.ports), len(u.ids), n)
 	}
-	steps := make(map[int]int)
-	last := 0
-	for id := range u.ids {
-		steps[int(id)-last]++
-		last = int(id)
+	steps := make(map[uint16]int)
+	for i := 1; i < len(u.seen); i++ {
+		steps[u.seen[i].ID-u.seen[i-1].ID]++
 	}
 	for step, times := range steps {
-		if times > n/4 {
-			t.Errorf("ids grow by %d", step)
+		if times > n/8 {
+			t.Errorf("%d ids follow the one before by %d", times, step)
 		}
 	}
 }

@@ -30,6 +30,7 @@ type fakes struct {
 	observe   bool
 	asked     []string
 	strangers bool
+	discard   bool
 }
 
 func (f *fakes) Asker(netns uint64, src netip.AddrPort) (Client, error) {
@@ -44,7 +45,9 @@ func (f *fakes) Asker(netns uint64, src netip.AddrPort) (Client, error) {
 func (f *fakes) DecideName(workload, host string) Decision {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asked = append(f.asked, host)
+	if !f.discard {
+		f.asked = append(f.asked, host)
+	}
 	if f.allowed == nil || f.allowed(host) {
 		return Decision{Verdict: policy.Allow, Rule: "r"}
 	}
@@ -59,7 +62,9 @@ func (f *fakes) Healthy() error { f.mu.Lock(); defer f.mu.Unlock(); return f.hea
 func (f *fakes) RecordDNS(e *Event) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.events = append(f.events, e)
+	if !f.discard {
+		f.events = append(f.events, e)
+	}
 	return f.broken
 }
 
