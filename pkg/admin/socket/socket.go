@@ -49,9 +49,10 @@ type Socket struct {
 	// Warning tells why the group cannot connect; empty when it can.
 	Warning string
 
-	path   string
-	device uint64
-	inode  uint64
+	path string
+	// inode holds the path's file (O_PATH): while it is held its number is not
+	// given to another file.
+	inode *os.File
 }
 
 // backlog of connections that nobody has accepted yet.
@@ -85,19 +86,30 @@ func Listen(o Options) (*Socket, error) {
 	if s.Listener, err = listen(o, s.GroupID); err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Lstat(o.Path, &st); err != nil {
+	fd, err := unix.Open(o.Path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("admin socket %s: %w", o.Path, err), s.Listener.Close())
 	}
-	s.device, s.inode = st.Dev, st.Ino
+	s.inode = os.NewFile(uintptr(fd), o.Path)
 	return s, nil
 }
 
-// Remove takes the path away if it still leads to this socket.
+// Remove takes the path away if it still leads to this socket. It does not close
+// the listener. A second call does nothing.
 func (s *Socket) Remove() error {
-	var st unix.Stat_t
-	err := unix.Lstat(s.path, &st)
-	if errors.Is(err, unix.ENOENT) || err == nil && (st.Dev != s.device || st.Ino != s.inode) {
+	if s.inode == nil {
+		return nil
+	}
+	defer func() {
+		s.inode.Close()
+		s.inode = nil
+	}()
+	ours, err := s.inode.Stat()
+	if err != nil {
+		return fmt.Errorf("remove admin socket %s: %w", s.path, err)
+	}
+	present, err := os.Lstat(s.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(ours, present) {
 		return nil
 	}
 	if err == nil {
