@@ -87,11 +87,13 @@ mount --bind /tmp/hosts /etc/hosts
 mount --bind /tmp/resolv.conf /etc/resolv.conf
 ip link set lo up
 echo booted
-exec sleep 3600`
+exec cat >/dev/null`
 	h.holder = exec.Command("bash", "-c", script)
-	h.holder.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
-		Pdeathsig:  syscall.SIGKILL,
+	h.holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
+	// The holder ends with its input, also when the test is killed. A parent-death
+	// signal would come too early: it is sent when the thread ends that forked.
+	if _, err := h.holder.StdinPipe(); err != nil {
+		h.t.Fatal(err)
 	}
 	out, err := h.holder.StdoutPipe()
 	if err != nil {
@@ -149,7 +151,7 @@ func (h *host) read(p string) string {
 
 // command prepares a command on the host, untagged and as root.
 func (h *host) command(argv ...string) *exec.Cmd {
-	args := append([]string{"-t", strconv.Itoa(h.pid), "-n", "-m", "--wd=/srv", "--"}, argv...)
+	args := append([]string{"-t", strconv.Itoa(h.pid), "-n", "-m", "--wdns=/srv", "--"}, argv...)
 	c := exec.Command("nsenter", args...)
 	c.Env = hostEnvironment()
 	c.WaitDelay = 5 * time.Second

@@ -4,8 +4,11 @@
 package protocol
 
 import (
+	"fmt"
 	"net/netip"
 
+	"sallyport/pkg/ca"
+	"sallyport/pkg/datapath"
 	"sallyport/pkg/workload"
 )
 
@@ -32,8 +35,10 @@ const (
 	Identify = "identify"
 	// Snapshot reads the kernel's figures.
 	Snapshot = "snapshot"
-	// Rotate gives the next audit file.
+	// Rotate puts the audit file aside and gives an empty one; Reopen gives the
+	// one that has the name now.
 	Rotate = "rotate"
+	Reopen = "reopen"
 	// Reload reads the configuration again.
 	Reload = "reload"
 )
@@ -56,7 +61,7 @@ const (
 type StartArgs struct {
 	Roles  []Role        `json:"roles"`
 	Config Configuration `json:"config"`
-	Issuer Issuer        `json:"issuer"`
+	Issuer ca.Material   `json:"issuer"`
 	// Standalone is set for an `exec` without a daemon.
 	Standalone bool `json:"standalone"`
 	// Netns is the cookie of the network namespace of the listeners.
@@ -67,10 +72,16 @@ type StartArgs struct {
 	Listeners []netip.AddrPort `json:"listeners"`
 	// Slice is the path of the tagged cgroup, below the cgroup2 mount.
 	Slice string `json:"slice"`
-	// AuditSize is the size of the audit file as it is, in bytes.
-	AuditSize int64 `json:"audit_size"`
+	// AdminGroup is the gid that may read over the admin socket; -1: none.
+	AdminGroup int `json:"admin_group"`
+	// AuditEnd is the last line of the audit so far, and AuditTorn says that the
+	// file ends in the middle of one.
+	AuditEnd  []byte `json:"audit_end"`
+	AuditTorn bool   `json:"audit_torn"`
 	// Version is the version of the binary.
 	Version string `json:"version"`
+	// Health is what is known so far.
+	Health HealthArgs `json:"health"`
 }
 
 // A Source is one configuration file as it was read.
@@ -87,12 +98,6 @@ type Configuration struct {
 	Roots []Source `json:"roots"`
 	// Generation counts the configurations that the keeper accepted.
 	Generation uint64 `json:"generation"`
-}
-
-// An Issuer is the issuing certificate with its key.
-type Issuer struct {
-	Chain []byte `json:"chain"`
-	Key   []byte `json:"key"`
 }
 
 // A Probe is the self-probe as the worker has to know it: a flow of this
@@ -128,12 +133,43 @@ type HealthArgs struct {
 	Lifecycle []string `json:"lifecycle"`
 	// ConfigError is what the last reload said; empty after a good one.
 	ConfigError string `json:"config_error"`
-	// LocalAddresses are the host's own, for the address class.
-	LocalAddresses []netip.Addr `json:"local_addresses"`
 }
 
 // StopArgs is the argument of Stop.
 type StopArgs struct {
 	// DrainSeconds bounds how long running exchanges may go on.
 	DrainSeconds float64 `json:"drain_seconds"`
+}
+
+// SnapshotResult is the result of Snapshot.
+type SnapshotResult struct {
+	Flows []datapath.FlowStats `json:"flows"`
+	// Refusals by the kernel's reason.
+	Refusals      map[string]uint64 `json:"refusals"`
+	GuardRejected uint64            `json:"guard_rejected"`
+	Resources     []Resource        `json:"resources"`
+	// Workloads are the cgroups in which something runs.
+	Workloads []workload.Identity `json:"workloads"`
+}
+
+// A Resource says how full a bounded thing is.
+type Resource struct {
+	Name     string `json:"name"`
+	Entries  int    `json:"entries"`
+	Capacity int    `json:"capacity"`
+}
+
+// KernelArgs is the argument of Kernel.
+type KernelArgs struct {
+	Events []datapath.Event `json:"events"`
+	// Lost counts events that the ring buffer or we had to drop since the last
+	// notice.
+	Lost uint64 `json:"lost"`
+}
+
+// ProbeAnswer is the line with which the worker answers the captured
+// connection: what it knows about the flow. Only a true flow gives the line
+// that the keeper expects.
+func ProbeAnswer(dst netip.AddrPort, cgroup uint64, pid uint32) string {
+	return fmt.Sprintf("captured dst=%s cgroup=%d pid=%d", dst, cgroup, pid)
 }

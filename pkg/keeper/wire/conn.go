@@ -89,12 +89,15 @@ type Message struct {
 	Body jsonBody `json:"body,omitzero"`
 	// Files are the descriptors; the receiver owns and closes them.
 	Files []*os.File `json:"-"`
+	// Sender is the kernel's word about who sent it (SCM_CREDENTIALS); nil where
+	// the socket does not ask for it (SO_PASSCRED).
+	Sender *unix.Ucred `json:"-"`
 }
 
 // Decode reads the body into v; unknown members are an error, since both ends
 // are the same binary.
 func (m *Message) Decode(v any) error {
-	if err := json.Unmarshal(m.Body, v, json.RejectUnknownMembers(true)); err != nil {
+	if err := json.Unmarshal(m.Body, v, json.RejectUnknownMembers(true), durationsIn); err != nil {
 		return fmt.Errorf("wire: body of %q: %w", m.Method, err)
 	}
 	return nil
@@ -112,7 +115,7 @@ func (m *Message) CloseFiles() {
 func (c *Conn) Send(m *Message, body any) error {
 	out := *m
 	if body != nil {
-		b, err := json.Marshal(body)
+		b, err := json.Marshal(body, durationsOut)
 		if err != nil {
 			return fmt.Errorf("wire: encode %q: %w", m.Method, err)
 		}
@@ -157,7 +160,7 @@ func (c *Conn) Receive() (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, ferr := received(c.oob[:oobn])
+	files, sender, ferr := received(c.oob[:oobn])
 	m := &Message{}
 	switch {
 	case n == 0:
@@ -169,7 +172,7 @@ func (c *Conn) Receive() (*Message, error) {
 	default:
 		err = json.Unmarshal(c.packet[:n], m, json.RejectUnknownMembers(true))
 	}
-	m.Files = files
+	m.Files, m.Sender = files, sender
 	if err == nil && m.Detached {
 		err = m.attach()
 	}
@@ -227,29 +230,36 @@ func detach(body []byte) (*os.File, error) {
 	return mem, nil
 }
 
-// received turns control messages into files. It keeps going on an error so
-// that every descriptor that arrived is closed by somebody.
-func received(oob []byte) ([]*os.File, error) {
+// received turns control messages into files and the sender's credentials. It
+// keeps going on an error so that every descriptor that arrived is closed by
+// somebody.
+func received(oob []byte) (files []*os.File, sender *unix.Ucred, err error) {
 	if len(oob) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, fmt.Errorf("wire: control message: %w", err)
+		return nil, nil, fmt.Errorf("wire: control message: %w", err)
 	}
-	var files []*os.File
 	for i := range msgs {
-		if msgs[i].Header.Level != unix.SOL_SOCKET || msgs[i].Header.Type != unix.SCM_RIGHTS {
-			continue
-		}
-		fds, err := unix.ParseUnixRights(&msgs[i])
-		if err != nil {
-			return files, fmt.Errorf("wire: descriptors: %w", err)
-		}
-		for _, fd := range fds {
-			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "received"))
+		switch {
+		case msgs[i].Header.Level != unix.SOL_SOCKET:
+		case msgs[i].Header.Type == unix.SCM_CREDENTIALS:
+			cred, cerr := unix.ParseUnixCredentials(&msgs[i])
+			if cerr != nil {
+				err = errors.Join(err, fmt.Errorf("wire: credentials: %w", cerr))
+			}
+			sender = cred
+		case msgs[i].Header.Type == unix.SCM_RIGHTS:
+			fds, rerr := unix.ParseUnixRights(&msgs[i])
+			if rerr != nil {
+				err = errors.Join(err, fmt.Errorf("wire: descriptors: %w", rerr))
+			}
+			for _, fd := range fds {
+				unix.CloseOnExec(fd)
+				files = append(files, os.NewFile(uintptr(fd), "received"))
+			}
 		}
 	}
-	return files, nil
+	return files, sender, err
 }

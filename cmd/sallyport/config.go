@@ -1,0 +1,142 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/policy"
+)
+
+// defaultConfig is read where no file is named and this one exists.
+const defaultConfig = "/etc/sallyport/sallyport.yaml"
+
+// configPath gives the file that a command should read; "" where none is named
+// and the default does not exist.
+func configPath(c *cobra.Command) (string, error) {
+	path, err := c.Flags().GetString(configFlag)
+	if err != nil {
+		return "", err
+	}
+	if path != "" {
+		return path, nil
+	}
+	if _, err := os.Stat(defaultConfig); err == nil {
+		return defaultConfig, nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("config: %w", err)
+	}
+	return "", nil
+}
+
+// loadConfig reads the configuration of a command; without a file it is the
+// built-in one in the given mode.
+func loadConfig(c *cobra.Command, builtin config.Mode) (*config.Config, error) {
+	path, err := configPath(c)
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		return config.Default(builtin), nil
+	}
+	return readConfig(path)
+}
+
+// readConfig reads and checks one file with its conf.d.
+func readConfig(path string) (*config.Config, error) {
+	conf, _, err := config.Load(path)
+	if err != nil {
+		return nil, configError(err)
+	}
+	return conf, nil
+}
+
+// configError tells a mistake in a file, which is the user's, from a file that
+// cannot be read.
+func configError(err error) error {
+	if _, ok := errors.AsType[config.Errors](err); ok {
+		return usageError{err}
+	}
+	return err
+}
+
+func (e *env) configCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "config",
+		Short:   "Check, describe or show the configuration",
+		Example: "  sallyport config check /etc/sallyport/sallyport.yaml",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(e.configCheckCommand(), e.configSchemaCommand(), e.configShowCommand())
+	return c
+}
+
+func (e *env) configCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "check [FILE]",
+		Short:   "Validate a configuration and print every error with its line",
+		Example: "  sallyport config check\n  sallyport config check ./sallyport.yaml",
+		Args:    usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			path, err := configPath(c)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				path = args[0]
+			}
+			if path == "" {
+				return usageError{fmt.Errorf("config check: no file: %s does not exist; name one", defaultConfig)}
+			}
+			conf, err := readConfig(path)
+			if err == nil {
+				_, err = policy.Compile(conf)
+			}
+			if err != nil {
+				// Editors and CI read FILE:LINE:COL at the start of a line.
+				fmt.Fprintln(e.stderr, err)
+				var usage usageError
+				if errors.As(err, &usage) {
+					return exitError(exitUsage)
+				}
+				return exitError(exitFailed)
+			}
+			_, err = fmt.Fprintf(e.stdout, "%s: valid: mode %s, %d workloads, %d rules\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules))
+			return err
+		},
+	}
+}
+
+func (e *env) configSchemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "Print the JSON Schema of the configuration",
+		Example: "  sallyport config schema > sallyport.schema.json",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := e.stdout.Write(config.Schema())
+			return err
+		},
+	}
+}
+
+func (e *env) configShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show",
+		Short:   "Print the effective configuration with every default",
+		Example: "  sallyport config show --config ./sallyport.yaml",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			conf, err := loadConfig(c, config.Enforce)
+			if err != nil {
+				return err
+			}
+			_, err = e.stdout.Write(conf.Show())
+			return err
+		},
+	}
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/agent"
+	"sallyport/pkg/keeper"
+	"sallyport/pkg/keeper/wire"
+)
+
+// wireFD is the descriptor of the connection that every internal process gets.
+const wireFD = 3
+
+// detached marks the second of the two processes that a keeper starts as.
+const detached = "--detached"
+
+// internal runs one of the other halves of the binary.
+func internal(args []string) int {
+	var err error
+	switch name, rest := args[0], args[1:]; name {
+	case keeper.InternalWork:
+		err = internalWorker(rest)
+	case keeper.InternalKeep:
+		err = internalKeeper(rest)
+	case keeper.InternalProbe:
+		return keeper.Probe(os.Stdout)
+	case keeper.InternalWatch:
+		err = keeper.Watch(os.Stdin, rest)
+	case keeper.InternalStart:
+		if len(rest) != 1 {
+			err = errors.New("launch: want the number of the connection's descriptor")
+			break
+		}
+		var fd int
+		if fd, err = strconv.Atoi(rest[0]); err == nil {
+			return keeper.RunLaunched(os.NewFile(uintptr(fd), "wire"), os.Stderr)
+		}
+	default:
+		err = fmt.Errorf("internal: unknown process %q", name)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sallyport: %v\n", err)
+		return exitFailed
+	}
+	return 0
+}
+
+func internalWorker(args []string) error {
+	if len(args) != 2 {
+		return errors.New("worker: want uid and gid")
+	}
+	uid, err1 := strconv.Atoi(args[0])
+	gid, err2 := strconv.Atoi(args[1])
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if err := agent.DropPrivileges(uid, gid); err != nil {
+		return err
+	}
+	conn, err := wire.NewConn(os.NewFile(wireFD, "wire"))
+	if err != nil {
+		return err
+	}
+	return agent.Main(conn, newLogger)
+}
+
+func internalKeeper(args []string) error {
+	if !slices.Contains(args, detached) {
+		return keeper.Detach(append([]string{keeper.Internal, keeper.InternalKeep, detached}, args...)...)
+	}
+	conn, err := wire.NewConn(os.NewFile(wireFD, "wire"))
+	if err != nil {
+		return err
+	}
+	log := zap.NewNop()
+	if slices.Contains(args, "-v") {
+		log = newLogger("info", "console")
+	}
+	return keeper.RunStandalone(conn, log)
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/keeper"
+)
+
+func (e *env) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run the daemon",
+		Long: `Runs the daemon until SIGTERM. It says "ready" once programs, guard, listeners
+and the self-probe are as they must be. SIGHUP applies the configuration again.
+When it stops the gate stays shut: programs in tagged cgroups reach nothing
+until it runs again, or until "sallyport teardown" takes the gate away.`,
+		Example: "  sudo sallyport run --config /etc/sallyport/sallyport.yaml",
+		Args:    usageArgs(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return e.runDaemon(c) },
+	}
+}
+
+func (e *env) runDaemon(c *cobra.Command) error {
+	if os.Geteuid() != 0 {
+		return errors.New("run: not root: the keeper loads BPF programs and nftables rules; run it with sudo")
+	}
+	path, err := configPath(c)
+	if err != nil {
+		return err
+	}
+	if path != "" {
+		if path, err = filepath.Abs(path); err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+	}
+	conf, _, err := keeper.LoadConfig(path)
+	if err != nil {
+		return configError(err)
+	}
+	if err := keeper.Missing(); err != nil {
+		return fmt.Errorf("run: this host cannot be guarded: %w; sallyport doctor says more", err)
+	}
+	log := newLogger(string(conf.Log.Level), string(conf.Log.Format))
+	defer log.Sync()
+	ctx, stop := signal.NotifyContext(c.Context(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	places := keeper.PlacesOf(conf)
+	if err := places.Sweep(ctx); err != nil {
+		log.Warn("leftovers of an earlier exec", zap.Error(err))
+	}
+	k, err := keeper.Open(keeper.Options{Instance: places.Service(), ConfigPath: path, Version: version, Log: log})
+	if err != nil {
+		return fmt.Errorf("run: %w", configError(err))
+	}
+	defer k.Close()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, unix.SIGHUP)
+	defer signal.Stop(reload)
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx) }()
+	ready := k.Ready()
+	for {
+		select {
+		case <-ready:
+			ready = nil
+			e.announce(log)
+		case <-reload:
+			// Its errors are in the log, the status and the audit.
+			_ = k.Reload()
+		case err := <-ended:
+			if err != nil {
+				return fmt.Errorf("run: %w", err)
+			}
+			return nil
+		case <-ctx.Done():
+			daemon.SdNotify(false, daemon.SdNotifyStopping)
+			return errorOrNil(<-ended, ctx)
+		}
+	}
+}
+
+// announce tells the service manager, or else the person, that we are ready.
+func (e *env) announce(log *zap.Logger) {
+	sent, err := daemon.SdNotify(false, daemon.SdNotifyReady)
+	if err != nil {
+		log.Warn("sd_notify", zap.Error(err))
+	}
+	if !sent {
+		fmt.Fprintln(e.stderr, "ready")
+	}
+}
+
+// errorOrNil forgets the error that the asked-for end brought.
+func errorOrNil(err error, ctx context.Context) error {
+	if err == nil || errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return fmt.Errorf("run: %w", err)
+}

@@ -1,0 +1,361 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/admin"
+	"sallyport/pkg/audit"
+	"sallyport/pkg/ca"
+	"sallyport/pkg/config"
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/keeper/wire"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/origin"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/proxy"
+	"sallyport/pkg/resolver"
+	"sallyport/pkg/upstream"
+)
+
+// A worker is everything between an accepted connection and its audit event.
+type worker struct {
+	args       *protocol.StartArgs
+	keeper     *wire.Peer
+	log        *zap.Logger
+	files      files
+	audit      *audit.Log
+	sink       *audit.FileSink
+	metrics    *metrics.Metrics
+	own        *own
+	identities *identities
+	leaves     *ca.Leaves
+	pool       *upstream.Pool
+	resolver   *resolver.Resolver
+	proxy      *proxy.Proxy
+	snapshots  *snapshots
+
+	config atomic.Pointer[settings]
+	report atomic.Pointer[protocol.HealthArgs]
+
+	// serving ends with stop; the audit goes on until everything else ended.
+	serving context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	auditor sync.WaitGroup
+	endLog  context.CancelFunc
+}
+
+// settings is a configuration in force.
+type settings struct {
+	config *config.Config
+	policy *policy.Policy
+	hash   string
+}
+
+// files are the descriptors of Start by their role.
+type files struct {
+	tcp      []net.Listener
+	dns      []*net.UDPConn
+	accepted *os.File
+	askers   *os.File
+	audit    *os.File
+	admin    net.Listener
+	metrics  net.Listener
+}
+
+// newWorker puts everything together; run starts it. It owns the descriptors in
+// every case.
+func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.File, newLogger func(level, format string) *zap.Logger) (*worker, error) {
+	w := &worker{args: args, keeper: keeper}
+	s, err := parse(&args.Config)
+	if err != nil {
+		return nil, err
+	}
+	w.config.Store(s)
+	w.log = newLogger(string(s.config.Log.Level), string(s.config.Log.Format))
+	if args.Standalone {
+		w.log = zap.NewNop() // standard error is the command's
+	}
+	if err := w.files.take(args.Roles, descriptors); err != nil {
+		return nil, err
+	}
+	if w.own, err = newOwn(args.Listeners); err != nil {
+		return nil, err
+	}
+	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openProxy}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	w.serving, w.cancel = context.WithCancel(context.Background())
+	w.setHealth(&args.Health)
+	return w, nil
+}
+
+// parse reads a configuration as the keeper did.
+func parse(c *protocol.Configuration) (*settings, error) {
+	conf := config.Default(config.Observe)
+	if len(c.Sources) > 0 {
+		sources := make([]config.File, len(c.Sources))
+		for i, s := range c.Sources {
+			sources[i] = config.File{Name: s.Name, Data: s.Data}
+		}
+		var err error
+		if conf, err = config.Parse(sources); err != nil {
+			return nil, err
+		}
+	}
+	p, err := policy.Compile(conf)
+	if err != nil {
+		return nil, err
+	}
+	return &settings{config: conf, policy: p, hash: conf.Hash()}, nil
+}
+
+// take sorts the descriptors by role.
+func (f *files) take(roles []protocol.Role, descriptors []*os.File) error {
+	var errs []error
+	for i, file := range descriptors {
+		var err error
+		switch role := roles[i]; role {
+		case protocol.RoleTCP:
+			var l net.Listener
+			l, err = listener(file)
+			f.tcp = append(f.tcp, l)
+		case protocol.RoleDNS:
+			var c net.PacketConn
+			c, err = net.FilePacketConn(file)
+			file.Close()
+			if err == nil {
+				f.dns = append(f.dns, c.(*net.UDPConn))
+			}
+		case protocol.RoleAccepted:
+			f.accepted = file
+		case protocol.RoleAskers:
+			f.askers = file
+		case protocol.RoleAudit:
+			f.audit = file
+		case protocol.RoleAdmin:
+			f.admin, err = listener(file)
+		case protocol.RoleMetrics:
+			f.metrics, err = listener(file)
+		default:
+			err = fmt.Errorf("unknown role %q", role)
+		}
+		errs = append(errs, err)
+	}
+	if f.accepted == nil || f.askers == nil || f.audit == nil || len(f.tcp) == 0 {
+		errs = append(errs, errors.New("start: a descriptor is missing"))
+	}
+	return errors.Join(errs...)
+}
+
+func listener(f *os.File) (net.Listener, error) {
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the path is the keeper's
+	}
+	return l, err
+}
+
+func (w *worker) openAudit() (err error) {
+	c := w.config.Load().config.Audit
+	w.sink, err = audit.NewFileSink(audit.FileSinkOptions{
+		File: w.files.audit, Torn: w.args.AuditTorn, MaxSize: int64(c.File.MaxSize), Rotator: &rotator{w.keeper},
+	})
+	if err != nil {
+		return err
+	}
+	onFailure := audit.Block
+	if c.OnFailure == config.FailContinue {
+		onFailure = audit.Continue
+	}
+	w.audit, err = audit.New(audit.Options{Sink: w.sink, OnFailure: onFailure, End: w.args.AuditEnd})
+	return err
+}
+
+func (w *worker) openMetrics() error {
+	w.snapshots = newSnapshots(w)
+	w.metrics = metrics.New(metrics.Options{
+		Version: w.args.Version, Datapath: w.snapshots, Guard: w.snapshots, Audit: w.audit,
+		Resources: w.resources, Runtime: true,
+	})
+	w.metrics.SetReload(true, time.Now())
+	return nil
+}
+
+func (w *worker) openIdentities() (err error) {
+	w.identities, err = newIdentities(w.keeper)
+	return err
+}
+
+func (w *worker) openLeaves() (err error) {
+	w.leaves, err = ca.NewLeaves(w.args.Issuer, ca.DefaultLeaves)
+	return err
+}
+
+func (w *worker) openUpstream() error {
+	trust, err := trustOf(w.config.Load().config, &w.args.Config)
+	if err != nil {
+		return err
+	}
+	w.pool, err = upstream.New(upstream.Options{Trust: trust, ConnectTimeout: w.config.Load().config.Timeouts.Connect})
+	return err
+}
+
+// trustOf gives what upstream certificates are verified against.
+func trustOf(c *config.Config, sources *protocol.Configuration) (upstream.Trust, error) {
+	var extra []upstream.PEMFile
+	for _, r := range sources.Roots {
+		extra = append(extra, upstream.PEMFile{Name: r.Name, Data: r.Data})
+	}
+	roots, err := upstream.SystemRoots(extra...)
+	return upstream.Trust{Roots: roots, MinVersion: c.TLS.MinVersion}, err
+}
+
+func (w *worker) openResolver() (err error) {
+	w.resolver, err = resolver.New(resolver.Options{
+		Askers:    &askers{origin: origin.NewReader(w.files.accepted, w.files.askers), identities: w.identities},
+		Names:     &names{w},
+		Recorder:  &dnsRecorder{w},
+		Meter:     &dnsMeter{w.metrics},
+		Upstreams: w.config.Load().config.DNS.Upstreams,
+	})
+	return err
+}
+
+func (w *worker) openProxy() (err error) {
+	s := w.config.Load()
+	w.proxy, err = proxy.New(proxy.Options{
+		Origin:     origin.NewReader(w.files.accepted, w.files.askers),
+		Identities: w.identities,
+		Resolver:   w.resolver,
+		Leaves:     w.leaves,
+		Audit:      w.audit,
+		Own:        w.own,
+		Metrics:    w.metrics,
+		Upstream:   w.pool,
+		Log:        w.log.Named("proxy"),
+		DNS:        w.serveDNS,
+		Probe:      w.probe,
+	}, &proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts})
+	return err
+}
+
+// run starts everything; failed is told when something that must go on ends.
+func (w *worker) run(failed func(error)) {
+	logging, endLog := context.WithCancel(context.Background())
+	w.endLog = endLog
+	w.auditor.Go(func() {
+		if err := w.audit.Run(logging); err != nil {
+			failed(fmt.Errorf("audit: %w", err))
+		}
+	})
+	start := func(name string, f func(context.Context) error) {
+		w.running.Go(func() {
+			if err := f(w.serving); err != nil && w.serving.Err() == nil {
+				w.log.Error("ended", zap.String("part", name), zap.Error(err))
+				failed(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("host addresses", func(ctx context.Context) error { return w.own.book.Run(ctx, nil) })
+	start("upstream pool", w.pool.Run)
+	start("resolver", w.resolver.Run)
+	start("proxy", w.proxy.Run)
+	for _, l := range w.files.tcp {
+		start("listener", func(ctx context.Context) error { return w.proxy.Serve(ctx, l) })
+	}
+	for _, c := range w.files.dns {
+		start("dns", func(ctx context.Context) error { return w.resolver.ServeUDP(ctx, c, w.args.Netns) })
+	}
+	if w.files.admin != nil {
+		start("admin", w.serveAdmin)
+	}
+	if w.files.metrics != nil {
+		web := admin.Web{Metrics: w.metrics.Handler(), Ready: w.Ready, Log: w.log.Named("web")}
+		start("metrics", func(ctx context.Context) error { return web.Serve(ctx, w.files.metrics) })
+	}
+	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Mode: string(w.config.Load().config.Mode), Message: "worker started, version " + w.args.Version})
+}
+
+// stop ends accepting, drains, and then writes what is left of the audit.
+func (w *worker) stop() error {
+	w.cancel()
+	w.running.Wait()
+	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: "worker stopped"})
+	w.endLog()
+	w.auditor.Wait()
+	return w.sink.Close()
+}
+
+// configure puts a new configuration in force, or changes nothing.
+func (w *worker) configure(c *protocol.Configuration) error {
+	s, err := parse(c)
+	if err != nil {
+		return err
+	}
+	trust, err := trustOf(s.config, c)
+	if err != nil {
+		return err
+	}
+	w.pool.SetTrust(trust)
+	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts})
+	w.config.Store(s)
+	w.identities.forget()
+	w.metrics.SetReload(true, time.Now())
+	return nil
+}
+
+// setHealth takes what the keeper found out.
+func (w *worker) setHealth(h *protocol.HealthArgs) {
+	old := w.report.Swap(h)
+	w.metrics.SetEnforcementActive(h.EnforcementActive)
+	if h.ConfigError != "" && (old == nil || old.ConfigError != h.ConfigError) {
+		w.metrics.SetReload(false, time.Now())
+	}
+	for _, sentence := range h.Lifecycle {
+		w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: sentence})
+	}
+}
+
+// resources lists every bounded thing of both processes.
+func (w *worker) resources() []metrics.Resource {
+	r := append(w.proxy.Resources(), w.identities.resources()...)
+	r = append(r, metrics.Resource{Name: "leaves", Entries: uint64(w.leaves.Entries()), Capacity: uint64(w.leaves.Capacity())})
+	for _, f := range w.resolver.Figures() {
+		r = append(r, metrics.Resource{Name: f.Name, Entries: uint64(f.Entries), Capacity: uint64(f.Capacity)})
+	}
+	return append(r, w.snapshots.resources()...)
+}
+
+// rotator asks the keeper for the next audit file.
+type rotator struct{ keeper *wire.Peer }
+
+func (r *rotator) Rotate(ctx context.Context) (*os.File, error) { return r.ask(ctx, protocol.Rotate) }
+func (r *rotator) Reopen(ctx context.Context) (*os.File, error) { return r.ask(ctx, protocol.Reopen) }
+
+func (r *rotator) ask(ctx context.Context, method string) (*os.File, error) {
+	files, err := r.keeper.Call(ctx, method, nil, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("%s: %d descriptors, want 1", method, len(files))
+	}
+	return files[0], nil
+}

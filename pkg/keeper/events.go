@@ -1,0 +1,70 @@
+package keeper
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/datapath"
+	"sallyport/pkg/keeper/protocol"
+)
+
+const (
+	// eventQueue bounds the kernel's events that wait for the worker. A full
+	// queue drops and counts: the kernel's own counters stay exact.
+	eventQueue = 4096
+	// eventBatch is how many events go into one notice, and eventDelay how long
+	// the first of them waits for others.
+	eventBatch = 256
+	eventDelay = 5 * time.Millisecond
+)
+
+// forwardEvents hands the kernel's events to the worker, which records them.
+// While no worker runs they wait.
+func (k *Keeper) forwardEvents(ctx context.Context) error {
+	queue := make(chan datapath.Event, eventQueue)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		k.sendEvents(ctx, queue)
+	}()
+	err := k.gate.data.Events(ctx, func(e datapath.Event) {
+		select {
+		case queue <- e:
+		default:
+			k.eventsLost.Add(1)
+		}
+	})
+	<-done
+	return err
+}
+
+func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
+	batch := make([]datapath.Event, 0, eventBatch)
+	var timer <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-queue:
+			batch = append(batch, e)
+			if timer == nil {
+				timer = time.After(eventDelay)
+			}
+			if len(batch) < eventBatch {
+				continue
+			}
+		case <-timer:
+		}
+		timer = nil
+		if !k.waitServing(ctx) {
+			return
+		}
+		if err := k.tell(protocol.Kernel, protocol.KernelArgs{Events: batch, Lost: k.eventsLost.Swap(0)}); err != nil {
+			k.eventsLost.Add(uint64(len(batch)))
+			k.log.Warn("kernel events lost", zap.Error(err), zap.Int("events", len(batch)))
+		}
+		batch = batch[:0]
+	}
+}

@@ -1,0 +1,342 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/admin/socket"
+	"sallyport/pkg/keeper/wire"
+)
+
+// What `exec` and the daemon say to each other.
+const (
+	// methodHello is the daemon's first word; the answer proves who answers.
+	methodHello = "hello"
+	// methodStarted and methodFailed answer a launch.
+	methodStarted = "started"
+	methodFailed  = "failed"
+	// methodSignal passes a signal on to the command.
+	methodSignal = "signal"
+	// methodEnded carries the command's wait status.
+	methodEnded = "ended"
+)
+
+// maxCommands bounds the commands that the daemon runs at a time.
+const maxCommands = 256
+
+// helloTimeout bounds how long a caller may take to say what it wants.
+const helloTimeout = 10 * time.Second
+
+// ExecSocket is where `exec` finds the daemon.
+func ExecSocket(runtimeDir string) string { return filepath.Join(runtimeDir, "exec.sock") }
+
+// RemoteLaunch is what `exec` asks the daemon for. Who asks is the kernel's
+// word, not part of it.
+type RemoteLaunch struct {
+	Argv        []string `json:"argv"`
+	Env         []string `json:"env"`
+	Dir         string   `json:"dir"`
+	Home        string   `json:"home"`
+	User        string   `json:"user"`
+	Workload    string   `json:"workload"`
+	KeepSockets bool     `json:"keep_sockets"`
+	// Numbers are those that the descriptors of the message have in the caller.
+	Numbers []int `json:"numbers"`
+}
+
+// started tells which workload a command became.
+type started struct {
+	Name string `json:"name"`
+}
+
+// ended is how a command ended: with a code, or by a signal.
+type ended struct {
+	Code   int `json:"code"`
+	Signal int `json:"signal"`
+}
+
+// signalled is one signal for the command.
+type signalled struct {
+	Signal int `json:"signal"`
+}
+
+// serveExec starts commands for users until ctx ends, then ends them.
+func (k *Keeper) serveExec(ctx context.Context) error {
+	if k.options.Standalone {
+		<-ctx.Done()
+		return nil
+	}
+	s, err := socket.Listen(socket.Options{Packet: true, Path: ExecSocket(k.config.RuntimeDir), Group: k.config.Admin.Group})
+	if err != nil {
+		return err
+	}
+	defer s.Remove()
+	stop := context.AfterFunc(ctx, func() { s.Listener.Close() })
+	defer stop()
+	var running sync.WaitGroup
+	defer running.Wait()
+	slots := make(chan struct{}, maxCommands)
+	for {
+		c, err := s.Listener.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("exec socket: %w", err)
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			c.Close() // closed: a full house starts nobody
+			k.note("exec refused: too many commands run")
+			continue
+		}
+		running.Go(func() {
+			defer func() { <-slots }()
+			defer c.Close()
+			if err := k.serveCaller(ctx, c, s.GroupID); err != nil {
+				k.log.Info("exec", zap.Error(err))
+			}
+		})
+	}
+}
+
+// serveCaller answers one caller and stays with its command.
+func (k *Keeper) serveCaller(ctx context.Context, c *net.UnixConn, group int) error {
+	conn := wire.FromUnix(c)
+	refuse := func(err error) error {
+		conn.Send(&wire.Message{Method: methodFailed, Error: err.Error()}, nil)
+		return fmt.Errorf("refused: %w", err)
+	}
+	who, err := callerOf(c, k.gate.tree, k.gate.tagged)
+	if err != nil {
+		return refuse(err)
+	}
+	defer who.close()
+	if !who.member(group) {
+		return refuse(fmt.Errorf("uid %d is neither root nor in group %s", who.uid, k.config.Admin.Group))
+	}
+	if err := conn.Send(&wire.Message{Method: methodHello}, nil); err != nil {
+		return err
+	}
+	c.SetReadDeadline(time.Now().Add(helloTimeout))
+	m, err := conn.Receive()
+	if err != nil {
+		return err
+	}
+	c.SetReadDeadline(time.Time{})
+	defer m.CloseFiles()
+	if !who.proven(m.Sender) {
+		return refuse(errors.New("the caller's pid is not proven: another process answered"))
+	}
+	var args RemoteLaunch
+	if err := m.Decode(&args); err != nil {
+		return refuse(err)
+	}
+	return k.runRemote(ctx, conn, who, &args, m.Files, refuse)
+}
+
+// runRemote starts the command of a caller and waits for its end, or ends it
+// with the caller.
+func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, args *RemoteLaunch, files []*os.File, refuse func(error) error) error {
+	if len(args.Argv) == 0 || !filepath.IsAbs(args.Dir) {
+		return refuse(errors.New("no command, or no absolute directory"))
+	}
+	inherited, err := placeFiles(files, args.Numbers)
+	if err != nil {
+		return refuse(err)
+	}
+	path := filepath.Join(k.options.Instance.Tagged, "exec-"+strconv.Itoa(who.pid)+"-"+strconv.FormatUint(k.commands.Add(1), 10))
+	c, err := k.admit(&Launch{
+		Argv: args.Argv, Env: args.Env, Dir: args.Dir, Workload: args.Workload,
+		UID: who.uid, GID: who.gid, Groups: who.groups, User: userName(who.uid), Home: args.Home,
+		KeepSockets: args.KeepSockets,
+	}, path)
+	if err != nil {
+		return refuse(err)
+	}
+	defer func() {
+		if err := k.dismiss(c); err != nil {
+			k.log.Error("end of exec", zap.Error(err))
+		}
+	}()
+	c.plan.Spec.Umask = &who.umask
+	child, err := startLaunched(c, inherited, who)
+	if err != nil {
+		return refuse(err)
+	}
+	defer child.conn.Close()
+	// The child's connection closes on execve; a message before is its failure.
+	if m, err := child.conn.Receive(); err == nil {
+		m.CloseFiles()
+		child.cmd.Wait()
+		conn.Send(&wire.Message{Method: methodFailed, Error: m.Error}, ended{Code: failureCode(m)})
+		return fmt.Errorf("not started: %s", m.Error)
+	}
+	if err := conn.Send(&wire.Message{Method: methodStarted}, started{Name: c.id.Name}); err != nil {
+		return err
+	}
+	return child.stay(ctx, conn, c)
+}
+
+// failureCode reads the exit status that a failed launch asks for.
+func failureCode(m *wire.Message) int {
+	var e ended
+	if m.Decode(&e) != nil || e.Code == 0 {
+		return 1
+	}
+	return e.Code
+}
+
+// maxDescriptor bounds the number that an inherited descriptor may have.
+const maxDescriptor = 1024
+
+// placeFiles orders descriptors by the number that they have in the caller;
+// what is missing in between is closed in the command.
+func placeFiles(files []*os.File, numbers []int) ([]*os.File, error) {
+	if len(files) != len(numbers) {
+		return nil, fmt.Errorf("%d descriptors with %d numbers", len(files), len(numbers))
+	}
+	var placed []*os.File
+	for i, n := range numbers {
+		if n < 0 || n >= maxDescriptor {
+			return nil, fmt.Errorf("descriptor %d: at most %d can be inherited", n, maxDescriptor)
+		}
+		for len(placed) <= n {
+			placed = append(placed, nil)
+		}
+		if placed[n] != nil {
+			return nil, fmt.Errorf("descriptor %d twice", n)
+		}
+		placed[n] = files[i]
+	}
+	for len(placed) < 3 {
+		placed = append(placed, nil)
+	}
+	return placed, nil
+}
+
+// A launched is a command that the daemon started.
+type launched struct {
+	cmd  *exec.Cmd
+	conn *wire.Conn
+}
+
+// startLaunched starts the process that becomes the command, inside its cgroup
+// from its first instruction.
+func startLaunched(c *command, inherited []*os.File, who *caller) (*launched, error) {
+	dir, err := c.cgroup.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	ours, theirs, err := wire.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command(self, Internal, InternalStart, strconv.Itoa(len(inherited)))
+	cmd.Args[0] = "sallyport"
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = reader(inherited[0]), writer(inherited[1]), writer(inherited[2])
+	cmd.ExtraFiles = append(inherited[3:len(inherited):len(inherited)], theirs)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Setsid: true}
+	if err := cmd.Start(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start command: %w", err)
+	}
+	conn, err := wire.NewConn(ours)
+	if err == nil {
+		err = applyLimits(cmd.Process.Pid, who.limits)
+	}
+	if err == nil {
+		err = conn.Send(&wire.Message{Method: methodLaunch}, &c.plan)
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return nil, err
+	}
+	return &launched{cmd: cmd, conn: conn}, nil
+}
+
+func applyLimits(pid int, limits map[int]unix.Rlimit) error {
+	for r, l := range limits {
+		if err := unix.Prlimit(pid, r, &l, nil); err != nil {
+			return fmt.Errorf("limit %d: %w", r, err)
+		}
+	}
+	return nil
+}
+
+// stay passes signals on until the command ends, and tells how it did. It ends
+// the command when the caller goes or ctx ends.
+func (l *launched) stay(ctx context.Context, conn *wire.Conn, c *command) error {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			m, err := conn.Receive()
+			if err != nil {
+				return
+			}
+			m.CloseFiles()
+			var s signalled
+			if m.Method == methodSignal && m.Decode(&s) == nil {
+				l.signal(syscall.Signal(s.Signal))
+			}
+		}
+	}()
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		l.cmd.Wait()
+	}()
+	select {
+	case <-waited:
+	case <-gone:
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := c.cgroup.Kill(end); err != nil {
+		return err
+	}
+	<-waited
+	out := ended{Code: l.cmd.ProcessState.ExitCode()}
+	if ws, ok := l.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		out = ended{Signal: int(ws.Signal())}
+	}
+	err := conn.Send(&wire.Message{Method: methodEnded}, out)
+	conn.Close()
+	<-gone
+	return err
+}
+
+// signal passes one signal on. Those that a terminal sends go to the command's
+// whole process group, as the terminal would; others to the command alone.
+func (l *launched) signal(s syscall.Signal) {
+	pid := l.cmd.Process.Pid
+	switch s {
+	case unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGWINCH, unix.SIGCONT:
+		pid = -pid
+	case unix.SIGTSTP:
+		// The command's group has no parent in its session, and such a group
+		// ignores SIGTSTP (POSIX, orphaned process group).
+		pid, s = -pid, unix.SIGSTOP
+	}
+	unix.Kill(pid, s)
+}

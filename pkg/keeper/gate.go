@@ -1,0 +1,377 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/datapath"
+	"sallyport/pkg/guard"
+	"sallyport/pkg/workload"
+)
+
+// A gate is the kernel's half of an instance: programs, maps, table, cgroups
+// and listeners. Without a worker it refuses everything, and it outlives the
+// process: whoever dies, the gate stays shut.
+type gate struct {
+	instance Instance
+	tree     *workload.Tree
+	tagged   workload.Cgroup
+	home     workload.Cgroup
+	// came is where the keeper was before it moved into home.
+	came  workload.Cgroup
+	data  *datapath.Datapath
+	guard *guard.Guard
+	lock  *os.File
+	log   *zap.Logger
+
+	mu sync.Mutex
+	ls *listeners
+	// probe is where the self-probe's second connection is sent.
+	probe netip.AddrPort
+	// state is what the guard must hold now.
+	state guard.State
+}
+
+// Missing says which parts of the host an instance needs and does not have; the
+// errors name them. It is asked before anything is changed.
+func Missing() error {
+	var errs []error
+	if err := datapath.Supported(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := guard.Supported(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// openGate shuts the gate: from its return, whatever runs in the tagged cgroup
+// reaches nothing. State that an earlier keeper of the same instance left is
+// taken over, so that there is no moment without a lock.
+func openGate(i Instance, c *config.Config, log *zap.Logger) (g *gate, err error) {
+	g = &gate{instance: i, log: log}
+	defer func() {
+		if err != nil {
+			g.release()
+			g = nil
+		}
+	}()
+	if g.tree, err = workload.FindTree(); err != nil {
+		return g, err
+	}
+	if g.lock, err = i.Lock(); err != nil {
+		return g, err
+	}
+	err = withHostLock(filepath.Dir(i.Runtime), func() error { return ensureBPFFS(i.Pins) })
+	if err != nil {
+		return g, err
+	}
+	if err := g.goHome(); err != nil {
+		return g, err
+	}
+	if g.tagged, err = ensureCgroup(g.tree, i.Tagged); err != nil {
+		return g, fmt.Errorf("tagged cgroup: %w", err)
+	}
+	if err := g.load(); err != nil {
+		return g, err
+	}
+	if g.guard, err = guard.New(guard.Options{Table: i.Table}); err != nil {
+		return g, err
+	}
+	g.state.Tagged = []guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}
+	if err := g.guard.Apply(g.state); err != nil {
+		return g, fmt.Errorf("guard: %w", err)
+	}
+	return g, g.listen(c.Listen.TCP, c.Listen.DNS)
+}
+
+// goHome moves the keeper into a cgroup of its own, unless a service manager
+// made one for it already: sock_ops is attached where the listeners are made,
+// and must not see every connection of the host.
+func (g *gate) goHome() error {
+	own, err := g.tree.OfProcess(os.Getpid())
+	if err != nil {
+		return fmt.Errorf("own cgroup: %w", err)
+	}
+	g.came = own
+	if g.instance.Name == servicePrefix && own.Level() > 0 && os.Getenv("INVOCATION_ID") != "" {
+		g.home = own
+		return nil
+	}
+	if g.home, err = ensureCgroup(g.tree, g.instance.Home); err != nil {
+		return fmt.Errorf("keeper's cgroup: %w", err)
+	}
+	if err := g.home.Move(0); err != nil {
+		return fmt.Errorf("enter keeper's cgroup: %w", err)
+	}
+	return nil
+}
+
+// load takes over the pinned programs and maps, or makes them anew.
+func (g *gate) load() error {
+	o := datapath.Options{
+		PinDir:       g.instance.Pins,
+		CgroupRoot:   g.tree.Point(),
+		KeeperCgroup: g.home.Dir(),
+	}
+	var err error
+	g.data, err = datapath.Open(o)
+	if errors.Is(err, datapath.ErrIncompatible) {
+		// Another version's: its pins go once ours are attached beside them.
+		g.log.Warn("pinned programs of another version are replaced", zap.Error(err))
+		defer g.discard(o.PinDir + ".old")
+		if err := os.Rename(o.PinDir, o.PinDir+".old"); err != nil {
+			return fmt.Errorf("bpf: %w", err)
+		}
+		err = datapath.ErrNotPinned
+	}
+	if errors.Is(err, datapath.ErrNotPinned) {
+		g.data, err = datapath.Create(o)
+	}
+	if err != nil {
+		return fmt.Errorf("bpf: %w", err)
+	}
+	attach := g.data.AttachSlice
+	if g.instance.Name != servicePrefix {
+		attach = g.data.Attach
+	}
+	if err := attach(g.tagged.Dir()); err != nil {
+		return fmt.Errorf("bpf: attach to %s: %w", g.tagged.Path(), err)
+	}
+	return nil
+}
+
+// discard removes pins; links that lose their last pin are detached.
+func (g *gate) discard(pins string) {
+	if err := os.RemoveAll(pins); err != nil {
+		g.log.Error("remove old pins", zap.Error(err))
+	}
+}
+
+// listen opens the listeners and lets the tagged cgroup reach them.
+func (g *gate) listen(tcpPort, dnsPort uint16) error {
+	ls, err := openListeners(nil, tcpPort, dnsPort)
+	if err != nil {
+		return err
+	}
+	if err := ls.register(g.data, g.probe); err != nil {
+		ls.close()
+		return fmt.Errorf("bpf: listeners: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	state := g.state
+	state.Listeners, state.Resolvers = ls.addresses()
+	if err := g.guard.Apply(state); err != nil {
+		ls.close()
+		return fmt.Errorf("guard: %w", err)
+	}
+	g.state, g.ls = state, ls
+	return nil
+}
+
+// setProbe tells the kernel about the self-probe: connections of this cgroup to
+// probeBlocked go to target.
+func (g *gate) setProbe(cgroup uint64, target netip.AddrPort) error {
+	if err := g.data.SetProbe(datapath.Probe{Cgroup: cgroup, Blocked: probeBlocked}); err != nil {
+		return fmt.Errorf("bpf: self-probe: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.probe = target
+	return g.ls.register(g.data, target)
+}
+
+// unlisten closes the listeners: from now on connects fail at once.
+func (g *gate) unlisten() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ls == nil {
+		return
+	}
+	if err := g.data.RemoveListeners(g.ls.cookie); err != nil {
+		g.log.Error("remove listeners", zap.Error(err))
+	}
+	g.ls.close()
+	g.ls = nil
+}
+
+// listening reports whether the listeners are open.
+func (g *gate) listening() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ls != nil
+}
+
+// setDirect lets the tagged cgroups reach these destinations without us, in
+// both locks: first the guard, then BPF, so that a connection which BPF passes
+// is not cut by the other.
+func (g *gate) setDirect(rules []datapath.DirectRule, tagged []guard.Cgroup, inbound []guard.Inbound) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	state := g.state
+	state.Tagged = append([]guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}, tagged...)
+	state.Inbound = inbound
+	state.Direct = nil
+	for _, r := range rules {
+		p := guard.TCP
+		if r.Protocol == datapath.UDP {
+			p = guard.UDP
+		}
+		state.Direct = append(state.Direct, guard.Direct{Cgroup: r.Cgroup, Prefix: r.Prefix, First: r.First, Last: r.Last, Protocol: p})
+	}
+	if err := g.guard.Apply(state); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	g.state = state
+	if err := g.data.SetDirect(rules); err != nil {
+		return fmt.Errorf("bpf: direct rules: %w", err)
+	}
+	ports := make([]datapath.InboundPort, len(inbound))
+	for i, p := range inbound {
+		ports[i] = datapath.InboundPort{Cgroup: p.Cgroup, Port: p.Port}
+	}
+	if err := g.data.SetInbound(ports); err != nil {
+		return fmt.Errorf("bpf: inbound ports: %w", err)
+	}
+	return nil
+}
+
+// setOwnAddresses refuses connects whose real target is one of ours.
+func (g *gate) setOwnAddresses(more ...netip.AddrPort) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	own := slices.Clone(more)
+	if g.ls != nil {
+		tcp, dns := g.ls.addresses()
+		own = append(append(own, tcp...), dns...)
+	}
+	return g.data.SetOwnAddresses(own)
+}
+
+// repair compares both locks with what they must be and puts back what is
+// missing. It returns what it found, in sentences.
+func (g *gate) repair() []string {
+	var found []string
+	if problems, err := g.data.Verify(); err != nil {
+		found = append(found, "bpf: "+err.Error())
+	} else if len(problems) > 0 {
+		for _, p := range problems {
+			found = append(found, "bpf: "+p.String())
+		}
+		if err := g.data.Repair(); err != nil {
+			found = append(found, "bpf: repair failed: "+err.Error())
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if problems, err := g.guard.Check(); err != nil {
+		found = append(found, "guard: "+err.Error())
+	} else if len(problems) > 0 {
+		for _, p := range problems {
+			found = append(found, "guard: "+p.String())
+		}
+		if err := g.guard.Apply(g.state); err != nil {
+			found = append(found, "guard: repair failed: "+err.Error())
+		}
+	}
+	return found
+}
+
+// release gives back what this process holds and leaves the gate shut.
+func (g *gate) release() {
+	if g.ls != nil {
+		g.ls.close()
+	}
+	if g.guard != nil {
+		g.guard.Close()
+	}
+	if g.data != nil {
+		g.data.Close()
+	}
+	if g.tree != nil {
+		g.tree.Close()
+	}
+	if g.lock != nil {
+		g.lock.Close()
+	}
+}
+
+// remove takes the gate away with everything that it added to the host. Nothing
+// may run in the tagged cgroup any more.
+func (g *gate) remove(ctx context.Context) error {
+	g.unlisten()
+	// Out of our own cgroup first: a populated one cannot be removed.
+	if g.home.ID() != g.came.ID() {
+		if err := g.came.Move(0); err != nil {
+			g.log.Warn("leave keeper's cgroup", zap.Error(err))
+		}
+	}
+	err := dismantle(ctx, g.instance, g.tree)
+	g.release()
+	return err
+}
+
+func ensureCgroup(tree *workload.Tree, path string) (workload.Cgroup, error) {
+	cg, err := tree.Create(path)
+	if errors.Is(err, fs.ErrExist) {
+		return tree.Cgroup(path)
+	}
+	return cg, err
+}
+
+// dismantle removes everything of an instance that can exist, by name. It
+// works for a living instance and for what a killed one left. The tagged cgroup
+// goes first: if something still runs in it, nothing else is touched.
+func dismantle(ctx context.Context, i Instance, tree *workload.Tree) error {
+	if err := removeCgroup(ctx, tree, i.Tagged); err != nil {
+		return err
+	}
+	var errs []error
+	// A link without a pin or a descriptor is detached by the kernel.
+	for _, pins := range []string{i.Pins, i.Pins + ".old"} {
+		if err := os.RemoveAll(pins); err != nil {
+			errs = append(errs, fmt.Errorf("bpf: %w", err))
+		}
+	}
+	g, err := guard.New(guard.Options{Table: i.Table})
+	if err == nil {
+		err = g.Delete()
+		g.Close()
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("guard: %w", err))
+	}
+	if err := removeCgroup(ctx, tree, i.Home); err != nil {
+		errs = append(errs, err)
+	}
+	if err := os.RemoveAll(i.Runtime); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, withHostLock(filepath.Dir(i.Runtime), func() error {
+		defer releaseRuntime(filepath.Dir(i.Runtime))
+		return releaseBPFFS(filepath.Dir(i.Pins))
+	}))
+	return errors.Join(errs...)
+}
+
+func removeCgroup(ctx context.Context, tree *workload.Tree, path string) error {
+	cg, err := tree.Cgroup(path)
+	if errors.Is(err, workload.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return cg.Remove(ctx)
+}

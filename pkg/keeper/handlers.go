@@ -1,0 +1,124 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/keeper/wire"
+	"sallyport/pkg/workload"
+)
+
+// handlers answer the worker. The worker may be in hostile hands: none of these
+// opens the gate, starts a process, or names a file.
+func (k *Keeper) handlers() map[string]wire.Handler {
+	return map[string]wire.Handler{
+		protocol.Identify: k.identify,
+		protocol.Snapshot: k.snapshot,
+		protocol.Rotate: func(context.Context, *wire.Message) (any, []*os.File, error) {
+			return oneFile(k.audit.Rotate())
+		},
+		protocol.Reopen: func(context.Context, *wire.Message) (any, []*os.File, error) {
+			return oneFile(k.audit.Descriptor())
+		},
+		protocol.Reload: func(context.Context, *wire.Message) (any, []*os.File, error) {
+			return nil, nil, k.Reload()
+		},
+	}
+}
+
+func oneFile(f *os.File, err error) (any, []*os.File, error) {
+	if err != nil {
+		return nil, nil, err
+	}
+	return nil, []*os.File{f}, nil
+}
+
+// identify names the workload of a cgroup and, if asked, the executable of a
+// process that is still in it.
+func (k *Keeper) identify(_ context.Context, m *wire.Message) (any, []*os.File, error) {
+	defer m.CloseFiles()
+	var in protocol.IdentifyArgs
+	if err := m.Decode(&in); err != nil {
+		return nil, nil, err
+	}
+	id, err := k.registry.Identify(in.Cgroup)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := protocol.IdentifyResult{Identity: id}
+	if in.Exe && in.PID != 0 {
+		// The pid only informs; a process that has moved on is not shown at all.
+		if p, err := workload.LookUp(int(in.PID)); err == nil {
+			if path, err := k.gate.tree.Path(in.Cgroup); err == nil && path == p.Cgroup {
+				out.Exe = p.Exe
+			}
+		}
+	}
+	return out, nil, nil
+}
+
+// snapshot reads the kernel's figures for metrics and status.
+func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, error) {
+	defer m.CloseFiles()
+	var out protocol.SnapshotResult
+	var err error
+	if out.Flows, err = k.gate.data.Flows(); err != nil {
+		return nil, nil, fmt.Errorf("flows: %w", err)
+	}
+	refusals, err := k.gate.data.Refusals()
+	if err != nil {
+		return nil, nil, fmt.Errorf("refusals: %w", err)
+	}
+	out.Refusals = make(map[string]uint64, len(refusals))
+	for reason, n := range refusals {
+		out.Refusals[reason.String()] = n
+	}
+	counters, err := k.gate.guard.Counters()
+	if err != nil {
+		return nil, nil, fmt.Errorf("guard: %w", err)
+	}
+	out.GuardRejected = counters.Rejected()
+	resources, err := k.gate.data.Resources()
+	if err != nil {
+		return nil, nil, fmt.Errorf("resources: %w", err)
+	}
+	for _, r := range resources {
+		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: int(r.Entries), Capacity: int(r.Capacity)})
+	}
+	for _, r := range k.gate.guard.Resources() {
+		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
+	}
+	for _, r := range append(k.registry.Resources(), k.gate.tree.Resources()...) {
+		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
+	}
+	if out.Workloads, err = k.workloads(); err != nil {
+		return nil, nil, fmt.Errorf("workloads: %w", err)
+	}
+	return out, nil, nil
+}
+
+// workloads names the populated cgroups directly below the tagged one; deeper
+// ones belong to them.
+func (k *Keeper) workloads() ([]workload.Identity, error) {
+	children, err := k.gate.tagged.Children()
+	if err != nil {
+		return nil, err
+	}
+	var out []workload.Identity
+	for _, cg := range children {
+		if cg.ID() == k.prober.cgroup.ID() {
+			continue
+		}
+		if populated, err := cg.Populated(); err != nil || !populated {
+			continue
+		}
+		id, err := k.registry.Identify(cg.ID())
+		if err != nil {
+			continue // it ended while we asked
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}

@@ -1,0 +1,119 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/config"
+)
+
+// An Instance is one gate and everything that it adds to the host: the
+// service's, or that of one `exec` without a daemon. All names derive from it,
+// so that teardown after a crash needs no list of what was made.
+type Instance struct {
+	// Name is "service" or "exec-PID".
+	Name string
+	// Table is the nftables table.
+	Table string
+	// Pins is the directory of BPF links and maps on bpffs.
+	Pins string
+	// Tagged is the path, below the cgroup2 mount, of the cgroup whose members
+	// are captured.
+	Tagged string
+	// Home is the path, below the cgroup2 mount, of the cgroup in which the
+	// listeners are made.
+	Home string
+	// Runtime is the directory of sockets, lock and trust files.
+	Runtime string
+}
+
+// Places says where instances live; all of it is configurable.
+type Places struct {
+	RuntimeDir, BPFDir, Table, Slice string
+}
+
+const servicePrefix, execPrefix = "service", "exec-"
+
+// Service gives the instance of the daemon.
+func (p Places) Service() Instance {
+	return Instance{
+		Name:    servicePrefix,
+		Table:   p.Table,
+		Pins:    filepath.Join(p.BPFDir, servicePrefix),
+		Tagged:  "/" + strings.TrimPrefix(p.Slice, "/"),
+		Home:    "/" + p.Table + ".keeper",
+		Runtime: filepath.Join(p.RuntimeDir, servicePrefix),
+	}
+}
+
+// Exec gives the instance of an `exec` without a daemon, whose wrapper has
+// this pid. Its cgroup lies beside the slice and never below it.
+func (p Places) Exec(pid int) Instance {
+	name := execPrefix + strconv.Itoa(pid)
+	return Instance{
+		Name:    name,
+		Table:   p.Table + "_" + strconv.Itoa(pid),
+		Pins:    filepath.Join(p.BPFDir, name),
+		Tagged:  "/" + p.Table + "-" + name,
+		Home:    "/" + p.Table + "-" + name + ".keeper",
+		Runtime: filepath.Join(p.RuntimeDir, name),
+	}
+}
+
+// Command is the cgroup of an exec's command, below the tagged one.
+func (i Instance) Command() string { return filepath.Join(i.Tagged, "command") }
+
+// ProbeCgroup is the cgroup of the self-probe. Nothing else can enter it: it is
+// root's, and it holds no process between two probes.
+func (i Instance) ProbeCgroup() string { return filepath.Join(i.Tagged, "sallyport-probe") }
+
+// Trust is the trust directory (contract.md §7).
+func (i Instance) Trust() string { return filepath.Join(i.Runtime, "trust") }
+
+func (i Instance) lockPath() string { return filepath.Join(i.Runtime, "lock") }
+
+// ErrRunning says that the instance has a living keeper.
+var ErrRunning = errors.New("already running")
+
+// Lock takes the instance for the life of the returned file. It returns
+// ErrRunning if another process has it.
+func (i Instance) Lock() (*os.File, error) {
+	f, err := lockFile(i.lockPath(), false)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("instance %s: %w", i.Name, ErrRunning)
+	}
+	return f, err
+}
+
+// Execs lists the instances of `exec` that left a runtime directory, living or
+// not.
+func (p Places) Execs() ([]Instance, error) {
+	entries, err := os.ReadDir(p.RuntimeDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []Instance
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), execPrefix)
+		pid, err := strconv.Atoi(digits)
+		if ok && err == nil && e.IsDir() {
+			found = append(found, p.Exec(pid))
+		}
+	}
+	return found, nil
+}
+
+// PlacesOf gives the places that a configuration names.
+func PlacesOf(c *config.Config) Places {
+	return Places{RuntimeDir: c.RuntimeDir, BPFDir: c.BPFDir, Table: c.NFTTable, Slice: c.Slice}
+}

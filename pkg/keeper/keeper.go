@@ -1,0 +1,273 @@
+// Package keeper is the privileged half of sallyport: it owns the kernel's
+// programs and tables, the listeners, the root key and the audit files, starts
+// the worker and the commands of `exec`, and proves again and again that the
+// gate is shut. It parses nothing that a workload or an upstream wrote.
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/admin/socket"
+	"sallyport/pkg/audit/file"
+	"sallyport/pkg/ca"
+	"sallyport/pkg/config"
+	"sallyport/pkg/netns"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/workload"
+)
+
+// Options say what a Keeper keeps.
+type Options struct {
+	Instance Instance
+	// ConfigPath is the file that Reload reads; empty: the built-in
+	// configuration in observe mode.
+	ConfigPath string
+	// Standalone is set for an `exec` without a daemon: free ports, no admin
+	// and metrics listeners, and Audit in place of the configured file.
+	Standalone bool
+	// Audit, where it has a path, replaces the configured audit file.
+	Audit file.Options
+	// Version is the version of the binary.
+	Version string
+	Log     *zap.Logger
+	// Open opens a file that a workload's variable names, with the rights of
+	// the workload's user.
+	Open func(path string) (*os.File, error)
+}
+
+// A Keeper is one running instance.
+type Keeper struct {
+	options Options
+	log     *zap.Logger
+	gate    *gate
+	root    *ca.Root
+	trust   *ca.Trust
+	issued  atomic.Pointer[ca.Material]
+	audit   *file.Files
+	prober  *prober
+	// own are the host's addresses.
+	own *netns.AddressBook
+	// admin is the socket of the admin API; nil for a standalone instance.
+	admin *socket.Socket
+
+	registry *workload.Registry
+
+	mu sync.Mutex
+	// config is the configuration in force, with its sources.
+	config  *config.Config
+	policy  *policy.Policy
+	sources []config.File
+	// configErr is what the last reload said.
+	configErr  error
+	reloading  sync.Mutex
+	generation uint64
+	worker     *process
+	// serving is set while a started worker answers.
+	serving bool
+	health  health
+	// direct remembers what the kernel was told, to tell it only changes.
+	direct directState
+
+	// ready is closed once both probes answered as they must for the first time.
+	ready     chan struct{}
+	readyOnce sync.Once
+	// prod asks for a comparison of both locks now.
+	prod chan struct{}
+	// commands numbers the commands of the daemon.
+	commands atomic.Uint64
+	// eventsLost counts kernel events that did not reach a worker.
+	eventsLost atomic.Uint64
+}
+
+// LoadConfig reads the configuration; without a path it is the built-in one.
+func LoadConfig(path string) (*config.Config, []config.File, error) {
+	if path == "" {
+		return config.Default(config.Observe), nil, nil
+	}
+	return config.Load(path)
+}
+
+// Open sets the instance up, with its gate shut. Run makes it serve; Close
+// leaves the gate shut, Remove takes everything away.
+func Open(o Options) (*Keeper, error) {
+	c, sources, err := LoadConfig(o.ConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	p, err := policy.Compile(c)
+	if err != nil {
+		return nil, err
+	}
+	if o.Standalone {
+		c.Listen = config.Listen{}
+	}
+	k := &Keeper{
+		options: o, log: o.Log, config: c, policy: p, sources: sources, generation: 1,
+		ready: make(chan struct{}), prod: make(chan struct{}, 1),
+	}
+	// The authority is only files; it is ready by the time that the kernel is.
+	authority := make(chan error, 1)
+	go func() { authority <- k.openAuthority() }()
+	k.gate, err = openGate(o.Instance, c, o.Log.Named("gate"))
+	if aerr := <-authority; err == nil && aerr != nil {
+		k.gate.release()
+		err = aerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := k.furnish(); err != nil {
+		k.gate.release()
+		return nil, err
+	}
+	return k, nil
+}
+
+// openAuthority opens the certificate authority and builds the trust directory.
+func (k *Keeper) openAuthority() error {
+	root, err := ca.OpenRoot(k.config.TLS.CADir)
+	if err != nil {
+		return err
+	}
+	k.root = root
+	m, err := root.Issue(time.Now())
+	if err != nil {
+		return err
+	}
+	k.issued.Store(&m)
+	k.trust, err = ca.NewTrust(ca.TrustOptions{
+		Shared:    filepath.Join(k.config.StateDir, trustDir),
+		Workloads: k.options.Instance.Trust(),
+		Root:      root.PEM(),
+		Open:      k.options.Open,
+		Log:       k.log.Named("trust"),
+	})
+	if err != nil {
+		return err
+	}
+	return k.trust.Build()
+}
+
+// furnish opens what needs the gate or the configuration.
+func (k *Keeper) furnish() (err error) {
+	if k.registry, err = workload.NewRegistry(entries(k.config), k.gate.tree, nil); err != nil {
+		return err
+	}
+	if k.own, err = netns.NewAddressBook(nil); err != nil {
+		return fmt.Errorf("host addresses: %w", err)
+	}
+	if k.audit, err = file.Open(k.auditOptions()); err != nil {
+		return err
+	}
+	k.prober, err = openProber(k.gate, k.rejected)
+	if err != nil {
+		return err
+	}
+	if !k.options.Standalone {
+		k.admin, err = socket.Listen(socket.Options{Path: k.config.Admin.Socket, Group: k.config.Admin.Group})
+		if err != nil {
+			return err
+		}
+		if k.admin.Warning != "" {
+			k.log.Warn(k.admin.Warning)
+		}
+	}
+	if err := k.gate.setOwnAddresses(k.servedAddresses()...); err != nil {
+		return fmt.Errorf("bpf: own addresses: %w", err)
+	}
+	return k.applyDirect()
+}
+
+// rejected reads how many packets the guard refused.
+func (k *Keeper) rejected() (uint64, error) {
+	c, err := k.gate.guard.Counters()
+	return c.Rejected(), err
+}
+
+// auditOptions says which audit file this instance writes.
+func (k *Keeper) auditOptions() file.Options {
+	if k.options.Audit.Path != "" {
+		return k.options.Audit
+	}
+	a := k.config.Audit.File
+	return file.Options{Path: a.Path, UID: -1, GID: -1, MaxFiles: a.MaxFiles}
+}
+
+// Ready is closed once the worker serves and the self-probe succeeded.
+func (k *Keeper) Ready() <-chan struct{} { return k.ready }
+
+// Run serves until ctx ends, then lets running exchanges drain. It returns
+// early only if the instance cannot be kept.
+func (k *Keeper) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	start := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("worker", k.supervise)
+	start("watch", k.watch)
+	start("guard notices", func(ctx context.Context) error { return k.gate.guard.Watch(ctx, k.prodWatch) })
+	start("probe", k.probeLoop)
+	start("kernel events", k.forwardEvents)
+	start("issuing certificate", func(ctx context.Context) error { return k.root.Renew(ctx, k.renew) })
+	start("trust", k.trust.Run)
+	start("host addresses", func(ctx context.Context) error {
+		return k.own.Run(ctx, func([]netip.Prefix) { k.prodWatch() })
+	})
+	start("exec", k.serveExec)
+	start("configuration file", k.watchConfig)
+	<-ctx.Done()
+	wg.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// Close ends this process's part and leaves the gate shut.
+func (k *Keeper) Close() {
+	k.closeFiles()
+	k.gate.release()
+}
+
+// closeFiles closes what is neither the kernel's nor the worker's.
+func (k *Keeper) closeFiles() {
+	k.prober.close()
+	k.audit.Close()
+	if k.admin != nil {
+		k.admin.Listener.Close()
+		if err := k.admin.Remove(); err != nil {
+			k.log.Warn("admin socket", zap.Error(err))
+		}
+	}
+}
+
+// Remove takes the instance away from the host. It fails with a *Busy while
+// something runs in the tagged cgroup.
+func (k *Keeper) Remove(ctx context.Context) error {
+	k.closeFiles()
+	return k.gate.remove(ctx)
+}
+
+// prodWatch asks for a comparison now instead of at the next tick.
+func (k *Keeper) prodWatch() {
+	select {
+	case k.prod <- struct{}{}:
+	default:
+	}
+}

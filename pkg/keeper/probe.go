@@ -1,0 +1,191 @@
+package keeper
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/workload"
+)
+
+// The addresses that the self-probe connects to. 192.0.0.8 is the IPv4 dummy
+// address (RFC 7600 §4.8): no host has it and no router forwards it, so even
+// with an open gate a probe reaches nobody.
+var (
+	probeCaptured = netip.MustParseAddrPort("192.0.0.8:1")
+	probeBlocked  = netip.MustParseAddrPort("192.0.0.8:2")
+)
+
+const (
+	// probeInterval is how often enforcement is proven again.
+	probeInterval = 10 * time.Second
+	// probeTimeout bounds one probe.
+	probeTimeout = 5 * time.Second
+)
+
+// A prober proves, with connections that a process below the tagged cgroup
+// really makes, that both locks hold (design.md §3, Self-probe).
+type prober struct {
+	cgroup workload.Cgroup
+	// target is where BPF rewrites the second connection to: a listener of ours
+	// that the guard does not list. Whatever arrives there passed the guard.
+	target *net.TCPListener
+	// rejected reads the guard's counter.
+	rejected func() (uint64, error)
+}
+
+// openProber makes the probe's cgroup and target and tells the kernel.
+func openProber(g *gate, rejected func() (uint64, error)) (*prober, error) {
+	cg, err := ensureCgroup(g.tree, g.instance.ProbeCgroup())
+	if err != nil {
+		return nil, fmt.Errorf("probe cgroup: %w", err)
+	}
+	config := net.ListenConfig{}
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(context.Background(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("probe listener: %w", err)
+	}
+	p := &prober{cgroup: cg, target: l.(*net.TCPListener), rejected: rejected}
+	if err := mark(g.data, p.target); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("bpf: probe listener: %w", err)
+	}
+	if err := g.setProbe(cg.ID(), addrPort(l.Addr())); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *prober) close() { p.target.Close() }
+
+// probe runs one probe and returns nil only if both connections ended as they
+// must. The error is a sentence for `status`.
+func (p *prober) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	before, err := p.rejected()
+	if err != nil {
+		return fmt.Errorf("self-probe: read the guard's counter: %w", err)
+	}
+	pid, out, err := p.spawn(ctx)
+	if err != nil {
+		return fmt.Errorf("self-probe: %w", err)
+	}
+	captured, blocked, ok := strings.Cut(strings.TrimSpace(out), "\n")
+	if !ok {
+		return fmt.Errorf("self-probe: the probe process said %q", out)
+	}
+	if want := protocol.ProbeAnswer(probeCaptured, p.cgroup.ID(), uint32(pid)); captured != want {
+		return fmt.Errorf("self-probe: the captured connection got %q, want %q", captured, want)
+	}
+	if !strings.HasPrefix(blocked, "refused") {
+		return fmt.Errorf("self-probe: the guard let a connection pass that it must reject: %s", blocked)
+	}
+	if passed, err := p.passed(); err != nil {
+		return fmt.Errorf("self-probe: %w", err)
+	} else if passed {
+		return errors.New("self-probe: a connection that the guard must reject arrived")
+	}
+	after, err := p.rejected()
+	if err != nil {
+		return fmt.Errorf("self-probe: read the guard's counter: %w", err)
+	}
+	if after <= before {
+		return errors.New("self-probe: the second connection was refused, but not by the guard")
+	}
+	return nil
+}
+
+// passed reports whether anything arrived at the target.
+func (p *prober) passed() (bool, error) {
+	if err := p.target.SetDeadline(time.Now()); err != nil {
+		return false, err
+	}
+	c, err := p.target.Accept()
+	if err == nil {
+		c.Close()
+		return true, nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return false, nil
+	}
+	return false, err
+}
+
+// spawn runs the probing process inside the probe's cgroup and gives its pid
+// and what it printed.
+func (p *prober) spawn(ctx context.Context) (int, string, error) {
+	dir, err := p.cgroup.Open()
+	if err != nil {
+		return 0, "", err
+	}
+	defer dir.Close()
+	cmd := exec.CommandContext(ctx, self, Internal, InternalProbe)
+	cmd.Args[0] = "sallyport"
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.WaitDelay = time.Second
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Setsid: true}
+	if err := cmd.Run(); err != nil {
+		return 0, "", fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return cmd.Process.Pid, out.String(), nil
+}
+
+// Probe is the probing process: it makes both connections and prints how each
+// ended, a line each.
+func Probe(stdout io.Writer) int {
+	fmt.Fprintln(stdout, probeFirst())
+	fmt.Fprintln(stdout, probeSecond())
+	return 0
+}
+
+func probeFirst() string {
+	c, err := probeDial(probeCaptured)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(probeTimeout))
+	line, err := bufio.NewReader(io.LimitReader(c, 256)).ReadString('\n')
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(line)
+}
+
+func probeSecond() string {
+	c, err := probeDial(probeBlocked)
+	if err == nil {
+		c.Close()
+		return "connected"
+	}
+	// tcp reset by the guard; EPERM would be BPF, which passes this one.
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return "refused"
+	}
+	return err.Error()
+}
+
+func probeDial(to netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{Timeout: probeTimeout}
+	d.SetMultipathTCP(false)
+	return d.Dial("tcp4", to.String())
+}

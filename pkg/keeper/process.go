@@ -1,0 +1,117 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"sallyport/pkg/keeper/wire"
+)
+
+// The arguments with which the binary starts itself. They are not for people:
+// each expects descriptors or sockets that only the keeper can give.
+const (
+	// Internal is the first argument of each.
+	Internal      = "internal"
+	InternalWork  = "worker"
+	InternalKeep  = "keeper"
+	InternalProbe = "probe"
+	InternalWatch = "watch"
+	InternalStart = "launch"
+)
+
+// self is the running binary, also after a new one was installed over it: both
+// processes are always of one version.
+const self = "/proc/self/exe"
+
+// workerUser is the account of the worker where a package made one.
+const workerUser = "sallyport"
+
+// firstFreeUID begins the range from which a uid is taken on hosts without that
+// account. systemd reserves 61184-65519 for dynamic users; we look at its end,
+// and take only one that neither the user database nor a process has.
+const firstFreeUID, lastFreeUID = 65300, 65519
+
+// workerIDs gives the uid and gid of the worker. No workload may share them: a
+// process of the same uid could signal the worker.
+func workerIDs() (uid, gid int, err error) {
+	if u, err := user.Lookup(workerUser); err == nil {
+		uid, err1 := strconv.Atoi(u.Uid)
+		gid, err2 := strconv.Atoi(u.Gid)
+		if err1 == nil && err2 == nil && uid > 0 && gid > 0 {
+			return uid, gid, nil
+		}
+	}
+	for id := firstFreeUID; id <= lastFreeUID; id++ {
+		name := strconv.Itoa(id)
+		if _, err := user.LookupId(name); err == nil {
+			continue
+		}
+		if _, err := user.LookupGroupId(name); err == nil {
+			continue
+		}
+		return id, id, nil
+	}
+	return 0, 0, errors.New("no free uid for the worker: create a system user named " + workerUser)
+}
+
+// A process is the worker as the keeper sees it.
+type process struct {
+	cmd  *exec.Cmd
+	peer *wire.Peer
+	// done is closed once the process has been waited for.
+	done chan struct{}
+	err  error
+}
+
+// startWorker starts the worker with a connection to handlers. The process ends
+// with ctx, or by itself once the connection is gone.
+func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*process, error) {
+	uid, gid, err := workerIDs()
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs, err := wire.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command(self, Internal, InternalWork, strconv.Itoa(uid), strconv.Itoa(gid))
+	cmd.Args[0] = "sallyport"
+	cmd.Dir = "/"
+	// Nothing of the caller's environment concerns the worker, and some of it
+	// steers the Go runtime (GODEBUG, SSLKEYLOGFILE).
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	conn, err := wire.NewConn(ours)
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return nil, err
+	}
+	p := &process{cmd: cmd, peer: wire.NewPeer(conn, handlers), done: make(chan struct{})}
+	go p.run(ctx)
+	return p, nil
+}
+
+// run serves the connection and reaps the process, in this order, so that a
+// worker that closed its connection but lives on is killed.
+func (p *process) run(ctx context.Context) {
+	defer close(p.done)
+	p.err = p.peer.Run(ctx)
+	p.cmd.Process.Kill()
+	if err := p.cmd.Wait(); err != nil && ctx.Err() == nil {
+		p.err = fmt.Errorf("worker ended: %w", err)
+	}
+}

@@ -1,0 +1,91 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/policy"
+)
+
+// Reload reads the configuration again and puts it in force in both processes.
+// On any error nothing changes, and the error, with file, line and column, is
+// kept for status.
+func (k *Keeper) Reload() error {
+	k.reloading.Lock()
+	defer k.reloading.Unlock()
+	err := k.reload()
+	k.mu.Lock()
+	k.configErr = err
+	k.mu.Unlock()
+	if err != nil {
+		k.log.Error("reload: the configuration stays as it was", zap.Error(err))
+		k.note("reload refused: " + err.Error())
+	} else {
+		k.note("configuration reloaded")
+	}
+	k.report()
+	return err
+}
+
+func (k *Keeper) reload() error {
+	c, sources, err := LoadConfig(k.options.ConfigPath)
+	if err != nil {
+		return err
+	}
+	p, err := policy.Compile(c)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	old := k.config
+	k.mu.Unlock()
+	if err := unchangeable(old, c); err != nil {
+		return err
+	}
+	roots, err := readRoots(c)
+	if err != nil {
+		return err
+	}
+	next := protocol.Configuration{Generation: k.generation + 1, Roots: roots}
+	for _, s := range sources {
+		next.Sources = append(next.Sources, protocol.Source{Name: s.Name, Data: s.Data})
+	}
+	// The worker first: it refuses what it cannot use before anything changed.
+	if err := k.tell(protocol.Configure, next); err != nil {
+		return err
+	}
+	if err := k.registry.SetEntries(entries(c)); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.config, k.policy, k.sources, k.generation = c, p, sources, next.Generation
+	k.mu.Unlock()
+	k.prodWatch()
+	return nil
+}
+
+// unchangeable refuses a change of what is bound to names in the kernel or to
+// sockets that are open already.
+func unchangeable(old, next *config.Config) error {
+	var errs []error
+	refuse := func(changed bool, key string) {
+		if changed {
+			errs = append(errs, fmt.Errorf("%s cannot change while running: restart sallyport", key))
+		}
+	}
+	refuse(old.StateDir != next.StateDir, "state_dir")
+	refuse(old.RuntimeDir != next.RuntimeDir, "runtime_dir")
+	refuse(old.BPFDir != next.BPFDir, "bpf_dir")
+	refuse(old.NFTTable != next.NFTTable, "nft_table")
+	refuse(old.Slice != next.Slice, "slice")
+	refuse(old.Listen != next.Listen && old.Listen != config.Listen{}, "listen")
+	refuse(old.Admin != next.Admin, "admin")
+	refuse(old.Metrics != next.Metrics, "metrics")
+	refuse(old.Audit.File.Path != next.Audit.File.Path, "audit.file.path")
+	refuse(old.TLS.CADir != next.TLS.CADir, "tls.ca_dir")
+	return errors.Join(errs...)
+}

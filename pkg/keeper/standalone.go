@@ -1,0 +1,332 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/audit/file"
+	"sallyport/pkg/keeper/wire"
+	"sallyport/pkg/workload"
+)
+
+// methodLaunch is the only call of an exec's wrapper.
+const methodLaunch = "launch"
+
+// StandaloneArgs is what the wrapper of an `exec` without a daemon asks for.
+// Its descriptors are pidfds: the wrapper's own and, under sudo, that of sudo.
+type StandaloneArgs struct {
+	Launch     Launch `json:"launch"`
+	ConfigPath string `json:"config_path"`
+	// AuditDir is where the audit goes without a configuration file.
+	AuditDir string `json:"audit_dir"`
+	PID      int    `json:"pid"`
+	Version  string `json:"version"`
+}
+
+// StartStandalone starts the keeper of one `exec` and gives the connection to
+// it. The keeper is nobody's child that the command could see: it starts itself
+// again in a session of its own, and the process in between ends.
+func StartStandalone(verbose bool) (*wire.Conn, error) {
+	ours, theirs, err := wire.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command(self, Internal, InternalKeep)
+	cmd.Args[0] = "sallyport"
+	if verbose {
+		cmd.Args = append(cmd.Args, "-v")
+		cmd.Stderr = os.Stderr
+	}
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.ExtraFiles = []*os.File{theirs}
+	if err := cmd.Run(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start keeper: %w", err)
+	}
+	return wire.NewConn(ours)
+}
+
+// Detach starts this process again in a session of its own, with the same
+// descriptors, and returns in the one that must end now.
+func Detach(args ...string) error {
+	cmd := exec.Command(self, args...)
+	cmd.Args[0] = "sallyport"
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{os.NewFile(3, "wire")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd.Start()
+}
+
+// RunStandalone is the keeper of one `exec`: it answers one launch on conn,
+// watches over the command until it ends, and takes everything away again.
+func RunStandalone(conn *wire.Conn, log *zap.Logger) error {
+	defer conn.Close()
+	// The terminal's signals are the command's. SIGTERM to this process ends
+	// the command first: without its keeper the gate is shut, not gone.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	m, err := conn.Receive()
+	if err != nil {
+		return err
+	}
+	defer m.CloseFiles()
+	var args StandaloneArgs
+	if err := m.Decode(&args); err != nil {
+		return err
+	}
+	if m.Method != methodLaunch || len(m.Files) == 0 {
+		return errors.New("keeper: not a launch")
+	}
+	s, err := openStandalone(ctx, &args, log)
+	if err != nil {
+		return conn.Send(&wire.Message{ID: m.ID, Error: err.Error()}, nil)
+	}
+	if err := s.begin(conn, m, &args); err != nil {
+		conn.Send(&wire.Message{ID: m.ID, Error: err.Error()}, nil)
+		return errors.Join(err, s.end())
+	}
+	waitExit(ctx, m.Files)
+	return s.end()
+}
+
+// A standalone is a keeper with one command.
+type standalone struct {
+	keeper  *Keeper
+	command *command
+	cancel  context.CancelFunc
+	done    chan error
+	// watcher ends the command and takes everything away if this process is
+	// killed; closing goodbye tells it that nothing is left to do.
+	watcher *exec.Cmd
+	goodbye io.Closer
+}
+
+func openStandalone(ctx context.Context, args *StandaloneArgs, log *zap.Logger) (*standalone, error) {
+	c, _, err := LoadConfig(args.ConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	places := PlacesOf(c)
+	if err := places.Sweep(ctx); err != nil {
+		log.Warn("leftovers of an earlier exec", zap.Error(err))
+	}
+	o := Options{
+		Instance:   places.Exec(args.PID),
+		ConfigPath: args.ConfigPath,
+		Standalone: true,
+		Version:    args.Version,
+		Log:        log,
+	}
+	if args.ConfigPath == "" {
+		o.Audit = file.Options{
+			Path: filepath.Join(args.AuditDir, "sallyport-audit."+strconv.Itoa(args.PID)+".jsonl"),
+			Mode: 0o600,
+			UID:  args.Launch.UID, GID: args.Launch.GID,
+			MaxFiles: c.Audit.File.MaxFiles,
+		}
+	}
+	k, err := Open(o)
+	if err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s := &standalone{keeper: k, cancel: cancel, done: make(chan error, 1)}
+	go func() { s.done <- k.Run(run) }()
+	return s, nil
+}
+
+// begin waits until enforcement is proven, puts the wrapper into its cgroup and
+// tells it what to do.
+func (s *standalone) begin(conn *wire.Conn, m *wire.Message, args *StandaloneArgs) error {
+	c, err := s.keeper.admit(&args.Launch, s.keeper.options.Instance.Command())
+	if err != nil {
+		return err
+	}
+	s.command = c
+	select {
+	case <-s.keeper.Ready():
+	case err := <-s.done:
+		s.done <- err
+		if err == nil {
+			err = errors.New("stopped")
+		}
+		return err
+	}
+	if err := s.startWatcher(); err != nil {
+		return err
+	}
+	if err := c.cgroup.Move(args.PID); err != nil {
+		return fmt.Errorf("enter cgroup: %w", err)
+	}
+	// The number was the wrapper's when it was moved, or the process has gone.
+	if err := unix.PidfdSendSignal(int(m.Files[0].Fd()), 0, nil, 0); err != nil {
+		return fmt.Errorf("wrapper: %w", err)
+	}
+	return conn.Send(&wire.Message{ID: m.ID}, &c.plan)
+}
+
+// settle is how long the last events of a command that has ended may take to
+// reach the audit.
+const settle = 300 * time.Millisecond
+
+// end takes everything away. The command's processes go first.
+func (s *standalone) end() error {
+	var errs []error
+	if s.command != nil {
+		errs = append(errs, s.keeper.dismiss(s.command))
+		deadline := time.Now().Add(settle)
+		for time.Now().Before(deadline) {
+			if flows, err := s.keeper.gate.data.Flows(); err != nil || len(flows) == 0 {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		time.Sleep(2 * eventDelay)
+	}
+	s.cancel()
+	errs = append(errs, <-s.done)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	errs = append(errs, s.keeper.Remove(ctx))
+	if s.goodbye != nil {
+		io.WriteString(s.goodbye.(io.Writer), "done")
+		s.goodbye.Close()
+		s.watcher.Wait()
+	}
+	return errors.Join(errs...)
+}
+
+// startWatcher starts the process that cleans up after a killed keeper.
+func (s *standalone) startWatcher() error {
+	c := s.keeper.config
+	cmd := exec.Command(self, Internal, InternalWatch, c.RuntimeDir, c.BPFDir, c.NFTTable, c.Slice, s.keeper.options.Instance.Name)
+	cmd.Args[0] = "sallyport"
+	cmd.Dir = "/"
+	cmd.Env = []string{}
+	// Outside the keeper's cgroup: it ends whatever is left in there.
+	dir, err := s.keeper.gate.came.Open()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start watcher: %w", err)
+	}
+	s.watcher, s.goodbye = cmd, in
+	return nil
+}
+
+// Watch is the watching process: it waits for the end of its keeper and, if that
+// did not say goodbye, ends what runs in the instance and removes it.
+func Watch(stdin io.Reader, args []string) error {
+	if len(args) != 5 {
+		return errors.New("watch: want runtime directory, bpf directory, table, slice and instance")
+	}
+	places := Places{RuntimeDir: args[0], BPFDir: args[1], Table: args[2], Slice: args[3]}
+	said, _ := io.ReadAll(io.LimitReader(stdin, 16))
+	if string(said) == "done" {
+		return nil
+	}
+	found, err := places.Execs()
+	if err != nil {
+		return err
+	}
+	for _, i := range found {
+		if i.Name == args[4] {
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			return sweep(ctx, i)
+		}
+	}
+	return nil
+}
+
+// Sweep removes what killed `exec` instances left: their keeper is dead, so
+// nothing of theirs works any more, and what still runs in them is ended.
+func (p Places) Sweep(ctx context.Context) error {
+	found, err := p.Execs()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range found {
+		if err := sweep(ctx, i); err != nil && !errors.Is(err, ErrRunning) {
+			errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweep removes one instance of `exec` whose keeper is dead; ErrRunning if it
+// is not.
+func sweep(ctx context.Context, i Instance) error {
+	lock, err := i.Lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	tree, err := workload.FindTree()
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	cg, err := tree.Cgroup(i.Tagged)
+	if err == nil {
+		err = cg.Kill(ctx)
+	}
+	if err != nil && !errors.Is(err, workload.ErrGone) {
+		return err
+	}
+	// A worker or prober that outlived its keeper sits in the home cgroup.
+	if home, err := tree.Cgroup(i.Home); err == nil {
+		if err := home.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	return dismantle(ctx, i, tree)
+}
+
+// waitExit waits until one of the pidfds tells that its process has ended, or
+// ctx ends.
+func waitExit(ctx context.Context, pidfds []*os.File) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return // then the command is ended too early rather than left alone
+	}
+	defer r.Close()
+	stop := context.AfterFunc(ctx, func() { w.Close() })
+	defer stop()
+	defer w.Close()
+	fds := []unix.PollFd{{Fd: int32(r.Fd()), Events: unix.POLLIN}}
+	for _, f := range pidfds {
+		fds = append(fds, unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLIN})
+	}
+	for {
+		n, err := unix.Poll(fds, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n != 0 || err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/audit/file"
+	"sallyport/pkg/ca"
+	"sallyport/pkg/config"
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/netns"
+)
+
+const (
+	// maxWithoutWorker is how long new connections wait in the listeners while
+	// no worker runs. Then the listeners are closed and connects fail at once.
+	maxWithoutWorker = 10 * time.Second
+	// workerStart bounds the start of a worker.
+	workerStart = 10 * time.Second
+)
+
+// supervise keeps a worker running: a new one at once after the first end, and
+// later ever slower, at least every 5 s.
+func (k *Keeper) supervise(ctx context.Context) error {
+	var pause time.Duration
+	lost := time.Now()
+	for first := true; ; first = false {
+		started := time.Now()
+		err := k.runWorker(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if first && !k.isReady() {
+			return err // a start that fails is reported, not repeated
+		}
+		if time.Since(started) > maxWithoutWorker {
+			pause = 0
+			lost = time.Now()
+		}
+		k.log.Error("the worker ended", zap.Error(err), zap.Duration("next_start_in", pause))
+		k.note("worker ended: " + err.Error())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		if time.Since(lost) > maxWithoutWorker && k.gate.listening() {
+			k.gate.unlisten()
+			k.note("no worker for 10 s: listeners closed")
+		}
+		pause = min(2*pause+100*time.Millisecond, 5*time.Second)
+	}
+}
+
+// runWorker starts one worker and waits for its end.
+func (k *Keeper) runWorker(ctx context.Context) error {
+	// The worker is stopped by us, after it drained, not by the context.
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	w, err := startWorker(alive, k.handlers())
+	if err != nil {
+		return err
+	}
+	if err := k.handOver(ctx, w); err != nil {
+		cancel()
+		<-w.done
+		return fmt.Errorf("start worker: %w", err)
+	}
+	k.mu.Lock()
+	k.worker, k.serving = w, true
+	k.mu.Unlock()
+	k.prodWatch()
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		k.drain(w)
+	}
+	k.mu.Lock()
+	k.worker, k.serving = nil, false
+	k.mu.Unlock()
+	cancel()
+	<-w.done
+	if w.err == nil {
+		w.err = errors.New("worker ended")
+	}
+	return w.err
+}
+
+// drain lets running exchanges end, within timeouts.drain.
+func (k *Keeper) drain(w *process) {
+	k.mu.Lock()
+	limit := k.config.Timeouts.Drain
+	k.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), limit+2*time.Second)
+	defer cancel()
+	if _, err := w.peer.Call(ctx, protocol.Stop, protocol.StopArgs{DrainSeconds: limit.Seconds()}, nil, nil); err != nil {
+		k.log.Warn("worker did not drain", zap.Error(err))
+	}
+}
+
+// handOver gives a new worker everything it needs and waits until it serves.
+func (k *Keeper) handOver(ctx context.Context, w *process) error {
+	ctx, cancel := context.WithTimeout(ctx, workerStart)
+	defer cancel()
+	if !k.gate.listening() {
+		if err := k.relisten(); err != nil {
+			return err
+		}
+	}
+	roles, files, err := k.gate.ls.files()
+	defer func() { closeFiles(files) }()
+	if err != nil {
+		return err
+	}
+	add := func(role protocol.Role, f *os.File, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s descriptor: %w", role, err)
+		}
+		if f != nil {
+			roles, files = append(roles, role), append(files, f)
+		}
+		return nil
+	}
+	accepted, err1 := k.gate.data.AcceptedMap()
+	askers, err2 := k.gate.data.AskerMap()
+	audit, err3 := k.audit.Descriptor()
+	end, err6 := k.audit.End()
+	admin, err4 := k.adminListener()
+	metrics, err5 := k.metricsListener()
+	if err := errors.Join(
+		add(protocol.RoleAccepted, accepted, err1),
+		add(protocol.RoleAskers, askers, err2),
+		add(protocol.RoleAudit, audit, err3),
+		add(protocol.RoleAdmin, admin, err4),
+		add(protocol.RoleMetrics, metrics, err5),
+		err6,
+	); err != nil {
+		return err
+	}
+	args, err := k.startArgs(roles, end)
+	if err != nil {
+		return err
+	}
+	if _, err := w.peer.Call(ctx, protocol.Start, args, files, nil); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.StartArgs, error) {
+	conf, err := k.configuration()
+	if err != nil {
+		return nil, err
+	}
+	tcp, dns := k.gate.ls.addresses()
+	return &protocol.StartArgs{
+		Roles:      roles,
+		Config:     *conf,
+		Issuer:     *k.issued.Load(),
+		Standalone: k.options.Standalone,
+		Netns:      k.gate.ls.cookie,
+		Probe:      protocol.Probe{Cgroup: k.prober.cgroup.ID(), Captured: []netip.AddrPort{probeCaptured}},
+		Listeners:  append(tcp, dns...),
+		Slice:      k.gate.tagged.Path(),
+		AdminGroup: k.adminGroup(),
+		AuditEnd:   end.Line,
+		AuditTorn:  end.Torn,
+		Version:    k.options.Version,
+		Health:     k.healthArgs(),
+	}, nil
+}
+
+// configuration gives the configuration in force as bytes for the worker.
+func (k *Keeper) configuration() (*protocol.Configuration, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := &protocol.Configuration{Generation: k.generation}
+	for _, s := range k.sources {
+		out.Sources = append(out.Sources, protocol.Source{Name: s.Name, Data: s.Data})
+	}
+	roots, err := readRoots(k.config)
+	out.Roots = roots
+	return out, err
+}
+
+// readRoots reads tls.upstream_ca_files, which the worker may not be able to.
+func readRoots(c *config.Config) ([]protocol.Source, error) {
+	var out []protocol.Source
+	for _, name := range c.TLS.UpstreamCAFiles {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("tls.upstream_ca_files: %w", err)
+		}
+		out = append(out, protocol.Source{Name: name, Data: data})
+	}
+	return out, nil
+}
+
+// relisten opens the listeners again after they were closed.
+func (k *Keeper) relisten() error {
+	k.mu.Lock()
+	ports := k.config.Listen
+	k.mu.Unlock()
+	if err := k.gate.listen(ports.TCP, ports.DNS); err != nil {
+		return err
+	}
+	return k.gate.setOwnAddresses(k.servedAddresses()...)
+}
+
+// servedAddresses are the addresses of ours that are not listeners for
+// workloads.
+func (k *Keeper) servedAddresses() []netip.AddrPort {
+	if k.options.Standalone || !k.config.Metrics.Listen.IsValid() {
+		return nil
+	}
+	return []netip.AddrPort{k.config.Metrics.Listen}
+}
+
+// metricsListener opens the TCP listener of /metrics; nil where it is off.
+func (k *Keeper) metricsListener() (*os.File, error) {
+	k.mu.Lock()
+	at := k.config.Metrics.Listen
+	k.mu.Unlock()
+	if k.options.Standalone || !at.IsValid() {
+		return nil, nil
+	}
+	l, err := netns.ListenTCP(nil, at)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	defer l.Close()
+	return l.File()
+}
+
+// adminGroup is the group that may read over the admin socket, -1 for none.
+func (k *Keeper) adminGroup() int {
+	if k.admin == nil {
+		return -1
+	}
+	return k.admin.GroupID
+}
+
+// adminListener duplicates the listener of the admin socket; nil where there is
+// none.
+func (k *Keeper) adminListener() (*os.File, error) {
+	if k.admin == nil {
+		return nil, nil
+	}
+	return k.admin.Listener.File()
+}
+
+// renew hands a new issuing certificate to the worker.
+func (k *Keeper) renew(m ca.Material) error {
+	k.issued.Store(&m)
+	return k.tell(protocol.Renew, m)
+}
+
+// tell calls a method of the worker, if one runs.
+func (k *Keeper) tell(method string, args any) error {
+	k.mu.Lock()
+	w := k.worker
+	k.mu.Unlock()
+	if w == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), workerStart)
+	defer cancel()
+	_, err := w.peer.Call(ctx, method, args, nil, nil)
+	return err
+}
+
+func (k *Keeper) isReady() bool {
+	select {
+	case <-k.ready:
+		return true
+	default:
+		return false
+	}
+}

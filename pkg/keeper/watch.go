@@ -1,0 +1,187 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/keeper/protocol"
+)
+
+// watchInterval is how often both locks are compared with what they must be. A
+// detached link sends no notice, so it has to be asked for.
+const watchInterval = 500 * time.Millisecond
+
+// notesMax bounds the sentences that wait for a worker to record them.
+const notesMax = 256
+
+// health is what the keeper knows about enforcement.
+type health struct {
+	mu sync.Mutex
+	// probed says that the last self-probe succeeded.
+	probed bool
+	// problems are those of the last comparison and probe.
+	locks []string
+	probe string
+	// notes are lifecycle sentences that no worker has taken yet.
+	notes []string
+	// lost counts notes beyond notesMax.
+	lost int
+}
+
+// watch compares and repairs both locks until ctx ends.
+func (k *Keeper) watch(ctx context.Context) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-k.prod:
+		}
+		found := k.gate.repair()
+		for _, f := range found {
+			k.log.Warn("enforcement repaired", zap.String("problem", f))
+			k.note("repaired: " + f)
+		}
+		k.health.mu.Lock()
+		changed := !slices.Equal(k.health.locks, found)
+		k.health.locks = found
+		changed = changed || len(k.health.notes) > 0
+		k.health.mu.Unlock()
+		if err := k.applyDirect(); err != nil {
+			k.log.Error("direct rules", zap.Error(err))
+			k.note("direct rules: " + err.Error())
+		}
+		if changed {
+			k.report()
+		}
+	}
+}
+
+// probeLoop proves enforcement now and then.
+func (k *Keeper) probeLoop(ctx context.Context) error {
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	for {
+		if !k.waitServing(ctx) {
+			return nil
+		}
+		err := k.prober.probe(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !k.isReady() {
+			return err // never ready without proof
+		}
+		k.health.mu.Lock()
+		was := k.health.probed
+		k.health.probed = err == nil
+		k.health.probe = ""
+		if err != nil {
+			k.health.probe = err.Error()
+		}
+		k.health.mu.Unlock()
+		if err != nil {
+			k.log.Error("self-probe failed", zap.Error(err))
+			k.note(err.Error())
+		} else {
+			k.readyOnce.Do(func() { close(k.ready) })
+			if !was {
+				k.note("enforcement proven by the self-probe")
+			}
+		}
+		k.report()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// waitServing waits until a worker serves; false when ctx ended first.
+func (k *Keeper) waitServing(ctx context.Context) bool {
+	for {
+		k.mu.Lock()
+		serving := k.serving
+		k.mu.Unlock()
+		if serving {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// note keeps a lifecycle sentence for the audit until a worker has taken it.
+func (k *Keeper) note(sentence string) {
+	k.health.mu.Lock()
+	defer k.health.mu.Unlock()
+	if len(k.health.notes) >= notesMax {
+		k.health.lost++
+		return
+	}
+	k.health.notes = append(k.health.notes, sentence)
+}
+
+// healthArgs gives what is known now, without the notes.
+func (k *Keeper) healthArgs() protocol.HealthArgs {
+	k.mu.Lock()
+	confErr := k.configErr
+	k.mu.Unlock()
+	k.health.mu.Lock()
+	defer k.health.mu.Unlock()
+	h := protocol.HealthArgs{
+		EnforcementActive: k.health.probed && len(k.health.locks) == 0,
+		Ready:             k.isReady(),
+		Problems:          slices.Clone(k.health.locks),
+	}
+	if k.health.probe != "" {
+		h.Problems = append(h.Problems, k.health.probe)
+	}
+	for _, err := range k.trust.Problems() {
+		h.Problems = append(h.Problems, "trust: "+err.Error())
+	}
+	if confErr != nil {
+		h.ConfigError = confErr.Error()
+	}
+	return h
+}
+
+// report tells the worker, which serves status and metrics and records the
+// notes. What it did not take stays for the next time.
+func (k *Keeper) report() {
+	k.mu.Lock()
+	w := k.worker
+	k.mu.Unlock()
+	if w == nil {
+		return
+	}
+	h := k.healthArgs()
+	k.health.mu.Lock()
+	h.Lifecycle = k.health.notes
+	if k.health.lost > 0 {
+		h.Lifecycle = append(h.Lifecycle, "more notices than could be kept were dropped")
+	}
+	taken, lost := len(k.health.notes), k.health.lost
+	k.health.mu.Unlock()
+	if err := k.tell(protocol.Health, h); err != nil {
+		if !errors.Is(err, context.Canceled) {
+			k.log.Debug("report", zap.Error(err))
+		}
+		return
+	}
+	k.health.mu.Lock()
+	k.health.notes = slices.Delete(k.health.notes, 0, taken)
+	k.health.lost -= lost
+	k.health.mu.Unlock()
+}
