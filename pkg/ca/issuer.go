@@ -74,7 +74,8 @@ func (r *Root) Issue(now time.Time) (Material, error) {
 
 // Renew hands new Material to deliver well before the last one's end, until ctx
 // does; it returns nil then. It does not deliver at once: the first Material is
-// the caller's. What deliver refuses is offered anew after a minute.
+// the caller's. What deliver refuses (and reports) is offered anew after a
+// minute.
 func (r *Root) Renew(ctx context.Context, deliver func(Material) error) error {
 	// Wall clock, asked every minute: a timer of three days does not count the
 	// time that the host slept.

@@ -227,28 +227,30 @@ func (t tree) removeOthers(dest, dir string, dirs map[string]bool, except []stri
 	return nil
 }
 
-// makeDir makes a directory that everybody may read, whatever the umask.
+// makeDir makes sure that dir is a directory that everybody may read, whatever
+// the umask. Missing parents are made the same way; those that exist are not
+// ours to change.
 func makeDir(dir string) error {
 	st, err := os.Lstat(dir)
-	if err == nil && st.IsDir() {
-		if st.Mode().Perm()&0o755 == 0o755 {
-			return nil
+	switch {
+	case err == nil && st.IsDir():
+		if mode := st.Mode().Perm(); mode&0o755 != 0o755 {
+			return os.Chmod(dir, mode|0o755)
 		}
-		return os.Chmod(dir, st.Mode().Perm()|0o755)
-	}
-	if err == nil { // something else took the name
+		return nil
+	case err == nil: // something else took the name
 		if err := os.Remove(dir); err != nil {
 			return err
 		}
 	}
-	err = os.Mkdir(dir, 0o755)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeDir(filepath.Dir(dir)); err != nil {
-			return err
+	if parent := filepath.Dir(dir); parent != dir {
+		if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+			if err := makeDir(parent); err != nil {
+				return err
+			}
 		}
-		err = os.Mkdir(dir, 0o755)
 	}
-	if err != nil {
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return os.Chmod(dir, 0o755)

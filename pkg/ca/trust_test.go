@@ -204,6 +204,32 @@ func TestTrustIgnoresUmask(t *testing.T) {
 	publicTree(t, trust.Shared().Path())
 }
 
+// What lies above the trust directories belongs to others.
+func TestParentsAreNotOpened(t *testing.T) {
+	host, _ := debian(t)
+	root := openRoot(t)
+	o := trustOptions(t, root, host)
+	parent := filepath.Join(t.TempDir(), "run")
+	if err := os.Mkdir(parent, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	o.Shared, o.Workloads = filepath.Join(parent, "a/shared"), filepath.Join(parent, "b/workloads")
+	trust, err := NewTrust(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := trust.Build(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode().Perm() != 0o750 {
+		t.Errorf("mode became %04o", st.Mode().Perm())
+	}
+}
+
 func TestTrustOnFedora(t *testing.T) {
 	host := t.TempDir()
 	chmodDir(t, host)

@@ -75,12 +75,15 @@ func TestPortsAndIDsAreRandom(t *testing.T) {
 	for i := range n {
 		ask(t, r, fmt.Sprintf("n%d.example.com.", i), dnsmessage.TypeA)
 	}
+	seen := u.questions()
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if len(u.ports) < n*9/10 || len(u.ids) < n*9/10 {
 		t.Errorf("%d ports, %d ids in %d questions", len(u.ports), len(u.ids), n)
 	}
 	steps := make(map[uint16]int)
-	for i := 1; i < len(u.seen); i++ {
-		steps[u.seen[i].ID-u.seen[i-1].ID]++
+	for i := 1; i < len(seen); i++ {
+		steps[seen[i].ID-seen[i-1].ID]++
 	}
 	for step, times := range steps {
 		if times > n/8 {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -108,13 +109,23 @@ func (u *upstream) set(handle func(q dnsmessage.Message, tcp bool) []dnsmessage.
 
 func (u *upstream) count() int { u.mu.Lock(); defer u.mu.Unlock(); return len(u.seen) }
 
+// questions gives what was asked, in order.
+func (u *upstream) questions() []dnsmessage.Message {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.seen)
+}
+
 func (u *upstream) answers(msg []byte, src netip.AddrPort, tcp bool) [][]byte {
 	var q dnsmessage.Message
 	if q.Unpack(msg) != nil {
 		return nil
 	}
 	u.mu.Lock()
-	u.seen = append(u.seen, q)
+	var copied dnsmessage.Message
+	if copied.Unpack(msg) == nil {
+		u.seen = append(u.seen, copied)
+	}
 	u.ports[src.Port()] = true
 	u.ids[q.ID] = true
 	handle := u.handle

@@ -66,7 +66,7 @@ func (m *memory) tell(workload, name string, addrs []netip.Addr, ttl time.Durati
 	for _, addr := range addrs {
 		t.add(pair{name, addr}, until, m)
 		for m.pairs > m.maxPairs {
-			m.largest().pairs.RemoveOldest()
+			m.victim(t).pairs.RemoveOldest()
 		}
 	}
 }
@@ -110,7 +110,12 @@ func (t *told) unindex(p pair) {
 	}
 }
 
-func (m *memory) largest() *told {
+// victim is who has to forget something for t: itself where it has more than
+// its share, which also keeps a greedy workload from making others wait.
+func (m *memory) victim(t *told) *told {
+	if t.pairs.Len() > m.maxPairs/len(m.workloads) {
+		return t
+	}
 	var largest *told
 	for _, t := range m.workloads {
 		if largest == nil || t.pairs.Len() > largest.pairs.Len() {
@@ -138,7 +143,12 @@ func (m *memory) drop(workload string) {
 	}
 }
 
-// addresses gives what a workload was told for name and may still hold.
+// maxTold bounds what addresses gives: a name whose server makes up addresses
+// without end is not worth more.
+const maxTold = 256
+
+// addresses gives what a workload was told for name and may still hold, the
+// newest maxTold of it.
 func (m *memory) addresses(workload, name string, now time.Time) []netip.Addr {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -147,7 +157,10 @@ func (m *memory) addresses(workload, name string, now time.Time) []netip.Addr {
 		return nil
 	}
 	var out []netip.Addr
-	for _, addr := range t.byName[name] {
+	for _, addr := range slices.Backward(t.byName[name]) {
+		if len(out) == maxTold {
+			break
+		}
 		if until, ok := t.pairs.Peek(pair{name, addr}); ok && now.Before(until) {
 			out = append(out, addr)
 		}

@@ -3,6 +3,7 @@ package resolver
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -298,7 +299,8 @@ func (q *query) reply(rcode dnsmessage.RCode, a *answer, ede *extendedError, lim
 		m.Questions = []dnsmessage.Question{q.question}
 	}
 	if a != nil {
-		m.Answers, m.Authorities = a.answers, a.authorities
+		// Packing writes lengths into the headers, and the answer is shared.
+		m.Answers, m.Authorities = slices.Clone(a.answers), slices.Clone(a.authorities)
 		m.AuthenticData = a.authentic && (q.ad || q.do)
 	}
 	if q.edns {

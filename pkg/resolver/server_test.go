@@ -180,7 +180,7 @@ func TestNothingOfTheClientGoesOut(t *testing.T) {
 	if len(addrsOf(m)) != 1 || !m.CheckingDisabled {
 		t.Errorf("%s", m.GoString())
 	}
-	out := u.seen[0]
+	out := u.questions()[0]
 	if out.CheckingDisabled || len(out.Additionals) != 1 || len(out.Additionals[0].Body.(*dnsmessage.OPTResource).Options) != 0 {
 		t.Errorf("went out: %s", out.GoString())
 	}
