@@ -200,3 +200,21 @@ func TestUnsafePlacesAreRefused(t *testing.T) {
 }
 
 var errSkip = errors.New("skip")
+
+func TestPacketSocket(t *testing.T) {
+	p := path(t)
+	s := listening(t, Options{Path: p, Packet: true})
+	conn, err := net.Dial("unixpacket", p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	// One of either kind keeps the other away.
+	for _, packet := range []bool{true, false} {
+		if _, err := Listen(Options{Path: p, Packet: packet}); !errors.Is(err, ErrInUse) {
+			t.Errorf("packet %v: %v", packet, err)
+		}
+	}
+	s.Listener.Close()
+	listening(t, Options{Path: p})
+}
