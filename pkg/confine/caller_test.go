@@ -208,6 +208,7 @@ func TestThisHost(t *testing.T) {
 
 func FuzzFindUser(f *testing.F) {
 	f.Add(passwd, group)
+	f.Add("ENV_PATH PATH=\nENV_PATH x", "")
 	f.Add("a:b:1:1:::\n", "g:x:1:a,a\n")
 	f.Fuzz(func(t *testing.T, p, g string) {
 		u, err := findUser(strings.NewReader(p), func(*user) bool { return true })
@@ -216,6 +217,9 @@ func FuzzFindUser(f *testing.F) {
 		}
 		if u.name == "" || u.uid < 0 || u.gid < 0 || u.uid == 1<<32-1 {
 			t.Fatalf("%+v", u)
+		}
+		if path := loginPath(fstest.MapFS{"login.defs": {Data: []byte(p)}}, 1); path == "" {
+			t.Error("an empty PATH")
 		}
 		groups, err := findGroups(strings.NewReader(g), &u)
 		if err == nil && (len(groups) == 0 || groups[0] != u.gid) {

@@ -170,6 +170,7 @@ func TestPathSearch(t *testing.T) {
 	file("b/bare", "echo bare $1\n", 0o755)
 	file("b/badline", "#!/no/such/interpreter\n", 0o755)
 	file("b/broken", "\x7fELFnonsense", 0o755)
+	file("here", "#!/bin/sh\necho here\n", 0o755)
 	path := "PATH=/nowhere:" + dir + "/a:" + dir + "/a/plain:" + dir + "/b"
 	tests := []struct {
 		name      string
@@ -182,6 +183,7 @@ func TestPathSearch(t *testing.T) {
 		{"no interpreter line", []string{"bare", "x"}, "", path, "bare x\n", 0},
 		{"with slash", []string{dir + "/b/plain"}, "", path, "b\n", 0},
 		{"relative", []string{"b/plain"}, "", path, "b\n", 0},
+		{"empty element is here", []string{"here"}, "", "PATH=:/nowhere", "here\n", 0},
 		{"empty element", []string{"plain"}, "", "PATH=:/nowhere", "", ExitNotFound},
 		{"path given", []string{"other name"}, dir + "/b/plain", path, "b\n", 0},
 		{"absent", []string{"absent"}, "", path, "", ExitNotFound},

@@ -157,6 +157,17 @@ func TestCgroupsAreReadOnly(t *testing.T) {
 	if n := strings.Count(got, "\n"); n != 2*len(control) {
 		t.Errorf("%d answers for %d files", n, len(control))
 	}
+	// What lies over a cgroup file system is not one.
+	covered := sharedDir(t)
+	for _, kind := range []string{"cgroup2", "tmpfs"} {
+		if err := unix.Mount("test", covered, kind, 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Unmount(covered, unix.MNT_DETACH) })
+	}
+	if got := succeed(t, wrapped(t, Spec{Argv: probing("write", covered+"/x")})); got != "write: ENOENT\nmkdir: ok\n" {
+		t.Errorf("over a cgroup file system: %s", got)
+	}
 	// And outside they are as before.
 	if err := unix.Access(tree.Point()+"/cgroup.procs", unix.W_OK); err != nil {
 		t.Errorf("outside: %v", err)
@@ -181,8 +192,12 @@ func TestTrustDirectory(t *testing.T) {
 	write(source+"/bundle", "ours")
 	write(target+"/bundle", "the system's")
 	s := asNobody("sh", "-c", `cat "$0/bundle" "$1/view/deep/bundle"; read line; cat "$0/bundle"; ls "$1"; touch "$0/x"`, target, own)
-	s.Own = []string{own}
-	s.Trust = []Mount{{source, target}, {source, own + "/view/deep"}}
+	// The second lies in our own hidden directory, by its other name.
+	if err := os.Symlink(own, dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	s.Own = []string{dir + "/link"}
+	s.Trust = []Mount{{source, target}, {source, dir + "/link/view/deep"}}
 	cmd := wrapped(t, s)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
