@@ -107,8 +107,13 @@ func (d *Datapath) connect(a *attachment) error {
 	if err := l.Pin(d.pinPath(a)); err != nil {
 		return errors.Join(fmt.Errorf("datapath: pin of %s: %w", a, err), l.Close())
 	}
-	a.link = l
-	return nil
+	// A raw link does not tell its cgroup; the pinned one is typed.
+	typed, err := link.LoadPinnedLink(d.pinPath(a), nil)
+	if err != nil {
+		return errors.Join(fmt.Errorf("datapath: pin of %s: %w", a, err), l.Close())
+	}
+	a.link = typed
+	return l.Close()
 }
 
 func (a *attachment) close() error {

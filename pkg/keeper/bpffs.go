@@ -68,8 +68,14 @@ func releaseBPFFS(dir string) error {
 			continue
 		}
 		entries, err := os.ReadDir(at)
-		if err != nil || len(entries) != 1 {
+		if err != nil {
 			return err
+		}
+		for _, e := range entries {
+			// The first mount of a bpffs shows maps.debug and progs.debug.
+			if e.IsDir() && e.Name() != mountMarker {
+				return nil
+			}
 		}
 		if err := os.Remove(marker); err != nil {
 			return err

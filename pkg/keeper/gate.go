@@ -129,8 +129,8 @@ func (g *gate) load() error {
 	if errors.Is(err, datapath.ErrIncompatible) {
 		// Another version's: its pins go once ours are attached beside them.
 		g.log.Warn("pinned programs of another version are replaced", zap.Error(err))
-		defer g.discard(o.PinDir + ".old")
-		if err := os.Rename(o.PinDir, o.PinDir+".old"); err != nil {
+		defer g.discard(outdated(o.PinDir))
+		if err := os.Rename(o.PinDir, outdated(o.PinDir)); err != nil {
 			return fmt.Errorf("bpf: %w", err)
 		}
 		err = datapath.ErrNotPinned
@@ -150,6 +150,10 @@ func (g *gate) load() error {
 	}
 	return nil
 }
+
+// outdated is where pins go that are to be replaced. bpffs allows no dot in a
+// name.
+func outdated(pins string) string { return pins + "-outdated" }
 
 // discard removes pins; links that lose their last pin are detached.
 func (g *gate) discard(pins string) {
@@ -339,7 +343,7 @@ func dismantle(ctx context.Context, i Instance, tree *workload.Tree) error {
 	}
 	var errs []error
 	// A link without a pin or a descriptor is detached by the kernel.
-	for _, pins := range []string{i.Pins, i.Pins + ".old"} {
+	for _, pins := range []string{i.Pins, outdated(i.Pins)} {
 		if err := os.RemoveAll(pins); err != nil {
 			errs = append(errs, fmt.Errorf("bpf: %w", err))
 		}

@@ -70,6 +70,7 @@ type Keeper struct {
 	// configErr is what the last reload said.
 	configErr  error
 	reloading  sync.Mutex
+	reporting  sync.Mutex
 	generation uint64
 	worker     *process
 	// serving is set while a started worker answers.

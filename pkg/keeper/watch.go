@@ -160,6 +160,8 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 // report tells the worker, which serves status and metrics and records the
 // notes. What it did not take stays for the next time.
 func (k *Keeper) report() {
+	k.reporting.Lock()
+	defer k.reporting.Unlock()
 	k.mu.Lock()
 	w := k.worker
 	k.mu.Unlock()
