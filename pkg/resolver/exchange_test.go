@@ -163,19 +163,15 @@ func TestOneQuestionForAllWhoAskTheSame(t *testing.T) {
 			}
 		})
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(r.slots.perWorkload) == 0 || u.count() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("not asked")
-		}
-	}
-	for {
+	inWork := func() int {
 		r.slots.mu.Lock()
-		n := r.slots.perWorkload["w"]
-		r.slots.mu.Unlock()
-		if n == 20 {
-			break
+		defer r.slots.mu.Unlock()
+		return r.slots.perWorkload["w"]
+	}
+	for deadline := time.Now().Add(5 * time.Second); inWork() < 20; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not all ask at once")
 		}
-		time.Sleep(time.Millisecond)
 	}
 	close(release)
 	wg.Wait()
