@@ -52,6 +52,8 @@ type conn struct {
 	up  *upstream.Conn // in use
 	leg upstream.Leg
 
+	ours audit.Leg // of the workload's side, as our end counted it
+
 	// ev carries what all events of the connection have in common.
 	ev   audit.Event
 	open bool // flow_open was written
@@ -135,17 +137,22 @@ func (c *conn) serve() {
 // finish closes the connection, waits a moment for the kernel's totals and
 // writes flow_close.
 func (c *conn) finish() {
-	mirror, err := upstream.ReadTotals(c.raw)
+	c.measure()
 	c.tcp.Close()
 	c.p.mu.Lock()
 	delete(c.p.conns, c)
 	c.p.mu.Unlock()
-	ours := audit.Leg{}
-	if err == nil {
-		// Our end of the same connection: what it received, the workload sent.
-		ours = audit.Leg{BytesSent: mirror.BytesReceived, BytesReceived: mirror.BytesSent, Segments: mirror.Segments, Retransmits: mirror.Retransmits, RTT: mirror.RTT}
+	c.recordClose(c.p.legs.end(c.flow.ID, c.ours))
+}
+
+// measure keeps what our end of the connection has counted, for as long as it
+// is open: what it received, the workload sent.
+func (c *conn) measure() {
+	t, err := upstream.ReadTotals(c.raw)
+	if err != nil {
+		return
 	}
-	c.recordClose(c.p.legs.end(c.flow.ID, ours))
+	c.ours = audit.Leg{BytesSent: t.BytesReceived, BytesReceived: t.BytesSent, Segments: t.Segments, Retransmits: t.Retransmits, RTT: t.RTT}
 }
 
 // enter begins a phase.

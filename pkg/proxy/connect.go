@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net"
-	"net/http"
 	"net/netip"
 	"time"
 
@@ -26,9 +25,11 @@ func (c *conn) connectRequest(h *hop, sc *http1.ServerConn, x *exchange.Exchange
 	if addr, err := netip.ParseAddr(t.host); err == nil {
 		inner.addr = addr
 		t.addr = addr
-		t.host = ""
-		t.host = c.host(inner)
-		t.only = t.host != ""
+		if name := c.host(inner); name != "" {
+			// An address that our resolver told for a name; the name is what
+			// will be asked for inside. Any other address stands for itself.
+			t.host, t.only = name, true
+		}
 	} else {
 		inner.name = t.host
 	}
@@ -49,9 +50,9 @@ func (c *conn) connectRequest(h *hop, sc *http1.ServerConn, x *exchange.Exchange
 		return nil
 	}
 	resp.Reset()
-	resp.Version, resp.Status, resp.Phrase, resp.Local = exchange.HTTP11, http.StatusOK, "Connection established", true
+	resp.Version, resp.Status, resp.Phrase, resp.Local = exchange.HTTP11, 200, "Connection established", true
 	_, err := sc.WriteResponse(req, resp)
-	c.ev.HTTP.Status = http.StatusOK
+	c.ev.HTTP.Status = 200
 	c.endExchange(req, d.Decision, cut(err, nil))
 	if err != nil {
 		sc.CloseAfter()
@@ -92,13 +93,10 @@ func (c *conn) upgrade(h *hop, sc *http1.ServerConn, cc *http1.ClientConn, u *up
 	method := req.Method
 	return func(*hop) {
 		c.tunnelled.Store(true)
-		before := c.leg.Totals()
-		c.relay(replayed(client, rest), u, early)
-		total := c.leg.Totals()
+		sent, received := c.relay(replayed(client, rest), u, early)
 		c.use(nil)
 		u.Close()
-		c.ev.HTTP.RequestBytes = int64(total.BytesSent - before.BytesSent)
-		c.ev.HTTP.ResponseBytes = int64(total.BytesReceived - before.BytesReceived)
+		c.ev.HTTP.RequestBytes, c.ev.HTTP.ResponseBytes = sent, received
 		c.endMethod(method, d, "")
 	}
 }

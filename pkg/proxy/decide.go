@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/pkg/exchange"
+	"sallyport/pkg/http1"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/upstream"
@@ -32,6 +33,12 @@ type work struct {
 	rule   *metrics.Rule
 	ruleAt string
 	last   *upstream.Conn
+
+	// interim passes a 1xx response on to the running exchange. It is made once,
+	// so that a request does not cost a closure.
+	interim func(*exchange.Response) error
+	server  *http1.ServerConn
+	running *exchange.Request
 }
 
 // fields lets policy look at a request's header.
@@ -153,11 +160,12 @@ func lookupFailure(host string, err error) *failure {
 // A route is the way of one decision, kept for the next request like it.
 type route struct {
 	settings *Settings
-	at       time.Time
-	rule     string
-	mode     policy.Mode
-	verdict  policy.Verdict
-	target   target
+	// at is when its addresses were found.
+	at      time.Time
+	rule    string
+	mode    policy.Mode
+	verdict policy.Verdict
+	target  target
 	// refused is what the addresses made of the decision, if anything.
 	refused policy.Reason
 	way     upstream.Route
@@ -170,12 +178,22 @@ type route struct {
 // never lets anyone reach ourselves.
 func (c *conn) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.Addr, now time.Time) (policy.Decision, *route, *failure) {
 	r := &c.work.route
-	fresh := r.settings == s && r.rule == d.Rule && r.mode == d.Mode && r.verdict == d.Verdict && r.target == *t &&
-		now.Sub(r.at) < freshTime && (t.host == "" || t.only || r.at.Equal(c.work.names.at) || !r.at.Before(c.work.names.at))
-	if !fresh {
-		c.newRoute(s, t, &d, addrs, now)
+	named := t.host != "" && !t.only
+	fresh := r.settings == s && r.rule == d.Rule && r.mode == d.Mode && r.verdict == d.Verdict && r.target == *t
+	if named {
+		fresh = fresh && r.at.Equal(c.work.names.at)
+	} else {
+		fresh = fresh && now.Sub(r.at) < freshTime
 	}
-	if r.refused != policy.NoReason {
+	if !fresh {
+		at := now
+		if named {
+			at = c.work.names.at
+		}
+		c.newRoute(s, t, &d, addrs, at)
+	}
+	if r.refused != policy.NoReason && d.Verdict == policy.Allow {
+		// What observe mode let pass already keeps its first reason.
 		d = d.Refuse(r.refused)
 	}
 	switch {
@@ -193,9 +211,9 @@ func (c *conn) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 	return d, r, nil
 }
 
-func (c *conn) newRoute(s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, now time.Time) {
+func (c *conn) newRoute(s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, at time.Time) {
 	r := &c.work.route
-	*r = route{settings: s, at: now, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
+	*r = route{settings: s, at: at, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
 	r.way.Own = t.addr
 	var open []netip.Addr
 	for _, a := range addrs {

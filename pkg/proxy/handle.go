@@ -211,7 +211,9 @@ func (c *conn) handleTLS(h *hop, f *first) {
 	now := time.Now()
 	addrs, n := c.addresses(s, &t, now)
 	d := s.Policy.DecideConn(c.query(&t, protocol, addrs, nil))
-	if n != nil && !n.allowed.Verdict.Passes() && d.Verdict.Passes() && d.Action == policy.TunnelConn {
+	if n != nil && !n.allowed.Verdict.Passes() && d.Verdict.Passes() {
+		// A rule by address could match, but a name that may not be resolved
+		// has none.
 		d.Action, d.Decision = policy.Refuse, n.allowed
 	}
 	if d.Action == policy.TunnelConn {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net/http"
 	"net/netip"
 	"time"
 
@@ -21,6 +20,7 @@ func (c *conn) serveHTTP(h *hop) {
 	defer func() {
 		if !detached {
 			c.enter(reading, time.Now()) // Close may linger
+			c.measure()
 			sc.Close()
 		}
 	}()
@@ -190,10 +190,14 @@ func (c *conn) requestTarget(h *hop, req *exchange.Request) (t target, refused *
 	return t, nil, ""
 }
 
+// switchingProtocols is the status after which a connection speaks another
+// protocol (RFC 9110 section 15.2.2).
+const switchingProtocols = 101
+
 // idempotent methods may be sent again (RFC 9110 section 9.2.2).
 func idempotent(method string) bool {
 	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
 		return true
 	default:
 		return false
@@ -209,10 +213,12 @@ func (c *conn) forward(h *hop, sc *http1.ServerConn, x *exchange.Exchange, d pol
 		sc.CloseAfter()
 		return nil
 	}
-	opts := http1.Options{HeaderTimeout: d.Timeouts.ResponseHeader}
-	if req.ExpectContinue || req.Version == exchange.HTTP11 {
-		opts.Informational = func(interim *exchange.Response) error { return sc.WriteInformational(req, interim) }
+	w := &c.work
+	w.server, w.running = sc, req
+	if w.interim == nil {
+		w.interim = func(interim *exchange.Response) error { return w.server.WriteInformational(w.running, interim) }
 	}
+	opts := http1.Options{HeaderTimeout: d.Timeouts.ResponseHeader, Informational: w.interim}
 	c.ev.Upstream.Target, c.ev.Upstream.Attempts = r.text, 0
 	var u *upstream.Conn
 	var cc *http1.ClientConn
@@ -245,8 +251,11 @@ func (c *conn) forward(h *hop, sc *http1.ServerConn, x *exchange.Exchange, d pol
 	c.ev.Duration.Upstream = time.Since(begin)
 	c.ev.TLS.UpstreamVersion = tlsVersion(u.TLSVersion())
 	c.ev.HTTP.Status = resp.Status
-	if resp.Status == http.StatusSwitchingProtocols {
+	if resp.Status == switchingProtocols {
 		return c.upgrade(h, sc, cc, u, x, d)
+	}
+	if c.p.draining.Load() {
+		sc.CloseAfter()
 	}
 	sent, werr := sc.WriteResponse(req, resp)
 	reusable, ferr := cc.Finish(req)

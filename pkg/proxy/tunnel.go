@@ -74,13 +74,14 @@ func (c *conn) schemeOf(u *upstream.Conn) upstream.Scheme {
 	return upstream.Clear
 }
 
-// relay copies both ways until both sides have ended. The end of one side is
-// passed on as such; a failure of one side cuts the other, so that nobody takes
-// a part for the whole.
-func (c *conn) relay(client net.Conn, u *upstream.Conn, early []byte) {
+// relay copies both ways until both sides have ended, and gives the bytes. The
+// end of one side is passed on as such; a failure of one side cuts the other,
+// so that nobody takes a part for the whole.
+func (c *conn) relay(client net.Conn, u *upstream.Conn, early []byte) (sent, received int64) {
 	done := make(chan error, 1)
 	go func() {
-		err := c.copyTo(u, u.TCP(), client)
+		n, err := c.copyTo(u, client)
+		sent = n
 		if err == nil {
 			err = u.CloseWrite()
 		}
@@ -93,10 +94,14 @@ func (c *conn) relay(client net.Conn, u *upstream.Conn, early []byte) {
 	}()
 	var err error
 	if len(early) > 0 {
-		_, err = client.Write(early)
+		var n int
+		n, err = client.Write(early)
+		received = int64(n)
 	}
 	if err == nil {
-		err = c.copyTo(client, nil, u)
+		var n int64
+		n, err = c.copyTo(client, u)
+		received += n
 	}
 	if err == nil {
 		err = closeWrite(client)
@@ -108,64 +113,77 @@ func (c *conn) relay(client net.Conn, u *upstream.Conn, early []byte) {
 	if other := <-done; other != nil {
 		c.tcp.SetLinger(0)
 	}
+	return sent, received
 }
 
 // copyTo copies to the end of src, by splice(2) where both sides are plain TCP.
-func (c *conn) copyTo(dst net.Conn, dstTCP *net.TCPConn, src net.Conn) error {
-	if u, ok := src.(*upstream.Conn); ok && u.TLSVersion() == 0 {
-		src = u.TCP()
-	}
-	if u, ok := dst.(*upstream.Conn); ok && u.TLSVersion() == 0 {
-		dst = dstTCP
-	}
+func (c *conn) copyTo(dst, src net.Conn) (n int64, err error) {
 	if sc, ok := src.(*sniff.Conn); ok {
-		if err := replay(dst, sc); err != nil {
-			return err
-		}
-		src = sc.Conn
-	}
-	if sc, ok := dst.(*sniff.Conn); ok {
-		dst = sc.Conn
-	}
-	if to, ok := dst.(*net.TCPConn); ok {
-		if from, ok := src.(*net.TCPConn); ok {
-			_, err := to.ReadFrom(from)
-			return err
+		if n, err = replay(dst, sc); err != nil {
+			return n, err
 		}
 	}
-	return c.copyBuffered(dst, src)
+	var m int64
+	to, from := plain(dst), plain(src)
+	if to != nil && from != nil {
+		m, err = to.ReadFrom(from)
+	} else {
+		m, err = c.copyBuffered(dst, src)
+	}
+	return n + m, err
 }
 
-// replay writes what was sniffed and not yet read.
-func replay(dst io.Writer, sc *sniff.Conn) error {
-	for len(sc.Peeked()) > 0 {
-		var b [4096]byte
-		n, err := sc.Read(b[:min(len(b), len(sc.Peeked()))])
-		if err != nil {
-			return err
-		}
-		if _, err := dst.Write(b[:n]); err != nil {
-			return err
+// plain gives the socket of a connection on which nothing lies above TCP, nil
+// for any other.
+func plain(conn net.Conn) *net.TCPConn {
+	switch t := conn.(type) {
+	case *net.TCPConn:
+		return t
+	case *sniff.Conn:
+		return plain(t.Conn)
+	case *upstream.Conn:
+		if t.TLSVersion() == 0 {
+			return t.TCP()
 		}
 	}
 	return nil
 }
 
-func (c *conn) copyBuffered(dst io.Writer, src io.Reader) error {
+// replay writes what was sniffed and not yet read.
+func replay(dst io.Writer, sc *sniff.Conn) (n int64, err error) {
+	for {
+		p := sc.Peeked()
+		if len(p) == 0 {
+			return n, nil
+		}
+		m, err := dst.Write(p)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+		if _, err := io.ReadFull(sc, make([]byte, m)); err != nil {
+			return n, err
+		}
+	}
+}
+
+func (c *conn) copyBuffered(dst io.Writer, src io.Reader) (total int64, err error) {
 	b := c.p.buffers.Get().(*[]byte)
 	defer c.p.buffers.Put(b)
 	for {
 		n, err := src.Read(*b)
 		if n > 0 {
-			if _, werr := dst.Write((*b)[:n]); werr != nil {
-				return werr
+			m, werr := dst.Write((*b)[:n])
+			total += int64(m)
+			if werr != nil {
+				return total, werr
 			}
 		}
 		switch {
 		case err == io.EOF:
-			return nil
+			return total, nil
 		case err != nil:
-			return err
+			return total, err
 		}
 	}
 }

@@ -16,6 +16,9 @@ type Totals struct {
 }
 
 func (t *Totals) add(now, base Totals) {
+	// After a reset the kernel's count may end one lower than it was, see
+	// ReadTotals.
+	now.BytesReceived = max(now.BytesReceived, base.BytesReceived)
 	t.BytesSent += now.BytesSent - base.BytesSent
 	t.BytesReceived += now.BytesReceived - base.BytesReceived
 	t.Segments += now.Segments - base.Segments
@@ -35,6 +38,16 @@ func ReadTCPInfo(rc syscall.RawConn) (*unix.TCPInfo, error) {
 	return info, err
 }
 
+// The states of TCP (include/net/tcp_states.h) in which the peer has ended its
+// side.
+const (
+	tcpTimeWait  = 6
+	tcpClose     = 7
+	tcpCloseWait = 8
+	tcpLastAck   = 9
+	tcpClosing   = 11
+)
+
 // ReadTotals gives the counters of a connection. Bytes sent are payload
 // without retransmissions (tcpi_bytes_sent counts those, Linux 4.19).
 func ReadTotals(rc syscall.RawConn) (Totals, error) {
@@ -42,9 +55,15 @@ func ReadTotals(rc syscall.RawConn) (Totals, error) {
 	if err != nil {
 		return Totals{}, err
 	}
+	received := info.Bytes_received
+	switch info.State {
+	case tcpClose, tcpTimeWait, tcpCloseWait, tcpLastAck, tcpClosing:
+		// The peer's FIN takes a sequence number and is counted as a byte.
+		received = max(received, 1) - 1
+	}
 	return Totals{
 		BytesSent:     info.Bytes_sent - info.Bytes_retrans,
-		BytesReceived: info.Bytes_received,
+		BytesReceived: received,
 		Segments:      uint64(info.Segs_out) + uint64(info.Segs_in),
 		Retransmits:   uint64(info.Total_retrans),
 		RTT:           time.Duration(info.Rtt) * time.Microsecond,
