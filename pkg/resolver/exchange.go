@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -29,12 +30,12 @@ const (
 // upstreams are the servers that are asked. Each question has its own socket,
 // so its own random port, and a random id.
 type upstreams struct {
-	fixed  []netip.AddrPort
 	conf   *watchedFile[resolvConf]
 	limits Limits
 	dialer net.Dialer
 
-	mu sync.Mutex
+	mu    sync.Mutex
+	fixed []netip.AddrPort
 	// failed holds no more servers than are configured: others are dropped.
 	failed map[netip.AddrPort]time.Time
 }
@@ -47,7 +48,9 @@ func newUpstreams(fixed []netip.AddrPort, path string, limits Limits) *upstreams
 // to go round.
 func (u *upstreams) servers(now time.Time) (list []netip.AddrPort, timeout time.Duration, attempts int) {
 	timeout, attempts = u.limits.Timeout, defaultAttempts
+	u.mu.Lock()
 	list = u.fixed
+	u.mu.Unlock()
 	if len(list) == 0 {
 		conf := u.conf.get(now)
 		list = conf.servers
@@ -72,6 +75,12 @@ func (u *upstreams) servers(now time.Time) (list []netip.AddrPort, timeout time.
 		clear(u.failed)
 	}
 	return append(good, bad...), timeout, attempts
+}
+
+func (u *upstreams) set(fixed []netip.AddrPort) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.fixed = slices.Clone(fixed)
 }
 
 func (u *upstreams) report(server netip.AddrPort, ok bool, now time.Time) {

@@ -116,6 +116,27 @@ func TestServersAreTriedInTurn(t *testing.T) {
 	}
 }
 
+func TestSetUpstreams(t *testing.T) {
+	first := newUpstream(t, zone(rrA("a.example.com.", "203.0.113.1", 60)))
+	second := newUpstream(t, zone(rrA("a.example.com.", "203.0.113.2", 60)))
+	r := newResolver(t, &fakes{}, Limits{}, first.addr)
+	for _, tt := range []struct {
+		server netip.AddrPort
+		want   string
+	}{{first.addr, "203.0.113.1"}, {second.addr, "203.0.113.2"}} {
+		r.SetUpstreams([]netip.AddrPort{tt.server})
+		addrs, err := r.Lookup(t.Context(), "w", "a.example.com")
+		if err != nil || len(addrs) != 1 || addrs[0].String() != tt.want {
+			t.Errorf("%v %v", addrs, err)
+		}
+	}
+	r.SetUpstreams(nil)
+	r.upstreams.conf = newWatchedFile("/nonexistent", parseResolvConf)
+	if servers, _, _ := r.upstreams.servers(time.Now()); len(servers) != 1 || servers[0].Port() != 53 {
+		t.Errorf("servers %v", servers)
+	}
+}
+
 func TestAllServersFail(t *testing.T) {
 	silent := newUpstream(t, func(dnsmessage.Message, bool) []dnsmessage.Message { return nil })
 	f := &fakes{}

@@ -271,6 +271,14 @@ func (r *Resolver) Figures() []Figure {
 	}
 }
 
+// SetUpstreams changes whom further questions go to, after a reload of the
+// configuration; none means the servers of resolv.conf. Answers that came from
+// others are not used again for Lookup; what workloads were told stays.
+func (r *Resolver) SetUpstreams(servers []netip.AddrPort) {
+	r.upstreams.set(servers)
+	r.cache.Purge()
+}
+
 // Forget drops what a workload was told, when it has ended.
 func (r *Resolver) Forget(workload string) { r.memory.forget(workload) }
 
