@@ -64,8 +64,16 @@ func create(t testing.TB, tree *Tree, path string) Cgroup {
 	return c
 }
 
+// A child is reaped once, by the test or at its end.
+type child struct {
+	*exec.Cmd
+	once sync.Once
+}
+
+func (c *child) reap() { c.once.Do(func() { c.Wait() }) }
+
 // spawn starts a process in the cgroup.
-func spawn(t testing.TB, c Cgroup, argv ...string) *exec.Cmd {
+func spawn(t testing.TB, c Cgroup, argv ...string) *child {
 	t.Helper()
 	dir, err := c.Open()
 	if err != nil {
@@ -77,9 +85,9 @@ func spawn(t testing.TB, c Cgroup, argv ...string) *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var once sync.Once
-	t.Cleanup(func() { once.Do(func() { cmd.Process.Kill(); cmd.Wait() }) })
-	return cmd
+	p := &child{Cmd: cmd}
+	t.Cleanup(func() { cmd.Process.Kill(); p.reap() })
+	return p
 }
 
 func soon(t testing.TB) context.Context {
@@ -225,7 +233,7 @@ func TestKillAndRemove(t *testing.T) {
 			tree, path := testTree(t)
 			c := create(t, tree, path)
 			deep := create(t, tree, path+"/a/b")
-			cmds := []*exec.Cmd{
+			cmds := []*child{
 				spawn(t, c, "sh", "-c", "trap '' TERM HUP INT; while :; do sleep 600; done"),
 				spawn(t, deep, "sh", "-c", "sleep 600 & wait"),
 			}
@@ -235,7 +243,7 @@ func TestKillAndRemove(t *testing.T) {
 				t.Errorf("removed though it lives: %v", err)
 			}
 			for _, cmd := range cmds {
-				go cmd.Wait() // reaps, so that it leaves the cgroup
+				go cmd.reap() //, so that it leaves the cgroup
 			}
 			if err := kill(c, soon(t)); err != nil {
 				t.Fatal(err)
@@ -283,7 +291,7 @@ func TestWatch(t *testing.T) {
 	cmd := spawn(t, c, "sleep", "600")
 	expect(true)
 	cmd.Process.Kill()
-	cmd.Wait()
+	cmd.reap()
 	expect(false)
 	if took := time.Since(started); took > lookAgain {
 		t.Errorf("two notices took %v: they came by looking again", took)
