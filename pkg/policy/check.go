@@ -35,81 +35,92 @@ const (
 	requestKey
 )
 
-// asked is a query with what was found out about it on the way.
+// asked is a question with what was found out about it on the way. It has no
+// pointer to the query, so that neither goes to the heap.
 type asked struct {
-	q *Query
-	p *Policy
-	// methods has the bits of the method as written and in upper case, or
-	// noRequest.
-	methods   uint16
-	protocols protocolSet
-	method    uint16
-	// path is ready after begin; plain where it can be read in one way only.
-	path   pattern.RequestPath
-	ready  bool
-	plain  bool
-	first  uint64
+	workload string
+	host     string
+	addrs    []netip.Addr
+	http     *HTTPQuery
+	port     uint16
+	protocol Protocol
+
+	// protocols has the bit of the protocol; method that of the method as it is
+	// written; methods also that of the method in upper case, or noRequest.
+	protocols       protocolSet
+	method, methods uint16
+	// folded is the method in upper case where that matters.
 	folded string
+	// path is ready after begin; plain where it can be read in one way only;
+	// first are the first eight bytes of its key.
+	ready, plain bool
+	first        uint64
+	path         pattern.RequestPath
 	// seen and matched have a bit for each of the first sets of workloads.
+	sets          []workloadSet
 	seen, matched [2]uint64
 }
 
-// ask starts a question.
-func (p *Policy) ask(a *asked, q *Query) {
-	a.q, a.p, a.protocols = q, p, q.Protocol.bit()
-	if q.HTTP == nil {
+// ask starts a question; http is the request to look at, if any.
+func (p *Policy) ask(a *asked, q *Query, http *HTTPQuery) {
+	a.workload, a.host, a.addrs, a.port, a.protocol = q.Workload, q.Host, q.Addrs, q.Port, q.Protocol
+	a.http, a.protocols, a.sets = http, q.Protocol.bit(), p.sets
+	if http == nil {
 		a.methods = noRequest
 		return
 	}
-	a.method = methodBit(q.HTTP.Method)
+	a.method = methodBit(http.Method)
 	a.methods = a.method
 	if a.method == otherMethod {
-		a.folded = folded(q.HTTP.Method)
+		a.folded = folded(http.Method)
 		a.methods |= methodBit(a.folded)
 	}
 }
 
-// begin makes the path ready and gives its first eight bytes.
-func (a *asked) begin() uint64 {
-	if !a.ready {
-		a.ready = true
-		if a.q.HTTP != nil {
-			a.path = pattern.NormalisePath(a.q.HTTP.Path)
-			a.plain = a.path.Plain()
-			a.first, _ = begin(a.path.Key())
-		}
+// begin makes the path ready.
+func (a *asked) begin() {
+	a.ready = true
+	if a.http != nil {
+		a.path = pattern.NormalisePath(a.http.Path)
+		a.plain = a.path.Plain()
+		a.first, _ = begin(a.path.Key())
 	}
-	return a.first
 }
 
 // forward gives the path to send upstream.
 func (a *asked) forward() string {
 	switch {
-	case a.q.HTTP == nil:
+	case a.http == nil:
 		return ""
 	case a.ready:
 		return a.path.Forward()
 	default:
-		return a.q.HTTP.Path
+		return a.http.Path
 	}
 }
 
-// workload reports whether the set has the query's workload.
-func (a *asked) workload(set int32) bool {
+// inSet reports whether the set has the question's workload.
+func (a *asked) inSet(set int32) bool {
 	if set < 0 {
 		return true
 	}
-	word, bit := set/64, uint64(1)<<(set%64)
-	if int(word) >= len(a.seen) {
-		return a.p.sets[set].match(a.q.Workload)
+	word, bit := uint32(set)/64, uint64(1)<<(uint32(set)%64)
+	if word >= uint32(len(a.seen)) {
+		return a.sets[set].match(a.workload)
 	}
 	if a.seen[word]&bit == 0 {
-		a.seen[word] |= bit
-		if a.p.sets[set].match(a.q.Workload) {
-			a.matched[word] |= bit
-		}
+		a.look(set)
 	}
 	return a.matched[word]&bit != 0
+}
+
+// look compares a set with the workload and keeps the answer.
+func (a *asked) look(set int32) {
+	word, bit := set/64, uint64(1)<<(set%64)
+	a.seen[word] |= bit
+	if a.sets[set].match(a.workload) {
+		a.matched[word] |= bit
+	}
 }
 
 // check compares a rule, whose hosts hold, with the query. The key tells which
@@ -120,7 +131,7 @@ func (p *Policy) check(r *rule, a *asked) (outcome, key) {
 	if out == fails || !r.needsRequest {
 		return out, why
 	}
-	if a.q.HTTP == nil {
+	if a.http == nil {
 		// Whether its request would match cannot be told.
 		return unknown, requestKey
 	}
@@ -130,7 +141,7 @@ func (p *Policy) check(r *rule, a *asked) (outcome, key) {
 	if !r.matchesMethod(a) {
 		return fails, methodsKey
 	}
-	if !r.matchesHeaders(a.q.HTTP.Header) {
+	if !r.matchesHeaders(a.http.Header) {
 		return fails, headersKey
 	}
 	if len(r.paths) == 0 {
@@ -148,24 +159,24 @@ func (p *Policy) check(r *rule, a *asked) (outcome, key) {
 
 // checkConn compares what is known of a rule before any request.
 func (p *Policy) checkConn(r *rule, a *asked) (outcome, key) {
-	if !r.matchesPort(a.q.Port) {
+	if !r.matchesPort(a.port) {
 		return fails, portsKey
 	}
 	out, why := holds, noKey
 	if r.protocols&a.protocols == 0 {
-		if a.q.Protocol != AnyTCP || r.protocols&anyTCP == 0 {
+		if a.protocol != AnyTCP || r.protocols&anyTCP == 0 {
 			return fails, protocolsKey
 		}
 		out, why = unknown, protocolsKey
 	}
-	if !a.workload(r.set) {
+	if !a.inSet(r.set) {
 		return fails, workloadsKey
 	}
 	if len(r.cidrs) > 0 {
 		switch {
-		case len(a.q.Addrs) == 0:
+		case len(a.addrs) == 0:
 			out, why = unknown, cidrsKey
-		case !r.matchesAddress(a.q.Addrs):
+		case !r.matchesAddress(a.addrs):
 			return fails, cidrsKey
 		}
 	}
@@ -223,7 +234,7 @@ func (r *rule) hasAddress(addr netip.Addr) bool {
 // matchesMethod compares as written for an allow rule, and in any case for a
 // deny rule.
 func (r *rule) matchesMethod(a *asked) bool {
-	if r.methods.match(a.q.HTTP.Method, a.method) {
+	if r.methods.match(a.http.Method, a.method) {
 		return true
 	}
 	return !r.allow && a.folded != "" && r.methods.match(a.folded, methodBit(a.folded))

@@ -10,50 +10,41 @@ func (p *Policy) DecideConn(q *Query) ConnDecision {
 	if p == nil {
 		return ConnDecision{Decision: refused(q, ruleless, NoRule)}
 	}
-	bare := *q
-	bare.HTTP = nil
 	var ask asked
-	p.ask(&ask, &bare)
+	p.ask(&ask, q, nil)
 	// Each rule that could match counts, whatever its methods.
 	ask.methods = noRequest | anyMethod
 	var c cursor
-	mayBeNamed := bare.Host == "" && canCarryHTTP(bare.Protocol)
+	mayBeNamed := q.Host == "" && canCarryHTTP(q.Protocol)
 	if mayBeNamed {
 		// A request may bring the name.
 		c.add(p.all)
 	} else {
-		p.hosts.candidates(&c, bare.Host)
+		p.hosts.candidates(&c, q.Host)
 	}
-	var open connState
-	for {
-		list := c.next()
-		if list == nil {
-			return open.decide(p.fallback(&ask), &ask)
-		}
-		for i := range list {
-			k := &list[i]
-			if k.methods&ask.methods == 0 || k.protocols&ask.protocols == 0 ||
-				bare.Port < k.first || bare.Port > k.last {
-				continue
-			}
-			r := &p.rules[k.rule]
+	var before connState
+	for list := c.next(); list != nil; list = c.next() {
+		for i := ask.scan(list, 0); i < len(list); i = ask.scan(list, i+1) {
+			r := &p.rules[list[i].rule]
 			switch p.checkUnseen(r, &ask, mayBeNamed) {
 			case holds:
-				return open.decide(p.decided(r, &ask), &ask)
+				return p.conn(before, p.decided(r, &ask), &ask)
 			case unknown:
-				open.any = true
-				if open.allow = open.allow || r.allow || r.observes(p, &ask); open.allow {
+				before.any = true
+				if r.allow || r.observes(p, &ask) {
 					// Whatever follows, its requests must be seen.
-					return open.decide(Decision{}, &ask)
+					before.allow = true
+					return p.conn(before, Decision{}, &ask)
 				}
 			}
 		}
 	}
+	return p.conn(before, p.fallback(&ask), &ask)
 }
 
 // observes reports whether a refusal of the rule would be recorded only.
 func (r *rule) observes(p *Policy, ask *asked) bool {
-	return p.modeOf(r, ask.q.Workload) == Observe
+	return p.modeOf(r, ask.workload) == Observe
 }
 
 // canCarryHTTP reports whether a request may yet be seen on the connection.
@@ -62,44 +53,36 @@ func canCarryHTTP(p Protocol) bool { return p != TCP && p != UDP }
 // checkUnseen compares a rule with a connection whose requests are not seen yet.
 func (p *Policy) checkUnseen(r *rule, ask *asked, mayBeNamed bool) outcome {
 	out, _ := p.checkConn(r, ask)
+	if out == holds && r.needsRequest || out != fails && mayBeNamed && len(r.hosts) > 0 {
+		out = unknown
+	}
 	switch {
-	case out == fails:
-		return fails
-	case mayBeNamed && len(r.hosts) > 0:
-		return unknown
-	case !r.needsRequest:
+	case out != unknown || canCarryHTTP(ask.protocol):
 		return out
-	case canCarryHTTP(ask.q.Protocol):
-		return unknown
 	case r.allow:
 		return fails
 	default:
-		// It can never be told whether a request on it would be denied.
+		// What is not known now never will be: it can never be told whether
+		// the rule denies what is on the connection.
 		return holds
 	}
 }
 
-// connState is what the rules before the one that decides leave open.
-type connState struct {
-	// any is true where a rule could match, allow where such a rule allows.
-	any, allow bool
-}
+// connState is what the rules before the one that decides leave open: any is
+// true where one could match, allow where such a one allows.
+type connState struct{ any, allow bool }
 
-// decide gives the connection's decision, d being what holds where none of the
+// conn gives a connection's decision, d being what holds where none of the
 // rules before it matches.
-func (s *connState) decide(d Decision, ask *asked) ConnDecision {
+func (p *Policy) conn(before connState, d Decision, ask *asked) ConnDecision {
 	switch {
-	case s.any && (s.allow || d.Verdict.Passes()):
-		if !canCarryHTTP(ask.q.Protocol) {
-			// What is not known now never will be.
-			return ConnDecision{Decision: refused(ask.q, ruleless, NoRule)}
-		}
+	case before.allow || before.any && d.Verdict.Passes():
 		return ConnDecision{Action: InspectConn, Decision: Decision{
-			Verdict: Allow, Mode: ask.p.WorkloadMode(ask.q.Workload), Timeouts: ask.p.timeouts, rule: ruleless, policy: ask.p,
+			Verdict: Allow, Mode: p.WorkloadMode(ask.workload), Timeouts: p.timeouts, rule: ruleless, policy: p,
 		}}
 	case !d.Verdict.Passes():
 		return ConnDecision{Decision: d}
-	case d.Handling == Inspect && ask.q.Protocol != TCP:
+	case d.Handling == Inspect && ask.protocol != TCP:
 		return ConnDecision{Action: InspectConn, Decision: d}
 	default:
 		return ConnDecision{Action: TunnelConn, Decision: d}
@@ -116,13 +99,13 @@ func (p *Policy) DecideName(workload, host string) Decision {
 		return refused(&q, ruleless, NoRule)
 	}
 	var ask asked
-	p.ask(&ask, &q)
+	p.ask(&ask, &q, nil)
 	var c cursor
 	p.hosts.candidates(&c, host)
 	for list := c.next(); list != nil; list = c.next() {
 		for i := range list {
 			r := &p.rules[list[i].rule]
-			if !ask.workload(r.set) || len(r.hosts) == 0 && len(r.cidrs) > 0 {
+			if !ask.inSet(r.set) || len(r.hosts) == 0 && len(r.cidrs) > 0 {
 				continue
 			}
 			narrow := len(r.cidrs) > 0 || len(r.ports) > 0 || r.needsRequest || r.protocols&anyTCP != anyTCP

@@ -39,7 +39,7 @@ func (p *Policy) Explain(q *Query) Explanation {
 
 func (p *Policy) steps(q *Query) []Step {
 	var ask asked
-	p.ask(&ask, q)
+	p.ask(&ask, q, q.HTTP)
 	var steps []Step
 	for i := range p.rules {
 		r := &p.rules[i]
@@ -76,27 +76,26 @@ func (r *rule) passedOver(out outcome, k key, a *asked) string {
 			return "it looks at requests, and the connection shows none (protocols: [http, https] would limit it to those that do)"
 		}
 	}
-	q := a.q
 	switch k {
 	case portsKey:
-		return fmt.Sprintf("ports: %d is not among %v", q.Port, portTexts(r))
+		return fmt.Sprintf("ports: %d is not among %v", a.port, portTexts(r))
 	case protocolsKey:
-		return "protocols: " + q.Protocol.String() + " is not among them"
+		return "protocols: " + a.protocol.String() + " is not among them"
 	case workloadsKey:
-		return fmt.Sprintf("workloads: %q matches none of them", q.Workload)
+		return fmt.Sprintf("workloads: %q matches none of them", a.workload)
 	case hostsKey:
-		if q.Host == "" {
+		if a.host == "" {
 			return "hosts: no name is known"
 		}
-		return fmt.Sprintf("hosts: %s matches none of %s", q.Host, abridged(r.hosts))
+		return fmt.Sprintf("hosts: %s matches none of %s", a.host, abridged(r.hosts))
 	case cidrsKey:
-		return fmt.Sprintf("cidrs: %s lies in none of %s", abridged(q.Addrs), abridged(r.cidrs))
+		return fmt.Sprintf("cidrs: %s lies in none of %s", abridged(a.addrs), abridged(r.cidrs))
 	case methodsKey:
-		return fmt.Sprintf("methods: %q matches none of %s", q.HTTP.Method, abridged(r.methods.globs))
+		return fmt.Sprintf("methods: %q matches none of %s", a.http.Method, abridged(r.methods.globs))
 	case headersKey:
 		return "headers: one is missing or has another value"
 	default:
-		return fmt.Sprintf("paths: %s matches none of %s", clip(q.HTTP.Path, 200), abridged(r.paths))
+		return fmt.Sprintf("paths: %s matches none of %s", clip(a.http.Path, 200), abridged(r.paths))
 	}
 }
 

@@ -13,31 +13,46 @@ import (
 // cache lines.
 type candidate struct {
 	rule int32
-	// first and last are the lowest and highest port of the rule.
-	first, last uint16
+	// set is the rule's workloads.
+	set int32
 	// prefix is what the path begins with where it can be read in one way only:
 	// as many of its first eight bytes as mask says.
 	prefix, mask uint64
+	// first and last are the lowest and highest port of the rule.
+	first, last uint16
 	// methods and protocols are those with which the rule may match.
 	methods   uint16
 	protocols protocolSet
 	hasPaths  bool
 }
 
-// may reports whether the rule needs to be looked at.
-func (k *candidate) may(ask *asked) bool {
-	if k.methods&ask.methods == 0 || k.protocols&ask.protocols == 0 ||
-		ask.q.Port < k.first || ask.q.Port > k.last {
-		return false
+// scan gives the next of the candidates, from i on, whose rule needs to be
+// looked at; len(list) where there is none.
+func (a *asked) scan(list []candidate, i int) int {
+	methods, protocols, port := a.methods, a.protocols, a.port
+	for ; i < len(list); i++ {
+		k := &list[i]
+		if k.methods&methods == 0 || k.protocols&protocols == 0 || port < k.first || port > k.last {
+			continue
+		}
+		if k.hasPaths && a.elsewhere(k) || !a.inSet(k.set) {
+			continue
+		}
+		return i
 	}
-	if !k.hasPaths {
-		return true
+	return i
+}
+
+// elsewhere reports whether the path begins otherwise than the rule's paths.
+func (a *asked) elsewhere(k *candidate) bool {
+	if !a.ready {
+		a.begin()
 	}
-	return ask.begin()&k.mask == k.prefix || !ask.plain
+	return a.plain && a.first&k.mask != k.prefix
 }
 
 func newCandidate(i int, r *rule) candidate {
-	k := candidate{rule: int32(i), last: math.MaxUint16, methods: r.methods.bits | noRequest, protocols: r.protocols, hasPaths: len(r.paths) > 0}
+	k := candidate{rule: int32(i), set: r.set, last: math.MaxUint16, methods: r.methods.bits | noRequest, protocols: r.protocols, hasPaths: len(r.paths) > 0}
 	if r.needsRequest && r.allow {
 		// Without a request an allow rule that looks at it cannot match.
 		k.methods &^= noRequest

@@ -34,20 +34,12 @@ func (p *Policy) Decide(q *Query) Decision {
 		return refused(q, ruleless, NoRule)
 	}
 	var ask asked
-	p.ask(&ask, q)
+	p.ask(&ask, q, q.HTTP)
 	var c cursor
 	p.hosts.candidates(&c, q.Host)
-	for {
-		list := c.next()
-		if list == nil {
-			return p.fallback(&ask)
-		}
-		for i := range list {
-			k := &list[i]
-			if !k.may(&ask) {
-				continue
-			}
-			r := &p.rules[k.rule]
+	for list := c.next(); list != nil; list = c.next() {
+		for i := ask.scan(list, 0); i < len(list); i = ask.scan(list, i+1) {
+			r := &p.rules[list[i].rule]
 			switch outcome, _ := p.check(r, &ask); outcome {
 			case holds:
 				return p.decided(r, &ask)
@@ -60,12 +52,13 @@ func (p *Policy) Decide(q *Query) Decision {
 			}
 		}
 	}
+	return p.fallback(&ask)
 }
 
 // decided gives the decision of a rule that matches.
 func (p *Policy) decided(r *rule, ask *asked) Decision {
 	d := Decision{
-		Rule: r.name, Mode: p.modeOf(r, ask.q.Workload), Handling: r.handling,
+		Rule: r.name, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
 		Path: ask.forward(), Timeouts: r.timeouts, rule: r, policy: p,
 	}
 	switch {
@@ -75,13 +68,13 @@ func (p *Policy) decided(r *rule, ask *asked) Decision {
 	default:
 		d.Verdict = Allow
 	}
-	return protocolDenied(d, ask.q)
+	return protocolDenied(d, ask.protocol)
 }
 
 // ambiguous gives the refusal of a path that a rule with paths cannot judge.
 func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
 	d := Decision{
-		Rule: r.name, Mode: p.modeOf(r, ask.q.Workload),
+		Rule: r.name, Mode: p.modeOf(r, ask.workload),
 		Path: ask.forward(), Timeouts: r.timeouts, rule: r, policy: p, why: ask.path.Ambiguous(),
 	}
 	return d.Refuse(AmbiguousPath)
@@ -89,19 +82,19 @@ func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
 
 // fallback gives the decision where no rule matches.
 func (p *Policy) fallback(ask *asked) Decision {
-	d := Decision{Mode: p.WorkloadMode(ask.q.Workload), Path: ask.forward(), Timeouts: p.timeouts, rule: ruleless, policy: p}
+	d := Decision{Mode: p.WorkloadMode(ask.workload), Path: ask.forward(), Timeouts: p.timeouts, rule: ruleless, policy: p}
 	if p.open {
 		d.Verdict = Allow
 	} else {
 		d = d.Refuse(NoRule)
 	}
-	return protocolDenied(d, ask.q)
+	return protocolDenied(d, ask.protocol)
 }
 
 // protocolDenied refuses UDP in every mode where no rule hands it to the
 // kernel: the proxy has no way to carry it.
-func protocolDenied(d Decision, q *Query) Decision {
-	if q.Protocol != UDP || d.Verdict == Allow && d.Handling == Direct {
+func protocolDenied(d Decision, protocol Protocol) Decision {
+	if protocol != UDP || d.Verdict == Allow && d.Handling == Direct {
 		return d
 	}
 	if d.Reason == NoReason || d.Verdict == WouldDeny {
