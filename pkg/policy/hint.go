@@ -101,12 +101,9 @@ func ruleName(q *Query) string {
 func pathAdvice(raw string) string {
 	path, _, _ := strings.Cut(raw, "?")
 	r := pattern.NormalisePath(path)
-	if r.Ambiguous() != "" {
+	path = strings.ReplaceAll(r.Forward(), "*", "%2A")
+	if r.Ambiguous() != "" || path[0] != '/' {
 		return ""
-	}
-	path = r.Forward()
-	if strings.Contains(path, "*") {
-		path = strings.ReplaceAll(path, "*", "%2A")
 	}
 	if len(path) > 80 {
 		first, _, _ := strings.Cut(path[1:], "/")
@@ -145,7 +142,7 @@ func addressAdvice(q *Query, d *Decision) string {
 		ok, classes := exempt.Permit(addr, func(netip.Addr) bool { return false })
 		what := classes.String()
 		if ok {
-			what = "the host's own"
+			what = "host's own"
 		}
 		addr = addr.Unmap()
 		entry := netip.PrefixFrom(addr, addr.BitLen()).String()
