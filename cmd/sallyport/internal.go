@@ -25,7 +25,7 @@ func internal(args []string) int {
 	var err error
 	switch name, rest := args[0], args[1:]; name {
 	case keeper.InternalWork:
-		err = internalWorker(rest)
+		err = internalWorker()
 	case keeper.InternalKeep:
 		err = internalKeeper(rest)
 	case keeper.InternalProbe:
@@ -51,16 +51,8 @@ func internal(args []string) int {
 	return 0
 }
 
-func internalWorker(args []string) error {
-	if len(args) != 2 {
-		return errors.New("worker: want uid and gid")
-	}
-	uid, err1 := strconv.Atoi(args[0])
-	gid, err2 := strconv.Atoi(args[1])
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	if err := agent.DropPrivileges(uid, gid); err != nil {
+func internalWorker() error {
+	if err := agent.CheckPrivileges(); err != nil {
 		return err
 	}
 	conn, err := wire.NewConn(os.NewFile(wireFD, "wire"))

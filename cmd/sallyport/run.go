@@ -47,9 +47,6 @@ func (e *env) runDaemon(c *cobra.Command) error {
 	if err != nil {
 		return configError(err)
 	}
-	if err := keeper.Missing(); err != nil {
-		return fmt.Errorf("run: this host cannot be guarded: %w; sallyport doctor says more", err)
-	}
 	log := newLogger(string(conf.Log.Level), string(conf.Log.Format))
 	defer log.Sync()
 	ctx, stop := signal.NotifyContext(c.Context(), unix.SIGTERM, unix.SIGINT)

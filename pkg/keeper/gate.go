@@ -43,7 +43,7 @@ type gate struct {
 }
 
 // Missing says which parts of the host an instance needs and does not have; the
-// errors name them. It is asked before anything is changed.
+// errors name them.
 func Missing() error {
 	var errs []error
 	if err := datapath.Supported(); err != nil {
@@ -61,9 +61,14 @@ func Missing() error {
 func openGate(i Instance, c *config.Config, log *zap.Logger) (g *gate, err error) {
 	g = &gate{instance: i, log: log}
 	defer func() {
-		if err != nil {
-			g.release()
-			g = nil
+		if err == nil {
+			return
+		}
+		g.release()
+		g = nil
+		// Asking costs as much as loading, so only a failure asks.
+		if missing := Missing(); missing != nil {
+			err = fmt.Errorf("this host cannot be guarded: %w (%w); sallyport doctor says more", missing, err)
 		}
 	}()
 	if g.tree, err = workload.FindTree(); err != nil {

@@ -81,7 +81,7 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command(self, Internal, InternalWork, strconv.Itoa(uid), strconv.Itoa(gid))
+	cmd := exec.Command(self, Internal, InternalWork)
 	cmd.Args[0] = "sallyport"
 	cmd.Dir = "/"
 	// Nothing of the caller's environment concerns the worker, and some of it
@@ -89,8 +89,8 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	if err := startUnprivileged(cmd); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start worker: %w", err)
 	}

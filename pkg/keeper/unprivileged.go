@@ -1,0 +1,48 @@
+package keeper
+
+import (
+	"fmt"
+	"os/exec"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// lastCapability bounds the search for capabilities that the kernel knows; the
+// kernel answers EINVAL beyond its last one (40 on Linux 6.1).
+const lastCapability = 63
+
+// startUnprivileged starts a process that can never have a capability: its
+// bounding set is empty and no_new_privs is set from its first instruction.
+//
+// Both are properties of a thread that a fork inherits. So they are set on a
+// thread that does nothing else than this one fork and ends with its goroutine.
+func startUnprivileged(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		if err := renounce(); err != nil {
+			started <- err
+			return
+		}
+		started <- cmd.Start()
+	}()
+	return <-started
+}
+
+// renounce empties the calling thread's bounding set. What it holds already
+// stays until execve, so that the child can still change its uid.
+func renounce() error {
+	for c := uintptr(0); c <= lastCapability; c++ {
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
+			break // beyond the kernel's last capability
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return fmt.Errorf("bounding set, capability %d: %w", c, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs: %w", err)
+	}
+	return nil
+}
