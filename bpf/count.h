@@ -52,7 +52,7 @@ static __always_inline bool note(void *table, struct sp_refusal_key *key, const 
 		};
 
 		if (!bpf_map_update_elem(table, key, &first, BPF_NOEXIST)) {
-			tell(SP_EVENT_REFUSED, key->reason, flow);
+			tell(SP_EVENT_REFUSED, key->reason & ~SP_ANY_DESTINATION, flow);
 			return true;
 		}
 		/* Full, or another CPU was first. */
@@ -86,7 +86,7 @@ static __noinline int refuse(__u32 reason, const struct sp_flow *flow)
 	/* Too many destinations: keep the count, let the destination go. */
 	key.dst = (struct sp_addr){};
 	key.port = 0;
-	key.pad = 1; /* never equal to a key of the other table */
+	key.reason |= SP_ANY_DESTINATION;
 	if (!note(&refusals_any, &key, flow))
 		count(SP_EVENTS_LOST, 1);
 	return 0;

@@ -72,10 +72,9 @@ type SallyportSpFlow struct {
 	Dst      SallyportSpAddr
 	Sport    uint16
 	Dport    uint16
+	Protocol uint16
 	Kind     uint8
-	Protocol uint8
 	Progress uint8
-	Pad      uint8
 	Pid      uint32
 	Uid      uint32
 	Rule     uint32
@@ -132,9 +131,8 @@ type SallyportSpRefusalKey struct {
 	Workload uint64
 	Dst      SallyportSpAddr
 	Port     uint16
-	Protocol uint8
-	Reason   uint8
-	Pad      uint32
+	Protocol uint16
+	Reason   uint32
 }
 
 type SallyportSpShare struct {

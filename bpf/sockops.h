@@ -2,7 +2,8 @@
 /*
  * TCP's life: SYN, accept, close. The kernel ignores what these programs return;
  * what they cannot do they leave undone in the socket's storage, and egress then
- * drops the packets.
+ * drops the packets. ctx->reply is never written: it lies over ctx->args, which
+ * other programs of the same call read, and 0 is the kernel's default.
  */
 #ifndef SP_SOCKOPS_H
 #define SP_SOCKOPS_H
@@ -168,11 +169,8 @@ int sock_ops(struct bpf_sock_ops *ctx)
 	__u32 op = ctx->op;
 
 	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
-	    op != BPF_SOCK_OPS_STATE_CB) {
-		/* For operations that ask for a value: the kernel's own. */
-		ctx->reply = -1;
+	    op != BPF_SOCK_OPS_STATE_CB)
 		return 1;
-	}
 	if (!sk)
 		return 1;
 	st = bpf_sk_storage_get(&sockets, sk, NULL, 0);
@@ -209,10 +207,8 @@ int sock_ops_accept(struct bpf_sock_ops *ctx)
 	struct sp_flow *flow, *mine;
 	struct sp_tuple key;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !sk) {
-		ctx->reply = -1;
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !sk)
 		return 1;
-	}
 	if (!bpf_sk_storage_get(&marks, sk, NULL, 0))
 		return 1;
 	ends(ctx, &local, &remote);

@@ -68,10 +68,9 @@ struct sp_flow {
 	struct sp_addr dst; /* where the workload wanted to go; inbound: the peer */
 	__u16 sport;        /* ports in host byte order */
 	__u16 dport;
-	__u8 kind;     /* enum sp_kind */
-	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 progress; /* enum sp_progress */
-	__u8 pad;
+	__u16 protocol; /* IPPROTO_TCP or IPPROTO_UDP; of a refused socket, any */
+	__u8 kind;      /* enum sp_kind */
+	__u8 progress;  /* enum sp_progress */
 	__u32 pid; /* of the task that called connect or sendmsg */
 	__u32 uid;
 	__u32 rule; /* of a direct flow: key into direct_rules */
@@ -204,14 +203,17 @@ struct sp_inbound_key {
 	__u32 pad2;
 };
 
-/* Refusals are told once a second for each of these. */
+/*
+ * Refusals are told once a second for each of these. In the table without
+ * destinations the reason has a bit more, so that no key is in both.
+ */
+#define SP_ANY_DESTINATION 0x100
 struct sp_refusal_key {
 	__u64 workload;
 	struct sp_addr dst;
 	__u16 port;
-	__u8 protocol;
-	__u8 reason;
-	__u32 pad;
+	__u16 protocol;
+	__u32 reason;
 };
 
 struct sp_refusal {

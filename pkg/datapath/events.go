@@ -21,6 +21,9 @@ const (
 	refusalIdle = 10 * time.Second
 )
 
+// anyDestination marks keys of the table without destinations, after bpf/types.h.
+const anyDestination = 0x100
+
 // Kinds of ring buffer entries, after enum sp_event_kind.
 const (
 	eventRefused = iota + 1
@@ -135,7 +138,7 @@ func (t *refusalTeller) first(e *bpf.SallyportSpEvent) error {
 		Dst:      e.Flow.Dst,
 		Port:     e.Flow.Dport,
 		Protocol: e.Flow.Protocol,
-		Reason:   uint8(e.Reason),
+		Reason:   e.Reason,
 	}
 	var r bpf.SallyportSpRefusal
 	if err := t.d.maps.Refusals.Lookup(key, &r); errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -156,10 +159,11 @@ func (t *refusalTeller) emit(key bpf.SallyportSpRefusalKey, r *bpf.SallyportSpRe
 	if err != nil {
 		return err
 	}
-	if key.Reason == 0 || Reason(key.Reason) >= reasonCount {
+	number := key.Reason &^ anyDestination
+	if number == 0 || number >= uint32(reasonCount) {
 		return fmt.Errorf("datapath: a refusal for reason %d", key.Reason)
 	}
-	reason := Reason(key.Reason)
+	reason := Reason(number)
 	t.told[key] += n
 	if err := t.d.maps.RefusalsTold.Update(key, t.told[key], ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("datapath: told refusals: %w", err)

@@ -19,9 +19,11 @@ const (
 	Inbound
 )
 
-// String gives the kind's name; it panics for a value outside the set.
+// String gives the kind's name, "" for the zero value of refusals; it panics for a value outside the set.
 func (k Kind) String() string {
 	switch k {
+	case 0:
+		return ""
 	case Captured:
 		return "captured"
 	case Direct:
@@ -33,8 +35,8 @@ func (k Kind) String() string {
 	}
 }
 
-// A Protocol is a transport by its IP protocol number.
-type Protocol uint8
+// A Protocol is a transport by its protocol number (262 is MPTCP).
+type Protocol uint16
 
 // The transports that a decision can cover.
 const (
@@ -51,7 +53,7 @@ func (p Protocol) String() string {
 	case UDP:
 		return "udp"
 	default:
-		return fmt.Sprintf("ip-%d", uint8(p))
+		return fmt.Sprintf("ip-%d", uint16(p))
 	}
 }
 

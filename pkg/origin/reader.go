@@ -80,7 +80,8 @@ type record struct {
 	cookie, cgroup, workload, netns, opened uint64
 	src, dst                                [16]byte
 	sport, dport                            uint16
-	kind, protocol, progress, _             uint8
+	protocol                                uint16
+	kind, progress                          uint8
 	pid, uid, rule, srtt                    uint32
 	sent, received                          uint64
 	segsOut, segsIn, retrans, _             uint32
@@ -114,14 +115,10 @@ func lookup(m *os.File, key, value unsafe.Pointer) error {
 	attr := struct {
 		mapFD uint32
 		_     uint32
-		key   uint64
-		value uint64
+		key   unsafe.Pointer // 64 bits on both targets, as the kernel's __aligned_u64
+		value unsafe.Pointer
 		flags uint64
-	}{
-		mapFD: uint32(m.Fd()),
-		key:   uint64(uintptr(key)),
-		value: uint64(uintptr(value)),
-	}
+	}{mapFD: uint32(m.Fd()), key: key, value: value}
 	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_LOOKUP_ELEM, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(m)
 	switch errno {
@@ -133,4 +130,3 @@ func lookup(m *os.File, key, value unsafe.Pointer) error {
 		return fmt.Errorf("origin: look-up in a kernel map: %w", errno)
 	}
 }
-
