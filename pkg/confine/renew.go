@@ -2,6 +2,7 @@ package confine
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -9,12 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNotConfined says that a process is in the caller's own mount namespace:
+// it has not come to Exec yet, or never will.
+var ErrNotConfined = errors.New("not confined")
+
 // Renew covers anew what a running command must not reach, for servers that
 // started or made their socket again after it (the kernel drops a mount over a
 // file when the host removes the file), and makes cgroup file systems
 // read-only that the host mounted since. pidfd is of a process of the command;
-// s is what it was started with. It needs the capabilities that Exec needs,
-// and is cheap where there is nothing to do.
+// s is what it was started with. It needs the capabilities that Exec needs, and
+// is cheap where there is nothing to do.
 //
 // Only what lies in /run is looked at, without following links below it: the
 // rest of s.Hide is under directories whose owner could lead the caller, which
@@ -35,7 +40,7 @@ func renew(pidfd int, s *Spec) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return failed(opMounts, "unshare", err)
 	}
-	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
+	if err := enter(pidfd); err != nil {
 		return failed(opMounts, "enter", err)
 	}
 	m := &mounts{}
@@ -59,6 +64,29 @@ func renew(pidfd int, s *Spec) error {
 	}
 	return m.lockCgroups()
 }
+
+// enter goes into the process's mount namespace, and makes sure of it: what
+// follows would hide the host's own sockets and lock its cgroups.
+func enter(pidfd int) error {
+	before, err := mountNamespace()
+	if err != nil {
+		return err
+	}
+	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	after, err := mountNamespace()
+	if err != nil {
+		return err
+	}
+	if before == after {
+		return ErrNotConfined
+	}
+	return nil
+}
+
+// mountNamespace is the name of the calling thread's, "mnt:[INODE]".
+func mountNamespace() (string, error) { return os.Readlink(proc + "ns/mnt") }
 
 func (m *mounts) renewOne(h Hidden) error {
 	path := filepath.Clean(h.Path)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -111,6 +112,27 @@ func TestRenew(t *testing.T) {
 		t.Errorf("outside: %v", err)
 	} else {
 		c.Close()
+	}
+}
+
+// TestRenewLeavesTheHostAlone: a process that has not come to Exec yet still
+// has the host's mounts. A mount namespace of the test's own stands for the
+// host's here.
+func TestRenewLeavesTheHostAlone(t *testing.T) {
+	needRoot(t)
+	dir, err := os.MkdirTemp("/run", "sallyport-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	script := fmt.Sprintf(`cat /proc/self/mountinfo >&2; %s %s renew %s; cat /proc/self/mountinfo`, self, probeArg, dir)
+	r := run1(t, exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", script))
+	answer, after, _ := strings.Cut(r.out, "\n")
+	if r.code != 0 || !strings.HasPrefix(answer, "true ") {
+		t.Errorf("%d, %s", r.code, answer)
+	}
+	if after != r.err || after == "" {
+		t.Errorf("mounts were\n%sand are\n%s", r.err, after)
 	}
 }
 
