@@ -53,7 +53,11 @@ func newHost(t *testing.T) *host {
 	if os.Getuid() != 0 {
 		t.Fatal("end-to-end tests need root: sudo make test")
 	}
-	binary, err := filepath.Abs("../../bin/sallyport")
+	binary := os.Getenv("SALLYPORT_BINARY")
+	if binary == "" {
+		binary = "../../bin/sallyport"
+	}
+	binary, err := filepath.Abs(binary)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,21 +65,24 @@ func newHost(t *testing.T) *host {
 		t.Fatalf("%v: make builds it", err)
 	}
 	n := fmt.Sprintf("spt%d-%d", os.Getpid(), hostSerial.Add(1))
-	h := &host{t: t, name: n, slice: n + ".slice", binary: binary}
+	h := &host{t: t, name: n, slice: n + ".slice", binary: "/srv/bin/sallyport"}
 	h.net = newInternet(t, n)
-	h.boot()
+	h.boot(binary)
 	h.net.connect(h)
 	h.furnish()
 	return h
 }
 
 // boot starts the process that holds the host's namespaces: nothing but sleep,
-// with mounts of its own.
-func (h *host) boot() {
+// with mounts of its own. The binary is bound into them first: it may lie where
+// a tmpfs covers it.
+func (h *host) boot(binary string) {
 	h.t.Helper()
 	script := `set -e
 mount --make-rprivate /
-for d in /run /var/lib /var/log /tmp /etc/sallyport /usr/local/share/ca-certificates /srv; do
+mount -t tmpfs -o mode=755 tmpfs /srv
+mkdir /srv/bin; touch /srv/bin/sallyport; mount --bind "$1" /srv/bin/sallyport
+for d in /run /var/lib /var/log /tmp /etc/sallyport /usr/local/share/ca-certificates; do
   mkdir -p $d; mount -t tmpfs -o mode=755 tmpfs $d
 done
 chmod 1777 /tmp
@@ -88,7 +95,7 @@ mount --bind /tmp/resolv.conf /etc/resolv.conf
 ip link set lo up
 echo booted
 exec cat >/dev/null`
-	h.holder = exec.Command("bash", "-c", script)
+	h.holder = exec.Command("bash", "-c", script, "boot", binary)
 	h.holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
 	// The holder ends with its input, also when the test is killed. A parent-death
 	// signal would come too early: it is sent when the thread ends that forked.
