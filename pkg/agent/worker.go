@@ -311,6 +311,7 @@ func (w *worker) configure(c *protocol.Configuration) error {
 		return err
 	}
 	w.pool.SetTrust(trust)
+	w.resolver.SetUpstreams(s.config.DNS.Upstreams)
 	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts})
 	w.config.Store(s)
 	w.identities.forget()
