@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"sallyport/pkg/audit"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
@@ -110,13 +112,32 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()
 	p.legs.begin(flow.ID)
+	defer p.forget(c)
 	c.serve()
 	c.finish()
+}
+
+// forget makes sure that nothing of a connection is left, however it ended.
+func (p *Proxy) forget(c *conn) {
+	p.mu.Lock()
+	delete(p.conns, c)
+	p.mu.Unlock()
+	p.legs.drop(c.flow.ID)
+}
+
+// rescue keeps a mistake of ours in handling one connection from ending all:
+// that connection is reset, which lets nothing through.
+func (p *Proxy) rescue(tcp *net.TCPConn) {
+	if r := recover(); r != nil {
+		reset(tcp)
+		p.Log.Error("a connection was reset because of an error in sallyport", zap.Any("error", r), zap.Stack("stack"))
+	}
 }
 
 func (c *conn) serve() {
 	if c.flow.Dst.Port() == 53 {
 		if c.p.DNS == nil {
+			reset(c.tcp)
 			c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "DNS over TCP is not served here")
 			return
 		}
@@ -139,9 +160,6 @@ func (c *conn) serve() {
 func (c *conn) finish() {
 	c.measure()
 	c.tcp.Close()
-	c.p.mu.Lock()
-	delete(c.p.conns, c)
-	c.p.mu.Unlock()
 	c.recordClose(c.p.legs.end(c.flow.ID, c.ours))
 }
 

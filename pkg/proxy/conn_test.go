@@ -190,7 +190,9 @@ func TestTunnelBySNI(t *testing.T) {
 		t.Errorf("%+v", open)
 	}
 	closed := g.event(audit.FlowClose, 1)
-	if closed.Counters.Upstream.BytesSent == 0 || closed.Counters.Upstream.BytesSent != closed.Counters.Workload.BytesSent {
+	// The client closes with a reset if it has not read all: then our count of
+	// its leg may be one too low.
+	if x := closed.Counters; x.Upstream.BytesSent == 0 || x.Upstream.BytesSent-x.Workload.BytesSent > 1 {
 		t.Errorf("%+v", closed.Counters)
 	}
 	// Another address than the name's is never contacted.
@@ -385,9 +387,9 @@ func TestConnect(t *testing.T) {
 	}
 	// Refused targets.
 	for target, want := range map[string]string{
-		"evil.example.com:443":    "no_rule",
-		"203.0.113.5:443":         "no_rule",
-		"169.254.169.254:80":      "no_rule",
+		"evil.example.com:443":     "no_rule",
+		"203.0.113.5:443":          "no_rule",
+		"169.254.169.254:80":       "no_rule",
 		"[::ffff:127.0.0.77]:8080": "no_rule",
 	} {
 		r := ask(t, g.dial(1, proxyAddr), "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n")
@@ -559,6 +561,7 @@ func TestBoundsOfConnections(t *testing.T) {
 		if err := open(w); !isReset(err) && !errors.Is(err, syscall.EPIPE) {
 			t.Errorf("beyond the share of w%d: %v", w, err)
 		}
+		until(t, "the refused connection is gone", func() bool { return g.p.active.Load() == int64(2*w) })
 	}
 	if err := open(4); !isReset(err) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("beyond all places: %v", err)
@@ -608,4 +611,27 @@ func TestSelfProbeIsAnswered(t *testing.T) {
 	if b, err := io.ReadAll(c); string(b) != "192.0.2.1:9" || err != nil {
 		t.Errorf("%q %v", b, err)
 	}
+}
+
+// A mistake of ours costs one connection, not the worker.
+func TestPanicCostsOneConnection(t *testing.T) {
+	g := newGate(t, tcpRules, func(o *Options) {
+		o.Probe = func(f *origin.Flow) []byte {
+			if f.Cgroup == 13 {
+				panic("a bug")
+			}
+			return nil
+		}
+	})
+	s := g.raw("", "127.0.0.7:0", func(c *net.TCPConn) { io.Copy(c, c) })
+	if _, err := g.dial(13, s.dst()).Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("%v", err)
+	}
+	c := g.dial(1, s.dst())
+	io.WriteString(c, "\x01")
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	until(t, "all connections are gone", func() bool { return g.p.active.Load() == 0 })
 }

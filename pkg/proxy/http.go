@@ -73,14 +73,8 @@ func (c *conn) exchange(h *hop, sc *http1.ServerConn, x *exchange.Exchange, now 
 	req := &x.Request
 	err := sc.ReadRequest(req)
 	c.beginRecord(h, req, now)
-	var bad *http1.MalformedError
-	switch {
-	case errors.As(err, &bad):
-		c.answer(sc, x, bad.Refusal(), c.ownDecision(policy.MalformedRequest))
-		return nil
-	case err != nil:
-		c.readFailed(h, err)
-		sc.CloseAfter()
+	if err != nil {
+		c.requestFailed(h, sc, x, err)
 		return nil
 	}
 	if c.p.draining.Load() {
@@ -120,6 +114,18 @@ func (c *conn) exchange(h *hop, sc *http1.ServerConn, x *exchange.Exchange, now 
 		req.Path = decision.Path
 	}
 	return c.forward(h, sc, x, decision, r)
+}
+
+// requestFailed ends a connection whose request could not be read, with an
+// answer if it was read and is wrong.
+func (c *conn) requestFailed(h *hop, sc *http1.ServerConn, x *exchange.Exchange, err error) {
+	var bad *http1.MalformedError
+	if errors.As(err, &bad) {
+		c.answer(sc, x, bad.Refusal(), c.ownDecision(policy.MalformedRequest))
+		return
+	}
+	c.readFailed(h, err)
+	sc.CloseAfter()
 }
 
 // requestTarget finds where a request wants to go and whether it agrees with
@@ -239,9 +245,7 @@ func (c *conn) forward(h *hop, sc *http1.ServerConn, x *exchange.Exchange, d pol
 		c.use(nil)
 		reused := u.Reused()
 		cc.Close()
-		var failed *http1.RoundTripError
-		if errors.As(err, &failed) && failed.Replayable && reused && !fresh &&
-			(idempotent(req.Method) || failed.Op == "write request") {
+		if reused && !fresh && resendable(err, req.Method) {
 			continue
 		}
 		c.ev.Duration.Upstream = time.Since(begin)
@@ -269,12 +273,19 @@ func (c *conn) forward(h *hop, sc *http1.ServerConn, x *exchange.Exchange, d pol
 	c.ev.HTTP.ResponseBytes = sent
 	c.ev.HTTP.RequestBytes = transferred(req)
 	c.endExchange(req, d, cut(werr, ferr))
-	var source *exchange.SourceError
-	if errors.As(werr, &source) {
+	if werr != nil {
 		// The client must not take what it got for the whole.
 		sc.CloseAfter()
 	}
 	return nil
+}
+
+// resendable reports whether a request that failed on a connection from the
+// pool may be sent once more: nothing of a response came, and either it was not
+// sent or sending it twice means the same.
+func resendable(err error, method string) bool {
+	var failed *http1.RoundTripError
+	return errors.As(err, &failed) && failed.Replayable && (idempotent(method) || failed.Op == "write request")
 }
 
 // upstream takes a connection for a route, from the pool unless fresh.
@@ -318,6 +329,13 @@ func transferred(req *exchange.Request) int64 {
 
 // cut says in the audit why an exchange ended before its end.
 func cut(werr, ferr error) string {
+	if werr == nil && ferr == nil {
+		return ""
+	}
+	return cutText(werr, ferr)
+}
+
+func cutText(werr, ferr error) string {
 	var source *exchange.SourceError
 	switch {
 	case errors.As(werr, &source):

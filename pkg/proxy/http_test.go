@@ -316,14 +316,13 @@ func TestAuditFailureStopsEverything(t *testing.T) {
 func TestPoolIsNotSharedBetweenWorkloads(t *testing.T) {
 	g := newGate(t, rules, nil)
 	s := g.secure("api.example.com", nil)
-	for w := uint64(1); w <= 2; w++ {
-		for range 2 {
-			c := g.mustTLS(w, s.dst(), "api.example.com")
-			if r := get(t, c, "api.example.com", "/"); r.StatusCode != 200 {
-				t.Fatalf("%+v", r)
-			}
-			c.Close()
+	for n := range 4 {
+		c := g.mustTLS(uint64(1+n/2), s.dst(), "api.example.com")
+		if r := get(t, c, "api.example.com", "/"); r.StatusCode != 200 {
+			t.Fatalf("%+v", r)
 		}
+		g.event(audit.Exchange, n+1) // the connection is back in its pool
+		c.Close()
 	}
 	if n := s.conns.Load(); n != 2 {
 		t.Errorf("%d upstream connections for two workloads with two connections each, want 2", n)

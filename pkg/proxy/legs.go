@@ -65,11 +65,7 @@ func (l *legs) end(flow uint64, ours audit.Leg) audit.Leg {
 	l.mu.Lock()
 	t := l.open[flow]
 	l.mu.Unlock()
-	defer func() {
-		l.mu.Lock()
-		delete(l.open, flow)
-		l.mu.Unlock()
-	}()
+	defer l.drop(flow)
 	if t == nil {
 		return ours
 	}
@@ -93,6 +89,12 @@ func (l *legs) end(flow uint64, ours audit.Leg) audit.Leg {
 	case <-timer.C:
 		return ours
 	}
+}
+
+func (l *legs) drop(flow uint64) {
+	l.mu.Lock()
+	delete(l.open, flow)
+	l.mu.Unlock()
 }
 
 func (l *legs) len() int { return int(l.waiting.Load()) }

@@ -22,7 +22,7 @@ func (c *conn) beginRecord(h *hop, req *exchange.Request, now time.Time) {
 	e.HTTP = audit.HTTP{Version: req.Version.String(), Method: req.Method, Host: req.Authority, Path: req.Path, Query: req.Query}
 	e.Upstream = audit.Upstream{}
 	e.TLS.UpstreamVersion = ""
-	e.Dst.IP, e.Dst.Port = h.addr, h.port
+	e.Dst = audit.Destination{IP: h.addr, Port: h.port, Host: h.name}
 	e.Traceparent = ""
 	if v := req.Header.Get("traceparent"); len(v) == traceparentLength {
 		e.Traceparent = v

@@ -2,8 +2,10 @@ package upstream
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -196,7 +198,7 @@ func (c *Conn) alive() bool {
 	var b [1]byte
 	c.tcp.SetReadDeadline(time.Unix(1, 0))
 	n, err := c.tls.Read(b[:])
-	if n > 0 || !isTimeout(err) {
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
 	return c.tcp.SetReadDeadline(time.Time{}) == nil

@@ -58,7 +58,9 @@ func ReadTotals(rc syscall.RawConn) (Totals, error) {
 	received := info.Bytes_received
 	switch info.State {
 	case tcpClose, tcpTimeWait, tcpCloseWait, tcpLastAck, tcpClosing:
-		// The peer's FIN takes a sequence number and is counted as a byte.
+		// The peer's FIN takes a sequence number and is counted as a byte. In
+		// TCP_CLOSE a reset may have come in its place, which the kernel does
+		// not tell apart any more; the count is then one too low.
 		received = max(received, 1) - 1
 	}
 	return Totals{
