@@ -1,0 +1,254 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/invopop/jsonschema"
+)
+
+// The document types describe the file as it is written, for the schema only.
+// TestSchemaKnowsEveryKey holds them against what the decoder reads.
+type (
+	docFile struct {
+		Version    int               `yaml:"version,omitempty" jsonschema:"enum=1" jsonschema_description:"Format of the file."`
+		Mode       docMode           `yaml:"mode,omitempty" jsonschema:"default=enforce" jsonschema_description:"enforce carries refusals out, observe only records them. The narrowest wins: rule, workload, file."`
+		Default    docAction         `yaml:"default,omitempty" jsonschema:"default=deny" jsonschema_description:"What happens where no rule matches."`
+		StateDir   docPath           `yaml:"state_dir,omitempty" jsonschema:"default=/var/lib/sallyport" jsonschema_description:"What outlives a restart; tls.ca_dir derives from it."`
+		RuntimeDir docPath           `yaml:"runtime_dir,omitempty" jsonschema:"default=/run/sallyport" jsonschema_description:"Sockets and trust files; admin.socket derives from it."`
+		BPFDir     docPath           `yaml:"bpf_dir,omitempty" jsonschema:"default=/sys/fs/bpf/sallyport" jsonschema_description:"Where links and maps are pinned; bpffs is mounted there if the host has none."`
+		NFTTable   string            `yaml:"nft_table,omitempty" jsonschema:"default=sallyport" jsonschema_description:"Name of the guard's nftables table."`
+		Slice      string            `yaml:"slice,omitempty" jsonschema:"default=mcp.slice,pattern=\\.slice$" jsonschema_description:"The cgroup below which workloads run."`
+		Listen     docListen         `yaml:"listen,omitempty" jsonschema_description:"Ports on loopback, in each network namespace; 0 is any free one."`
+		Admin      docAdmin          `yaml:"admin,omitempty"`
+		Metrics    docMetrics        `yaml:"metrics,omitempty"`
+		Log        docLog            `yaml:"log,omitempty" jsonschema_description:"The daemon's own log, not the audit."`
+		TLS        docTLS            `yaml:"tls,omitempty"`
+		DNS        docDNS            `yaml:"dns,omitempty"`
+		Timeouts   docTimeouts       `yaml:"timeouts,omitempty"`
+		Audit      docAudit          `yaml:"audit,omitempty"`
+		Defaults   docDefaults       `yaml:"defaults,omitempty" jsonschema_description:"For each rule that does not set that key itself."`
+		Workloads  map[string]docOne `yaml:"workloads,omitempty" jsonschema_description:"Entries by name; the first in file order that matches names a workload."`
+		Rules      []docRule         `yaml:"rules,omitempty" jsonschema_description:"In order: the first that matches decides."`
+	}
+	docListen struct {
+		TCP int `yaml:"tcp,omitempty" jsonschema:"minimum=0,maximum=65535,default=15001"`
+		DNS int `yaml:"dns,omitempty" jsonschema:"minimum=0,maximum=65535,default=15053"`
+	}
+	docAdmin struct {
+		Socket docPath `yaml:"socket,omitempty" jsonschema:"maxLength=107" jsonschema_description:"The admin socket; RUNTIME_DIR/admin.sock by default."`
+		Group  string  `yaml:"group,omitempty" jsonschema:"default=sallyport" jsonschema_description:"May use the socket."`
+	}
+	docMetrics struct {
+		Listen string `yaml:"listen,omitempty" jsonschema:"default=127.0.0.1:9595" jsonschema_description:"/metrics, /healthz and /readyz; empty is off."`
+	}
+	docLog struct {
+		Level  string `yaml:"level,omitempty" jsonschema:"enum=debug,enum=info,enum=warn,enum=error,default=info"`
+		Format string `yaml:"format,omitempty" jsonschema:"enum=json,enum=console,default=json"`
+	}
+	docTLS struct {
+		CADir           docPath       `yaml:"ca_dir,omitempty" jsonschema_description:"The authority's root and issuing certificate; STATE_DIR/ca by default."`
+		UpstreamCAFiles many[docPath] `yaml:"upstream_ca_files,omitempty" jsonschema_description:"Trusted for upstreams besides the system's roots."`
+		MinVersion      string        `yaml:"min_version,omitempty" jsonschema:"enum=1.2,enum=1.3,default=1.2" jsonschema_description:"Least version towards upstreams."`
+		OnPinned        string        `yaml:"on_pinned,omitempty" jsonschema:"enum=block,default=block" jsonschema_description:"What becomes of a client that rejected our certificate."`
+	}
+	docDNS struct {
+		Upstreams     many[string] `yaml:"upstreams,omitempty" jsonschema_description:"Asked in order; none means those of the host's resolv.conf."`
+		AllowUnlisted bool         `yaml:"allow_unlisted,omitempty" jsonschema_description:"Resolve names that no rule lists."`
+	}
+	docTimeouts struct {
+		Connect        docDuration `yaml:"connect,omitempty" jsonschema:"default=10s"`
+		ResponseHeader docDuration `yaml:"response_header,omitempty" jsonschema:"default=10m"`
+		Idle           docDuration `yaml:"idle,omitempty" jsonschema:"default=10m" jsonschema_description:"Closes a connection on which no exchange is open."`
+		Sniff          docDuration `yaml:"sniff,omitempty" jsonschema:"default=10s"`
+		Drain          docDuration `yaml:"drain,omitempty" jsonschema:"default=30s"`
+		StreamIdle     docDuration `yaml:"stream_idle,omitempty" jsonschema:"default=0s" jsonschema_description:"Closes an open exchange, stream or tunnel that is silent; 0s never."`
+	}
+	docRuleTimeouts struct {
+		Connect        docDuration `yaml:"connect,omitempty"`
+		ResponseHeader docDuration `yaml:"response_header,omitempty"`
+		StreamIdle     docDuration `yaml:"stream_idle,omitempty"`
+	}
+	docAudit struct {
+		Sinks     many[docSink] `yaml:"sinks,omitempty"`
+		File      docAuditFile  `yaml:"file,omitempty"`
+		OnFailure string        `yaml:"on_failure,omitempty" jsonschema:"enum=block,enum=continue,default=block" jsonschema_description:"What an event that cannot be written means: block stops the exchange."`
+	}
+	docAuditFile struct {
+		Path     docPath `yaml:"path,omitempty" jsonschema:"default=/var/log/sallyport/audit.jsonl"`
+		MaxSize  docSize `yaml:"max_size,omitempty" jsonschema:"default=100MB"`
+		MaxFiles int     `yaml:"max_files,omitempty" jsonschema:"minimum=1,maximum=1000,default=10"`
+	}
+	docDefaults struct {
+		Timeouts docRuleTimeouts `yaml:"timeouts,omitempty"`
+	}
+	docOne struct {
+		Match  docWorkloadMatch `yaml:"match,omitempty" jsonschema_description:"All keys must hold; absent where only --workload names it."`
+		Name   string           `yaml:"name,omitempty" jsonschema_description:"May hold {unit}, {container} or {command}: one workload for each."`
+		Mode   docMode          `yaml:"mode,omitempty"`
+		Listen many[docPort]    `yaml:"listen,omitempty" jsonschema_description:"Ports on which it may answer connections from other hosts."`
+	}
+	docWorkloadMatch struct {
+		Unit      many[string] `yaml:"unit,omitempty"`
+		Cgroup    many[string] `yaml:"cgroup,omitempty"`
+		Container docContainer `yaml:"container,omitempty"`
+		Command   many[string] `yaml:"command,omitempty" jsonschema_description:"Globs of the whole command line given to exec."`
+		User      many[string] `yaml:"user,omitempty"`
+	}
+	docContainer struct {
+		Name  many[string] `yaml:"name,omitempty"`
+		Image many[string] `yaml:"image,omitempty"`
+		Label many[string] `yaml:"label,omitempty" jsonschema_description:"K=V"`
+	}
+	docRule struct {
+		Name     string          `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Unique; appears in audit, metrics and refusals."`
+		Match    docMatch        `yaml:"match,omitempty" jsonschema_description:"All keys must hold; of a list any one."`
+		Private  many[string]    `yaml:"private,omitempty" jsonschema_description:"Prefixes inside refused address classes that this rule's names may resolve to."`
+		Action   docAction       `yaml:"action"`
+		Handling string          `yaml:"handling,omitempty" jsonschema:"enum=inspect,enum=tunnel,enum=direct,default=inspect" jsonschema_description:"direct is decided in the kernel: cidrs and ports only."`
+		Mode     docMode         `yaml:"mode,omitempty"`
+		Timeouts docRuleTimeouts `yaml:"timeouts,omitempty"`
+	}
+	docMatch struct {
+		Workloads many[string]            `yaml:"workloads,omitempty" jsonschema_description:"Globs of the names of workloads."`
+		Hosts     many[string]            `yaml:"hosts,omitempty" jsonschema_description:"Names; *.example.com is any depth of subdomain, not the apex."`
+		CIDRs     many[string]            `yaml:"cidrs,omitempty" jsonschema_description:"Of the address that is dialled."`
+		Ports     many[docPortRange]      `yaml:"ports,omitempty"`
+		Protocols many[docProtocol]       `yaml:"protocols,omitempty" jsonschema_description:"Any TCP by default; tls covers https, tcp covers all but udp."`
+		Methods   many[string]            `yaml:"methods,omitempty"`
+		Paths     many[string]            `yaml:"paths,omitempty" jsonschema_description:"* within a segment, ** across."`
+		Headers   map[string]many[string] `yaml:"headers,omitempty"`
+	}
+
+	docMode      string
+	docAction    string
+	docPath      string
+	docDuration  string
+	docSize      string
+	docSink      string
+	docProtocol  string
+	docPort      int
+	docPortRange string
+
+	// many is a value or a list of them.
+	many[T any] []T
+)
+
+// element lets the reflector find what a list is of.
+func (many[T]) element() reflect.Type { return reflect.TypeFor[T]() }
+
+var simple = map[reflect.Type]*jsonschema.Schema{
+	reflect.TypeFor[string]():       {Type: "string"},
+	reflect.TypeFor[docMode]():      {Type: "string", Enum: []any{"enforce", "observe"}},
+	reflect.TypeFor[docAction]():    {Type: "string", Enum: []any{"allow", "deny"}},
+	reflect.TypeFor[docPath]():      {Type: "string", Pattern: "^/"},
+	reflect.TypeFor[docDuration]():  {Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$|^0$`},
+	reflect.TypeFor[docSize]():      {Type: "string", Pattern: "^[0-9]+([KMGT]i?)?B$"},
+	reflect.TypeFor[docSink]():      {Type: "string", Enum: []any{"file"}},
+	reflect.TypeFor[docProtocol]():  {Type: "string", Enum: []any{"http", "https", "tls", "tcp", "udp"}},
+	reflect.TypeFor[docPort]():      {Type: "integer", Minimum: "1", Maximum: "65535"},
+	reflect.TypeFor[docPortRange](): {OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "1", Maximum: "65535"}, {Type: "string", Pattern: "^[0-9]+(-[0-9]+)?$"}}},
+}
+
+func mapType(t reflect.Type) *jsonschema.Schema {
+	if s, ok := simple[t]; ok && t.Name() != "string" {
+		one := *s
+		return &one
+	}
+	if list, ok := reflect.Zero(t).Interface().(interface{ element() reflect.Type }); ok {
+		item := *simple[list.element()]
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{&item, {Type: "array", Items: &item}}}
+	}
+	return nil
+}
+
+func generateSchema(t *testing.T) (*jsonschema.Schema, []byte) {
+	t.Helper()
+	r := jsonschema.Reflector{FieldNameTag: "yaml", Anonymous: true, ExpandedStruct: true, DoNotReference: true, Mapper: mapType}
+	s := r.Reflect(&docFile{})
+	s.Title = "sallyport configuration"
+	s.PatternProperties = map[string]*jsonschema.Schema{"^x-": {Description: "Ignored: a place for YAML anchors."}}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(s); err != nil {
+		t.Fatal(err)
+	}
+	return s, b.Bytes()
+}
+
+// TestSchemaIsCurrent fails when the committed schema is not the one that the
+// document types give; -update writes it anew.
+func TestSchemaIsCurrent(t *testing.T) {
+	_, want := generateSchema(t)
+	if *update {
+		if err := os.WriteFile("schema.json", want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(want), string(Schema())); diff != "" {
+		t.Errorf("schema.json is out of date; run go test ./pkg/config -update:\n%s", diff)
+	}
+}
+
+// TestSchemaKnowsEveryKey compares the schema with what the decoder reads.
+func TestSchemaKnowsEveryKey(t *testing.T) {
+	read := make(map[string][]string)
+	d := &decoder{report: &report{order: map[string]int{}}, fields: read}
+	left := maxNodes
+	text := `
+listen: {}
+admin: {}
+metrics: {}
+log: {}
+tls: {}
+dns: {}
+timeouts: {}
+audit: { file: {} }
+defaults: { timeouts: {} }
+workloads: { a: { match: { container: {} } } }
+rules: [{ match: {}, timeouts: {} }]
+`
+	d.config(parseFile(File{"f", []byte(text)}, d.report, &left))
+	s, _ := generateSchema(t)
+	known := make(map[string][]string)
+	var walk func(path string, s *jsonschema.Schema)
+	walk = func(path string, s *jsonschema.Schema) {
+		if s == nil || s.Properties == nil {
+			return
+		}
+		for p := s.Properties.Oldest(); p != nil; p = p.Next() {
+			known[path] = append(known[path], p.Key)
+			walk(joined(path, p.Key), p.Value)
+			walk(joined(path, p.Key)+"[]", p.Value.Items)
+			walk(joined(path, p.Key)+"{}", p.Value.AdditionalProperties)
+		}
+	}
+	walk("", s)
+	for path := range maps.Keys(read) {
+		slices.Sort(read[path])
+		slices.Sort(known[path])
+	}
+	if diff := cmp.Diff(known, read); diff != "" {
+		t.Errorf("the schema and the decoder know other keys (-schema +decoder):\n%s", diff)
+	}
+	// What is not built yet is not in the schema, and cannot be built unnoticed.
+	for path, keys := range unbuilt {
+		if _, ok := read[path]; !ok {
+			t.Errorf("keys that are not built stand in the unknown mapping %q", path)
+		}
+		for _, key := range keys {
+			if slices.Contains(read[path], key) {
+				t.Errorf("%s is read and said to be not built yet", joined(path, key))
+			}
+		}
+	}
+}
