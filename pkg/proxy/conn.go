@@ -66,6 +66,7 @@ type conn struct {
 // serveConn does everything for one accepted connection.
 func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	defer tcp.Close()
+	defer p.rescue(tcp)
 	flow, err := p.Origin.Flow(tcp)
 	if err != nil {
 		// Whoever connected here was not redirected by us, or the kernel has

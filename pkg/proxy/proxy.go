@@ -187,7 +187,6 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener, served *sync.WaitGr
 		p.active.Add(1)
 		served.Go(func() {
 			defer p.active.Add(-1)
-			defer p.rescue(tcp)
 			p.serveConn(tcp)
 		})
 	}
