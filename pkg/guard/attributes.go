@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,14 +127,22 @@ func describeData(b *strings.Builder, s shape, data []byte) error {
 	return nil
 }
 
-// attributes splits netlink attributes and clears the flag bits of their types.
+// attributes splits netlink attributes (netlink(7)) and clears the flag bits of
+// their types. The data is not copied: it must not outlive the message.
 func attributes(b []byte) ([]netlink.Attribute, error) {
-	list, err := netlink.UnmarshalAttributes(b)
-	if err != nil {
-		return nil, err
+	const header, align = 4, 4
+	list := make([]netlink.Attribute, 0, 4) // most have no more
+	for len(b) >= header {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < header || length > len(b) {
+			return nil, fmt.Errorf("netlink attribute of %d bytes in %d", length, len(b))
+		}
+		kind := binary.NativeEndian.Uint16(b[2:]) & nlaTypeMask
+		list = append(list, netlink.Attribute{Type: kind, Data: b[header:length]})
+		b = b[min((length+align-1)&^(align-1), len(b)):]
 	}
-	for i := range list {
-		list[i].Type &= nlaTypeMask
+	if len(b) > 0 {
+		return nil, fmt.Errorf("netlink attributes: %d bytes left over", len(b))
 	}
 	return list, nil
 }

@@ -28,7 +28,14 @@ func (c Counters) Rejected() uint64 { return c.TCP + c.UDP + c.Other + c.Inbound
 func (g *Guard) Counters() (Counters, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, err := g.read(); err != nil {
+	err := g.with(func(c *connection) error {
+		got, err := c.counters(g.table)
+		if err == nil {
+			g.totals.observe(got)
+		}
+		return err
+	})
+	if err != nil {
 		return Counters{}, fmt.Errorf("guard: counters: %w", err)
 	}
 	reason := func(name string) uint64 { return g.totals.reasons[name].sum() }

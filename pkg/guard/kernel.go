@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -166,13 +167,32 @@ func (c *connection) read(table string) (snapshot, error) {
 		}
 		return s, fmt.Errorf("read table %s: %w", table, err)
 	}
-	for _, part := range []func(string, *snapshot) error{c.readCounters, c.readSets, c.readChains, c.readRules} {
+	sets := func(table string, s *snapshot) error { return c.readSets(table, s, everySet) }
+	for _, part := range []func(string, *snapshot) error{c.readCounters, sets, c.readChains, c.readRules} {
 		if err := part(table, &s); err != nil {
 			return s, fmt.Errorf("read table %s: %w", table, err)
 		}
 	}
 	return s, nil
 }
+
+// counters reads only what counts. The parts may be of different moments: each
+// number only grows.
+func (c *connection) counters(table string) (snapshot, error) {
+	s := snapshot{exists: true, counters: map[string]uint64{}, sets: map[string]kernelSet{}}
+	err := c.readCounters(table, &s)
+	if err == nil {
+		err = c.readSets(table, &s, func(set string) bool { return strings.HasPrefix(set, refusedName) })
+	}
+	// While the table is missing nothing new is counted.
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return s, err
+}
+
+// everySet is for readSets.
+func everySet(string) bool { return true }
 
 // name is the attribute that names our table in every request.
 func name(table string) netlink.Attribute {

@@ -70,7 +70,8 @@ func counted(b []byte) (uint64, error) {
 	return 0, nil
 }
 
-func (c *connection) readSets(table string, s *snapshot) error {
+// readSets reads the sets, and the elements of those for which want holds.
+func (c *connection) readSets(table string, s *snapshot, want func(set string) bool) error {
 	answer, err := c.ask(unix.NFT_MSG_GETSET, netlink.Dump, name(table))
 	if err != nil {
 		return err
@@ -84,6 +85,9 @@ func (c *connection) readSets(table string, s *snapshot) error {
 		return err
 	}
 	for set := range s.sets {
+		if !want(set) {
+			continue
+		}
 		if err := c.readElements(table, set, s); err != nil {
 			return fmt.Errorf("set %s: %w", set, err)
 		}
