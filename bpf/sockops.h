@@ -149,8 +149,10 @@ static __always_inline void changed(struct bpf_sock_ops *ctx, struct sp_sock *st
 			place->progress = SP_ESTABLISHED;
 		return;
 	}
-	/* A socket that can connect again must be decided again. */
-	st->state = SP_IDLE;
+	/*
+	 * st->state stays: a RST may still follow, to where the flow went. Before the
+	 * socket sends a SYN again, connect decides again.
+	 */
 	drop_handoff(&st->flow, &st->hop, st->hop_port);
 	if (place) {
 		totals(ctx, st, place, old);

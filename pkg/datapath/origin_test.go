@@ -52,6 +52,7 @@ func (w *world) origin(addr string) *originServer {
 			o.connections.Add(1)
 			w.wake()
 			go func() {
+				defer conn.Close()
 				buf := make([]byte, 4096)
 				for {
 					n, err := conn.Read(buf)

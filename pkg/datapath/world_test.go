@@ -58,6 +58,8 @@ type world struct {
 	accepted []accepted
 	events   []datapath.Event
 	changed  chan struct{}
+
+	stopEvents func()
 }
 
 // accepted is what the worker would see of one connection.
@@ -238,6 +240,9 @@ func (w *world) cable() {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("0"), 0); err != nil {
 			return err
 		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0); err != nil {
+			return err
+		}
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs:     netlink.LinkAttrs{Name: "cable0"},
 			PeerName:      "cable1",
@@ -415,7 +420,9 @@ func (w *world) accept(l *net.TCPListener) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, a := range w.accepted {
-			a.conn.Close()
+			if a.conn != nil { // datagrams have none
+				a.conn.Close()
+			}
 		}
 	})
 }
@@ -455,12 +462,13 @@ func (w *world) watch() {
 			w.wake()
 		})
 	}()
-	w.t.Cleanup(func() {
+	w.stopEvents = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			w.t.Errorf("events: %v", err)
 		}
 	})
+	w.t.Cleanup(w.stopEvents)
 }
 
 func (w *world) wake() {

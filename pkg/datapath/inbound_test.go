@@ -1,0 +1,128 @@
+package datapath_test
+
+import (
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/datapath"
+)
+
+func TestInbound(t *testing.T) {
+	w := newWorld(t)
+	group := w.workload("a")
+	c := w.spawn(group)
+	if err := w.d.SetInbound([]datapath.InboundPort{{Cgroup: inode(t, group), Port: 7001}}); err != nil {
+		t.Fatal(err)
+	}
+	server := make(map[int]int)
+	for _, port := range []int{7001, 7002} {
+		fd := c.tcp(unix.AF_INET6)
+		c.must(call{Op: "bind", FD: fd, Addr: "[::]:" + strconv.Itoa(port)})
+		c.must(call{Op: "listen", FD: fd})
+		server[port] = fd
+	}
+	for _, tt := range []struct {
+		name    string
+		local   bool // from the workload's own namespace
+		addr    string
+		port    int
+		answers bool
+	}{
+		{"listed, from outside", false, "203.0.113.2", 7001, true},
+		{"listed, from outside, ipv6", false, "2001:db8::2", 7001, true},
+		{"not listed, from outside", false, "203.0.113.2", 7002, false},
+		{"not listed, from outside, ipv6", false, "2001:db8::2", 7002, false},
+		{"not listed, from the namespace", true, "127.0.0.1", 7002, true},
+		{"not listed, from the namespace's address", true, "203.0.113.2", 7002, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns := w.outside
+			if tt.local {
+				ns = w.inside
+			}
+			var conn net.Conn
+			err := within(ns, func() (err error) {
+				conn, err = net.DialTimeout("tcp", net.JoinHostPort(tt.addr, strconv.Itoa(tt.port)), 300*time.Millisecond)
+				return err
+			})
+			if !tt.answers {
+				if err == nil {
+					conn.Close()
+					t.Fatal("the workload answered")
+				}
+				w.event("inbound_denied", func(e datapath.Event) bool {
+					return e.Kind == datapath.Refused && e.Reason == datapath.InboundDenied && e.Inbound && e.Flow.Cgroup == inode(t, group)
+				})
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fd := c.must(call{Op: "accept", FD: server[tt.port]}).Value
+			if _, err := conn.Write([]byte("question")); err != nil {
+				t.Fatal(err)
+			}
+			c.must(call{Op: "recv", FD: fd})
+			c.must(call{Op: "send", FD: fd, Data: "answer"})
+			buf := make([]byte, 16)
+			_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+			if n, err := conn.Read(buf); err != nil || string(buf[:n]) != "answer" {
+				t.Fatalf("answer %q, %v", buf[:n], err)
+			}
+			peer := conn.LocalAddr().(*net.TCPAddr).AddrPort()
+			opened := w.event("opened", func(e datapath.Event) bool {
+				return e.Kind == datapath.Opened && e.Inbound && e.Flow.Kind == datapath.Inbound && e.Flow.Dst.Port() == peer.Port() &&
+					e.Flow.Cgroup == inode(t, group) && int(e.Flow.Src.Port()) == tt.port
+			})
+			c.must(call{Op: "close", FD: fd})
+			w.event("closed", func(e datapath.Event) bool {
+				return e.Kind == datapath.Closed && e.Inbound && e.Flow.ID == opened.Flow.ID &&
+					e.Flow.Totals.BytesSent == 6 && e.Flow.Totals.BytesReceived == 8
+			})
+		})
+	}
+	// An accepted socket leads nowhere else: it is connected, and its peer is fixed.
+	if n := w.resource("bpf_places"); n != 0 {
+		t.Errorf("%d places held", n)
+	}
+}
+
+// Connections from outside hold places too; one without sends nothing.
+func TestInboundIsBounded(t *testing.T) {
+	w := newWorld(t, func(o *datapath.Options) { o.Places = 4 })
+	c := w.spawn(w.workload("a"))
+	if err := w.d.SetInbound([]datapath.InboundPort{{Port: 7001}}); err != nil {
+		t.Fatal(err)
+	}
+	fd := c.tcp(unix.AF_INET)
+	c.must(call{Op: "bind", FD: fd, Addr: "0.0.0.0:7001"})
+	c.must(call{Op: "listen", FD: fd})
+	for i := range 3 {
+		err := within(w.outside, func() error {
+			conn, err := net.DialTimeout("tcp", "203.0.113.2:7001", 300*time.Millisecond)
+			if err == nil {
+				w.t.Cleanup(func() { conn.Close() })
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		afd := c.must(call{Op: "accept", FD: fd}).Value
+		_ = c.do(call{Op: "send", FD: afd, Data: "x"})
+		if want := uint64(min(i+1, 2)); w.resource("bpf_places") != want {
+			t.Errorf("%d places after %d connections, want %d", w.resource("bpf_places"), i+1, want)
+		}
+	}
+	if n := w.refused(datapath.WorkloadFull); n != 1 {
+		t.Errorf("workload_full counted %d times", n)
+	}
+	if w.refused(datapath.EgressDenied) == 0 {
+		t.Error("the connection without a place sent something")
+	}
+}
