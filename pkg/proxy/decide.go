@@ -82,7 +82,7 @@ type failure struct {
 // question alone can carry data out.
 func (c *conn) lookup(s *Settings, host string, now time.Time) *names {
 	n := &c.work.names
-	if n.settings == s && n.host == host && now.Sub(n.at) < freshTime {
+	if n.settings == s && n.host == host && n.err == nil && now.Sub(n.at) < freshTime {
 		return n
 	}
 	*n = names{settings: s, host: host, at: now}
