@@ -15,6 +15,9 @@ import (
 // methods give the zero value for what they reported.
 type decoder struct {
 	*report
+	// left is how many values of lists may still be read: a list that stands
+	// once in the file may be used in every rule.
+	left int
 	// fields, if set, records the keys of each mapping by its path; a test
 	// compares them with the schema.
 	fields map[string][]string
@@ -190,6 +193,12 @@ func (d *decoder) items(n *node, path string, each func(n *node)) {
 		d.add(n.place, "%smore than %d items", prefix(path), MaxListItems)
 	default:
 		for _, item := range n.items {
+			if d.left--; d.left < 0 {
+				if d.left == -1 {
+					d.add(n.place, "%smore than %d values after aliases are followed", prefix(path), maxNodes)
+				}
+				return
+			}
 			each(item)
 		}
 	}

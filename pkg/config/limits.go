@@ -23,8 +23,9 @@ const (
 	// MaxTimeout bounds every timeout.
 	MaxTimeout = 7 * 24 * time.Hour
 
-	// maxNodes bounds the YAML nodes of all files after aliases are followed:
-	// the whole of MaxRules rules fits, an alias bomb does not.
+	// maxNodes bounds the YAML nodes of all files, and again the values of all
+	// lists after aliases are followed: the whole of MaxRules rules fits, an
+	// alias bomb does not.
 	maxNodes = 4_000_000
 	// maxDepth bounds nesting; the format itself needs eight levels.
 	maxDepth = 32

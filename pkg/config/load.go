@@ -127,7 +127,7 @@ func Parse(files []File) (*Config, error) {
 	if root == nil {
 		root = &node{place: place{file: files[0].Name, line: 1, column: 1}, kind: mapping}
 	}
-	d := &decoder{report: r}
+	d := &decoder{report: r, left: maxNodes}
 	c := d.config(root)
 	if err := r.err(); err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func parseFile(f File, r *report, left *int) *node {
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 {
 		return nil
 	}
-	b := &builder{file: f.Name, report: r, left: left}
+	b := &builder{file: f.Name, report: r, left: left, built: make(map[*yaml.Node]*node)}
 	n := b.build(doc.Content[0], 0)
 	switch {
 	case n == nil || n.isNull():

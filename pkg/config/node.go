@@ -77,19 +77,49 @@ type builder struct {
 	report *report
 	// left is how many nodes may still be made, for all files.
 	left *int
-	full bool
+	// built are the nodes of anchors, made once however often they are used; nil
+	// for one that is being made, since it must not refer to itself.
+	built map[*yaml.Node]*node
 }
 
 func (b *builder) place(n *yaml.Node) place { return place{b.file, n.Line, n.Column} }
 
+// spend counts a node; false when there are too many.
+func (b *builder) spend(n *yaml.Node) bool {
+	if *b.left--; *b.left >= 0 {
+		return true
+	}
+	if *b.left == -1 {
+		b.report.add(b.place(n), "more than %d values", maxNodes)
+	}
+	return false
+}
+
 // build follows aliases, makes merges and refuses what the format has no use
 // for. It gives nil for what it reported.
 func (b *builder) build(n *yaml.Node, depth int) *node {
-	if *b.left--; *b.left < 0 {
-		if !b.full {
-			b.report.add(b.place(n), "more than %d values after aliases are followed", maxNodes)
-			b.full = true
+	if n.Kind == yaml.AliasNode {
+		made, known := b.built[n.Alias]
+		if known && made == nil {
+			b.report.add(b.place(n), "anchor %q refers to itself", n.Value)
 		}
+		return made
+	}
+	if n.Anchor == "" {
+		return b.make(n, depth)
+	}
+	b.built[n] = nil
+	made := b.make(n, depth)
+	if made == nil {
+		// Reported where it stands; whoever refers to it need not say so again.
+		made = &node{place: b.place(n), tag: "!!null"}
+	}
+	b.built[n] = made
+	return made
+}
+
+func (b *builder) make(n *yaml.Node, depth int) *node {
+	if !b.spend(n) {
 		return nil
 	}
 	if depth > maxDepth {
@@ -98,8 +128,6 @@ func (b *builder) build(n *yaml.Node, depth int) *node {
 	}
 	out := &node{place: b.place(n)}
 	switch n.Kind {
-	case yaml.AliasNode:
-		return b.build(n.Alias, depth+1)
 	case yaml.ScalarNode:
 		out.tag, out.value = n.ShortTag(), n.Value
 		switch out.tag {
@@ -180,6 +208,9 @@ func (b *builder) merge(out *node, value *yaml.Node, depth int, seen map[string]
 			continue
 		}
 		for _, e := range source.entries {
+			if !b.spend(value) {
+				return
+			}
 			if _, has := seen[e.key]; !has {
 				seen[e.key] = e.place
 				out.entries = append(out.entries, e)

@@ -202,7 +202,7 @@ func TestSchemaIsCurrent(t *testing.T) {
 // TestSchemaKnowsEveryKey compares the schema with what the decoder reads.
 func TestSchemaKnowsEveryKey(t *testing.T) {
 	read := make(map[string][]string)
-	d := &decoder{report: &report{order: map[string]int{}}, fields: read}
+	d := &decoder{report: &report{order: map[string]int{}}, fields: read, left: maxNodes}
 	left := maxNodes
 	text := `
 listen: {}
