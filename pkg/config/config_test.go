@@ -294,6 +294,20 @@ func TestAliasesCostNothing(t *testing.T) {
 	}
 }
 
+// TestShow holds the form that people read.
+func TestShow(t *testing.T) {
+	got := string(parse(t, "workloads: { a: { listen: [80] } }\ntimeouts: { idle: 1h, drain: 90s, sniff: 1h1m }\nrules: [{ name: r, match: { headers: { a: b } }, action: deny }]\n").Show())
+	for _, want := range []string{
+		"  response_header: 10m\n", "  idle: 1h\n", "  drain: 1m30s\n", "  sniff: 1h1m\n", "  stream_idle: 0s\n",
+		"workloads:\n  a:\n    name: a\n    listen: [80]\n",
+		"- name: r\n  match:\n    headers:\n      A: [b]\n  action: deny\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}
+
 func TestSize(t *testing.T) {
 	for s, want := range map[string]Size{"10MB": 10e6, "10MiB": 10 << 20, "1B": 1, "64KB": 64e3, "0B": 0, "3GiB": 3 << 30} {
 		got, ok := parseSize(s)

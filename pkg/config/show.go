@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -85,7 +86,7 @@ func showWorkloads(all []Workload) *yaml.Node {
 		out.Content = append(out.Content, text(w.Key), object(
 			"match", match, "name", text(w.Name), "mode", optional(w.Mode), "listen", flow(listen)))
 	}
-	return out
+	return style(out)
 }
 
 func showRules(all []Rule) *yaml.Node {
@@ -127,6 +128,7 @@ func showMatch(m *Match) *yaml.Node {
 		for _, h := range m.Headers {
 			headers.Content = append(headers.Content, text(h.Name), showGlobs(h.Values))
 		}
+		style(headers)
 	}
 	out := object("workloads", showGlobs(m.Workloads), "hosts", some(hosts), "cidrs", prefixTexts(m.CIDRs),
 		"ports", flowIf(ports), "protocols", some(m.Protocols), "methods", showGlobs(m.Methods),
@@ -200,7 +202,17 @@ func truth(v bool) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: strconv.FormatBool(v)}
 }
 
-func period(d time.Duration) *yaml.Node { return text(d.String()) }
+// period writes 10m, not 10m0s.
+func period(d time.Duration) *yaml.Node {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return text(s)
+}
 
 func flow(items []*yaml.Node) *yaml.Node {
 	return &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Style: yaml.FlowStyle, Content: items}
