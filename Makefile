@@ -7,7 +7,9 @@ export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
 
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-GO_LDFLAGS := -s -w -X main.version=$(VERSION)
+# The entry point notes the signals that the caller ignores or blocks before Go's
+# runtime changes them: exec hands them on (pkg/confine/entry_*.s).
+GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
 SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json') go.mod go.sum
 
 .PHONY: build generate drift test unit e2e lint fuzz bench demo clean setup setup-test setup-demo

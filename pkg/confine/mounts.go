@@ -92,9 +92,17 @@ func (m *mounts) close() {
 }
 
 // show mounts a tree over the directory at target, which is made where it lies
-// in one of our own covers.
+// in one of our own covers; or, where the tree is a file, over the file there.
 func (m *mounts) show(tree int, target string) error {
-	at, err := m.place(target)
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return failed("mount trust directory", target, err)
+	}
+	place := m.place
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		place = placeFile
+	}
+	at, err := place(target)
 	if err != nil {
 		return failed("mount trust directory", target, err)
 	}
@@ -134,6 +142,21 @@ func (m *mounts) place(target string) (int, error) {
 		return unix.Openat(c.fd, rest, flags|unix.O_NOFOLLOW, 0)
 	}
 	return unix.Open(target, flags, 0)
+}
+
+// placeFile opens a file over which another one is mounted. What its directory
+// is and whose is no matter: only this name changes, and only for the command.
+func placeFile(target string) (int, error) {
+	fd, err := unix.Open(filepath.Clean(target), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return -1, errors.Join(err, fmt.Errorf("%w: not a file", unix.EINVAL))
+	}
+	return fd, nil
 }
 
 // lockCgroups makes every cgroup file system read-only in this namespace, of

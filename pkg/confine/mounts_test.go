@@ -253,6 +253,32 @@ func TestTrustDirectory(t *testing.T) {
 	}
 }
 
+// TestTrustFile: a file that a variable of the user's names is covered by one
+// with our root in it; its neighbours stay.
+func TestTrustFile(t *testing.T) {
+	needRoot(t)
+	dir := sharedDir(t)
+	for name, text := range map[string]string{"theirs.pem": "theirs\n", "beside.pem": "beside\n", "both.pem": "theirs and ours\n"} {
+		if err := os.WriteFile(dir+"/"+name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := asNobody("cat", dir+"/theirs.pem", dir+"/beside.pem")
+	s.Trust = []Mount{{dir + "/both.pem", dir + "/theirs.pem"}}
+	if r := run1(t, wrapped(t, s)); r.code != 0 || r.out != "theirs and ours\nbeside\n" {
+		t.Errorf("inside: %+v", r)
+	}
+	if text, err := os.ReadFile(dir + "/theirs.pem"); err != nil || string(text) != "theirs\n" {
+		t.Errorf("outside: %q, %v", text, err)
+	}
+	for target, wrong := range map[string]string{dir: "a directory", dir + "/absent.pem": "absent"} {
+		s.Trust = []Mount{{dir + "/both.pem", target}}
+		if r := run1(t, wrapped(t, s)); r.code != ExitFailed {
+			t.Errorf("%s as target: %+v", wrong, r)
+		}
+	}
+}
+
 // TestPropagation: mounts that the host makes appear inside, and none of ours
 // outside.
 func TestPropagation(t *testing.T) {

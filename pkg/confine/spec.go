@@ -43,8 +43,8 @@ type Spec struct {
 	// process was started with, as far as it is known (see StartSignals).
 	Signals *Signals
 
-	// Trust are directories that are mounted read-only, hiding what is at
-	// their targets. The target must exist or lie below an entry of Own.
+	// Trust are directories and files that are mounted read-only, hiding what is
+	// at their targets. The target must exist or lie below an entry of Own.
 	Trust []Mount
 	// Hide is what the command must not reach (see HiddenSockets).
 	Hide []Hidden
@@ -63,7 +63,8 @@ type Hidden struct {
 	KeepFiles bool
 }
 
-// A Mount shows the directory Source at Target, both absolute.
+// A Mount shows the directory or file Source at Target, both absolute and of
+// one kind.
 type Mount struct{ Source, Target string }
 
 // An Error says which step failed. The process is then partly confined: it can
