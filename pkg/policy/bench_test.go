@@ -209,3 +209,23 @@ func BenchmarkParseBigConfig(b *testing.B) {
 		}
 	}
 }
+
+// TestManySetsOfWorkloads has more than are kept while a decision is made.
+func TestManySetsOfWorkloads(t *testing.T) {
+	var b, rules strings.Builder
+	b.WriteString("workloads:\n")
+	for i := range 3 * keptSets {
+		fmt.Fprintf(&b, "  w%d: {}\n", i)
+		fmt.Fprintf(&rules, "- { name: r%d, match: { workloads: [w%d] }, action: allow }\n", i, i)
+	}
+	p := compile(t, b.String()+"rules:\n"+rules.String())
+	for _, i := range []int{0, 63, 64, keptSets - 1, keptSets, 3*keptSets - 1} {
+		q := with(get("h.example", "/"), func(q *Query) { q.Workload = fmt.Sprintf("w%d", i) })
+		if d := p.Decide(q); d.Rule != fmt.Sprintf("r%d", i) {
+			t.Errorf("w%d: decided by %q", i, d.Rule)
+		}
+	}
+	if d := p.Decide(get("h.example", "/")); d.Rule != "" {
+		t.Errorf("decided by %q", d.Rule)
+	}
+}

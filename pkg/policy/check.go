@@ -56,10 +56,14 @@ type asked struct {
 	ready, plain bool
 	first        uint64
 	path         pattern.RequestPath
-	// seen and matched have a bit for each of the first sets of workloads.
-	sets          []workloadSet
-	seen, matched [2]uint64
+	sets         []workloadSet
+	// hits and misses have a bit for each of the first sets of workloads that
+	// was compared.
+	hits, misses [keptSets / 64]uint64
 }
+
+// keptSets is for how many sets of workloads the comparison is kept.
+const keptSets = 128
 
 // ask starts a question; http is the request to look at, if any.
 func (p *Policy) ask(a *asked, q *Query, http *HTTPQuery) {
@@ -104,22 +108,22 @@ func (a *asked) inSet(set int32) bool {
 	if set < 0 {
 		return true
 	}
-	word, bit := uint32(set)/64, uint64(1)<<(uint32(set)%64)
-	if word >= uint32(len(a.seen)) {
+	s := uint32(set)
+	if s >= keptSets {
 		return a.sets[set].match(a.workload)
 	}
-	if a.seen[word]&bit == 0 {
-		a.look(set)
-	}
-	return a.matched[word]&bit != 0
-}
-
-// look compares a set with the workload and keeps the answer.
-func (a *asked) look(set int32) {
-	word, bit := set/64, uint64(1)<<(set%64)
-	a.seen[word] |= bit
-	if a.sets[set].match(a.workload) {
-		a.matched[word] |= bit
+	word, bit := s/64, uint64(1)<<(s%64)
+	switch {
+	case a.hits[word]&bit != 0:
+		return true
+	case a.misses[word]&bit != 0:
+		return false
+	case a.sets[set].match(a.workload):
+		a.hits[word] |= bit
+		return true
+	default:
+		a.misses[word] |= bit
+		return false
 	}
 }
 

@@ -35,6 +35,10 @@ func (a *asked) scan(list []candidate, i int) int {
 		if k.methods&methods == 0 || k.protocols&protocols == 0 || port < k.first || port > k.last {
 			continue
 		}
+		// The set of a rule for all workloads is -1, beyond those that are kept.
+		if s := uint32(k.set); s < keptSets && a.misses[s/64]>>(s%64)&1 != 0 {
+			continue
+		}
 		if k.hasPaths && a.elsewhere(k) || !a.inSet(k.set) {
 			continue
 		}
