@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"sallyport/pkg/agent"
+	"sallyport/pkg/doctor"
 	"sallyport/pkg/keeper"
 	"sallyport/pkg/keeper/wire"
 )
@@ -41,6 +42,12 @@ func internal(args []string) int {
 		if fd, err = strconv.Atoi(rest[0]); err == nil {
 			return keeper.RunLaunched(os.NewFile(uintptr(fd), "wire"), os.Stderr)
 		}
+	case doctor.FetchArgument:
+		if len(rest) != 1 {
+			err = errors.New("fetch: want a URL")
+			break
+		}
+		err = fetch(rest[0], os.Stdout)
 	default:
 		err = fmt.Errorf("internal: unknown process %q", name)
 	}

@@ -92,7 +92,7 @@ func (k *Keeper) equip(c *command, l *Launch) (err error) {
 	c.plan.Name, c.plan.Audit = c.id.Name, k.auditOptions().Path
 	c.plan.Spec = confine.Spec{
 		Argv:        l.Argv,
-		Env:         withVariables(l.Env, set),
+		Env:         WithVariables(l.Env, set),
 		Dir:         l.Dir,
 		UID:         l.UID,
 		GID:         l.GID,
@@ -141,8 +141,8 @@ func (k *Keeper) dismiss(c *command) error {
 	return c.cgroup.Remove(ctx)
 }
 
-// withVariables gives env with the variables of set added or replaced.
-func withVariables(env, set []string) []string {
+// WithVariables gives env with the variables of set added or replaced.
+func WithVariables(env, set []string) []string {
 	out := slices.Clone(env)
 	for _, s := range set {
 		name, _, _ := strings.Cut(s, "=")
