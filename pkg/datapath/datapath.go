@@ -145,7 +145,8 @@ func newDatapath(o Options) *Datapath {
 	}
 }
 
-// Close gives the descriptors back and leaves the pins in force.
+// Close gives the descriptors back and leaves the pins in force. Events must have
+// returned.
 func (d *Datapath) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -159,7 +160,8 @@ func (d *Datapath) Close() error {
 }
 
 // Unload detaches everything and removes the pins with PinDir itself. The
-// programs of egress go last, so that nothing leaves in between.
+// programs of egress go last, so that nothing leaves in between. Events must have
+// returned.
 func (d *Datapath) Unload() error {
 	d.mu.Lock()
 	var errs []error

@@ -44,9 +44,13 @@ func TestInbound(t *testing.T) {
 			if tt.local {
 				ns = w.inside
 			}
+			wait := 300 * time.Millisecond
+			if tt.answers {
+				wait = 3 * time.Second // the link may be coming up: a SYN may get lost
+			}
 			var conn net.Conn
 			err := within(ns, func() (err error) {
-				conn, err = net.DialTimeout("tcp", net.JoinHostPort(tt.addr, strconv.Itoa(tt.port)), 300*time.Millisecond)
+				conn, err = net.DialTimeout("tcp", net.JoinHostPort(tt.addr, strconv.Itoa(tt.port)), wait)
 				return err
 			})
 			if !tt.answers {

@@ -480,7 +480,7 @@ func TestSocketsOlderThanTheTag(t *testing.T) {
 		t.Error("not counted")
 	}
 	if n := w.leaked.Load() - before; n != 0 {
-		t.Errorf("%d packets left after the tag", n)
+		t.Errorf("%d packets left after the tag: %v", n, w.leaks)
 	}
 	if got := origin.data(); got != "" {
 		t.Errorf("the origin received %q", got)

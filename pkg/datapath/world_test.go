@@ -57,6 +57,7 @@ type world struct {
 	mu       sync.Mutex
 	accepted []accepted
 	events   []datapath.Event
+	leaks    []string // beginnings of leaked packets
 	changed  chan struct{}
 
 	stopEvents func()
@@ -302,20 +303,28 @@ func (w *world) sniff() {
 				continue
 			}
 			ll, ok := from.(*unix.SockaddrLinklayer)
-			if !ok || ll.Pkttype == unix.PACKET_OUTGOING || n < 40 {
+			if !ok || ll.Pkttype == unix.PACKET_OUTGOING || n < 28 {
 				continue
 			}
-			proto := buf[9]
+			proto, header := buf[9], 20
 			if buf[0]>>4 == 6 {
-				// An extension header is as good as the transport: nothing that the
-				// kernel sends by itself has one but MLD's hop-by-hop.
-				proto = buf[6]
+				// A routing header is as good as the transport.
+				proto, header = buf[6], 40
 				if proto == unix.IPPROTO_ROUTING {
-					proto = unix.IPPROTO_TCP
+					proto, header = unix.IPPROTO_TCP, n
 				}
+			}
+			// A bare RST is the kernel's answer for a socket that is gone. To a packet
+			// for one of the host's own global IPv6 addresses it answers through that
+			// address's interface, also from loopback (net/ipv6/tcp_ipv6.c).
+			if proto == unix.IPPROTO_TCP && n == header+20 && buf[header+13]&4 != 0 {
+				continue
 			}
 			if proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP {
 				w.leaked.Add(1)
+				w.mu.Lock()
+				w.leaks = append(w.leaks, fmt.Sprintf("%x", buf[:min(n, 80)]))
+				w.mu.Unlock()
 			}
 		}
 	}()
@@ -562,7 +571,9 @@ func (w *world) resource(name string) uint64 {
 func (w *world) sealed() {
 	w.t.Helper()
 	if n := w.leaked.Load(); n != 0 {
-		w.t.Errorf("%d packets of the workload came out of the cable", n)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.t.Errorf("%d packets of the workload came out of the cable: %v", n, w.leaks)
 	}
 }
 
