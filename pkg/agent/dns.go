@@ -58,9 +58,6 @@ type names struct{ w *worker }
 func (n *names) DecideName(workload, host string) resolver.Decision {
 	s := n.w.config.Load()
 	d := s.policy.DecideName(workload, host)
-	if d.Verdict == policy.Deny && s.config.DNS.AllowUnlisted && d.Reason == policy.NoRule {
-		return resolver.Decision{Verdict: policy.Allow, Mode: d.Mode}
-	}
 	out := resolver.Decision{Verdict: d.Verdict, Reason: d.Reason, Rule: d.Rule, Mode: d.Mode}
 	if d.Verdict == policy.Deny {
 		out.Hint = policy.Hint(&policy.Query{Workload: workload, Host: host}, &d)

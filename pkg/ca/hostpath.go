@@ -36,10 +36,6 @@ func (r hostRoot) resolve(p string) (resolved, error) {
 	pending := strings.Split(path.Clean("/"+p), "/")[1:]
 	cur := "/"
 	out := resolved{public: true}
-	info, err := os.Lstat(r.real("/"))
-	if err != nil {
-		return resolved{}, err
-	}
 	for links := 0; len(pending) > 0; {
 		name := pending[0]
 		pending = pending[1:]
@@ -51,7 +47,8 @@ func (r hostRoot) resolve(p string) (resolved, error) {
 			continue
 		}
 		next := path.Join(cur, name)
-		if info, err = os.Lstat(r.real(next)); err != nil {
+		info, err := os.Lstat(r.real(next))
+		if err != nil {
 			return resolved{}, err
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
@@ -74,7 +71,8 @@ func (r hostRoot) resolve(p string) (resolved, error) {
 		pending = append(strings.Split(target, "/"), pending...)
 	}
 	// The last step may have been ".." or a link: ask for what cur is.
-	if info, err = os.Lstat(r.real(cur)); err != nil {
+	info, err := os.Lstat(r.real(cur))
+	if err != nil {
 		return resolved{}, err
 	}
 	if info.Mode().Perm()&0o004 == 0 {

@@ -53,9 +53,6 @@ func TestSubjectHashOfStrangeNames(t *testing.T) {
 	}
 	root := openRoot(t)
 	for name, rdns := range names {
-		type set struct {
-			Attrs rdn `asn1:"set"`
-		}
 		var subject []byte
 		for _, r := range rdns {
 			der, err := asn1.MarshalWithParams([]attr(r), "set")

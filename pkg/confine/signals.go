@@ -18,8 +18,9 @@ import (
 var (
 	startMask    uint64
 	startIgnored uint64
-	startAction  [4]uint64 // struct sigaction: handler, flags, restorer, mask
-	startKnown   bool
+	//lint:ignore U1000 the entry in assembly reads sigactions into it
+	startAction [4]uint64 // struct sigaction: handler, flags, restorer, mask
+	startKnown  bool
 )
 
 // Signals are the parts of a process's signal state that execve keeps. Bit n-1

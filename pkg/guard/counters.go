@@ -92,7 +92,9 @@ func (t *totals) tag(levels map[uint64]int) {
 		return !stays
 	})
 	for id := range levels {
-		t.cgroups[id] = t.cgroups[id]
+		if _, known := t.cgroups[id]; !known {
+			t.cgroups[id] = total{}
+		}
 	}
 }
 

@@ -59,7 +59,6 @@ type conn struct {
 	// ev carries what all events of the connection have in common.
 	ev   audit.Event
 	open bool // flow_open was written
-	pend policy.Handling
 	work work
 }
 

@@ -245,7 +245,7 @@ func (r *Registry) identify(s *subject, t *Tag) Identity {
 	if t != nil && t.Workload != "" {
 		entry = r.entry(t.Workload)
 		if entry == nil {
-			i.Name = Label(t.Workload)
+			i.Name = r.apart(Label(t.Workload), true)
 			return i
 		}
 	} else {
@@ -257,12 +257,31 @@ func (r *Registry) identify(s *subject, t *Tag) Identity {
 		}
 	}
 	if entry == nil {
-		i.Name = Label(ownName(s, container))
+		i.Name = r.apart(Label(ownName(s, container)), i.Command != "")
 		return i
 	}
 	i.Entry = entry.Key
 	i.Name = Label(expand(entry, s, container))
 	return i
+}
+
+// unlisted begins the name of a workload that no entry matched, where its own
+// name is one that an entry gives.
+const unlisted = "unlisted:"
+
+// apart keeps what no entry matched from going by a name that an entry gives:
+// rules are found by name, so a program called like somebody else's workload
+// would get what that one may do. A name that was chosen freely, as a command's,
+// is compared with templates too; a unit or container bears its own.
+func (r *Registry) apart(name string, chosen bool) string {
+	for k := range r.entries {
+		e := &r.entries[k]
+		templated := strings.Contains(e.Name, "{")
+		if name == e.Key || (chosen || !templated) && couldName(e, name) {
+			return Label(unlisted + name)
+		}
+	}
+	return name
 }
 
 func (r *Registry) entry(key string) *Entry {

@@ -83,7 +83,7 @@ func TestIdentify(t *testing.T) {
 			})},
 		{"command of another user", "/exec/1", &Tag{Argv: []string{"npx", "-y", "@mcp/server-github"}, User: "eve"},
 			with(func(i *Identity) {
-				i.Name, i.Cgroup, i.Command, i.User = "npx", "/exec/1", "npx -y @mcp/server-github", "eve"
+				i.Name, i.Cgroup, i.Command, i.User = "unlisted:npx", "/exec/1", "npx -y @mcp/server-github", "eve"
 			})},
 		{"root stays root", "/exec/1", &Tag{Argv: []string{"id"}, User: "root", Unconfined: true},
 			Identity{Name: "id", Cgroup: "/exec/1", Command: "id", User: "root"}},
