@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+
+	"sallyport/pkg/admin"
+	"sallyport/pkg/config"
+	"sallyport/pkg/policy"
+)
+
+const explained = `version: 1
+rules:
+  - name: read
+    match: { hosts: [api.example.com], methods: [GET], paths: [/v1/**] }
+    action: allow
+  - name: database
+    match: { cidrs: [203.0.113.5/32], ports: [5432] }
+    action: allow
+    handling: tunnel
+  - name: tagged
+    match: { hosts: [h.example.com], headers: { X-Kind: "a*" } }
+    action: allow
+`
+
+func compiled(t *testing.T) *policy.Policy {
+	t.Helper()
+	c, err := config.Parse([]config.File{{Name: "test.yaml", Data: []byte(explained)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestExplain(t *testing.T) {
+	p := compiled(t)
+	for _, c := range []struct {
+		name          string
+		r             admin.ExplainRequest
+		verdict, rule string
+	}{
+		{"allowed", admin.ExplainRequest{URL: "https://api.example.com/v1/x?q=1"}, "allow", "read"},
+		{"name in any form", admin.ExplainRequest{URL: "https://API.Example.com.:443/v1/x"}, "allow", "read"},
+		{"method", admin.ExplainRequest{URL: "https://api.example.com/v1/x", Method: "POST"}, "deny", ""},
+		{"path", admin.ExplainRequest{URL: "https://api.example.com/v2"}, "deny", ""},
+		{"no path", admin.ExplainRequest{URL: "https://api.example.com"}, "deny", ""},
+		{"address", admin.ExplainRequest{URL: "tcp://203.0.113.5:5432"}, "allow", "database"},
+		{"other port", admin.ExplainRequest{URL: "tcp://203.0.113.5:5433"}, "deny", ""},
+		{"header", admin.ExplainRequest{URL: "http://h.example.com/", Headers: []admin.Header{{Name: "x-kind", Value: "abc"}}}, "allow", "tagged"},
+		{"header twice", admin.ExplainRequest{URL: "http://h.example.com/", Headers: []admin.Header{{Name: "X-Kind", Value: "a"}, {Name: "X-Kind", Value: "abc"}}}, "allow", "tagged"},
+		{"one value of two", admin.ExplainRequest{URL: "http://h.example.com/", Headers: []admin.Header{{Name: "X-Kind", Value: "abc"}, {Name: "X-Kind", Value: "b"}}}, "deny", ""},
+		{"without the header", admin.ExplainRequest{URL: "http://h.example.com/"}, "deny", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.r.Workload = "w"
+			x, err := Explain(p, &c.r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x.Verdict != c.verdict || x.Rule != c.rule {
+				t.Errorf("%s by %q (%s), want %s by %q", x.Verdict, x.Rule, x.Reason, c.verdict, c.rule)
+			}
+			if c.verdict == "deny" && x.Hint == "" {
+				t.Error("a refusal without a hint")
+			}
+		})
+	}
+}
+
+func TestExplainBadRequest(t *testing.T) {
+	p := compiled(t)
+	for _, url := range []string{"", "api.example.com", "ftp://api.example.com/", "tcp://api.example.com", "https://0x7f.1/", "https://%zz/", "http://a b/"} {
+		if _, err := Explain(p, &admin.ExplainRequest{Workload: "w", URL: url}); !errors.Is(err, admin.ErrBadRequest) {
+			t.Errorf("%q: %v, want a bad request", url, err)
+		}
+	}
+}
