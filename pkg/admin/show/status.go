@@ -30,6 +30,7 @@ func Status(w io.Writer, s *admin.Status) error {
 		{"mode", clean(s.Mode)},
 		{"config", config},
 		{"flows", strconv.Itoa(s.Flows) + " open"},
+		{"bounds", bounds(s.Maps)},
 		{"problems", word(len(s.Problems) == 0 && s.Config.Error == "", "none", "")},
 	} {
 		fmt.Fprint(&b, strings.TrimRight(fmt.Sprintf("%-13s%s", row[0], row[1]), " ")+"\n")
@@ -44,9 +45,9 @@ func Status(w io.Writer, s *admin.Status) error {
 		b.WriteByte('\n')
 		workloads(s.Workloads).write(&b)
 	}
-	if len(s.Maps) > 0 {
+	if filling := maps(s.Maps); len(filling.rows) > 0 {
 		b.WriteByte('\n')
-		maps(s.Maps).write(&b)
+		filling.write(&b)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -76,18 +77,33 @@ func workloads(list []admin.Workload) *table {
 	return t
 }
 
-// maps lists the fullest first.
+// notable is from which percentage on a bounded thing is shown.
+const notable = 50
+
+// bounds sums up how full everything is.
+func bounds(m map[string]admin.Fill) string {
+	filling := len(maps(m).rows)
+	if filling == 0 {
+		return fmt.Sprintf("%d, none half full", len(m))
+	}
+	return fmt.Sprintf("%d, of which %d half full or more", len(m), filling)
+}
+
+func percent(f admin.Fill) int {
+	if f.Capacity == 0 {
+		return 0
+	}
+	return int(float64(f.Entries) / float64(f.Capacity) * 100)
+}
+
+// maps lists what is at least half full, the fullest first. The JSON has all.
 func maps(m map[string]admin.Fill) *table {
 	t := &table{columns: []column{{title: "BOUNDED"}, {title: "USED", right: true}, {title: "OF", right: true}, {title: "FULL", right: true}}}
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	percent := func(f admin.Fill) int {
-		if f.Capacity == 0 {
-			return 0
+	var names []string
+	for name, f := range m {
+		if percent(f) >= notable {
+			names = append(names, name)
 		}
-		return int(float64(f.Entries) / float64(f.Capacity) * 100)
 	}
 	slices.SortFunc(names, func(a, b string) int {
 		if d := percent(m[b]) - percent(m[a]); d != 0 {
