@@ -105,7 +105,7 @@ func TestGateRules(t *testing.T) {
 		}
 	}
 	want := []string{"goto refuse", "accept", "accept", "accept", "accept", "accept", "accept", "accept", "accept",
-		"jump neighbours", "", "goto refuse"}
+		"accept", "accept", "accept", "accept", "jump neighbours", "", "goto refuse"}
 	if diff := cmp.Diff(want, verdicts); diff != "" {
 		t.Error(diff)
 	}

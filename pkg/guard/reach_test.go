@@ -47,6 +47,12 @@ func TestListenersOnly(t *testing.T) {
 		tagged.mustNot("exchange %s", refused)
 	}
 
+	t.Run("large segments", func(t *testing.T) {
+		// Two full segments of lo are more than 64 KiB: IPv6 carries them with a
+		// jumbo option (RFC 2675).
+		tagged.must("bulk tcp4 127.0.0.1:15001")
+		tagged.must("bulk tcp6 [::1]:15001")
+	})
 	t.Run("source route", func(t *testing.T) {
 		// Loose source route by way of the listener: RFC 791 section 3.1.
 		tap := newTap(t, w.outside)
@@ -65,6 +71,9 @@ func TestListenersOnly(t *testing.T) {
 		const pad = "0000010400000000"
 		tagged.mustNot("option %d %d %s tcp6 [::1]:15001", unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, pad)
 		start(t, w.host, "").must("option %d %d %s tcp6 [::1]:15001", unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, pad)
+		// A hop-by-hop header of 8 bytes that is not the jumbo option.
+		tagged.mustNot("option %d %d %s tcp6 [::1]:15001", unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, pad)
+		start(t, w.host, "").must("option %d %d %s tcp6 [::1]:15001", unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, pad)
 	})
 	t.Run("another interface", func(t *testing.T) {
 		const eth0 = "6574683000" // "eth0" as bytes

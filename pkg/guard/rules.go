@@ -43,10 +43,16 @@ const (
 	ip4Destination = 16
 	ip6NextHeader  = 6
 	ip6Destination = 24
-	thDestination  = 2 // of TCP and UDP alike
-	tcpFlags       = 13
-	icmpType       = 0
+	// A hop-by-hop header right behind the fixed one (RFC 8200 section 4.3).
+	ip6HopNextHeader = 40
+	ip6HopLength     = 41
+	thDestination    = 2 // of TCP and UDP alike
+	tcpFlags         = 13
+	icmpType         = 0
 )
+
+// ip6JumboOption is the type of the jumbo payload option (RFC 2675 section 2).
+const ip6JumboOption = 0xc2
 
 // reg gives the netlink number of a 4-byte register. The kernel names every
 // fourth one by its 16-byte name when it lists rules (nft_dump_register); using
@@ -121,8 +127,8 @@ func cgroupIn(level int, set string) match { return match{loadCgroup(level, 0), 
 
 // An ipVersion is what differs between IPv4 and IPv6 in a rule.
 type ipVersion struct {
+	header            match // holds for packets of this version and form
 	suffix            string
-	proto             byte
 	protocol          uint32 // offset of the protocol field
 	destination, size uint32 // offset and length of the destination address
 	addr              nftables.SetDatatype
@@ -134,20 +140,34 @@ type ipVersion struct {
 // direct rule needs one.
 func versions() [2]ipVersion {
 	return [2]ipVersion{
-		{"4", unix.NFPROTO_IPV4, ip4Protocol, ip4Destination, 4, nftables.TypeIPAddr},
-		{"6", unix.NFPROTO_IPV6, ip6NextHeader, ip6Destination, 16, nftables.TypeIP6Addr},
+		{family(unix.NFPROTO_IPV4), "4", ip4Protocol, ip4Destination, 4, nftables.TypeIPAddr},
+		{family(unix.NFPROTO_IPV6), "6", ip6NextHeader, ip6Destination, 16, nftables.TypeIP6Addr},
 	}
+}
+
+// forms are the forms in which packets of a socket come by: the two versions, and
+// IPv6 with the jumbo option alone (RFC 2675 section 2). The kernel writes that
+// header, until 6.19, into every segment over 64 KiB that it leaves to a later
+// hand to cut (ip6_xmit), and on lo such segments are everyday: there two are put
+// together however long one is. It names no other way.
+func forms() [3]ipVersion {
+	v, big := versions(), versions()[1]
+	big.header = append(family(unix.NFPROTO_IPV6),
+		loadNetwork(ip6NextHeader, 1, 0), equal(unix.IPPROTO_HOPOPTS),
+		loadNetwork(ip6HopLength, 3, 0), equal(0, ip6JumboOption, 4))
+	big.protocol = ip6HopNextHeader
+	return [3]ipVersion{v[0], v[1], big}
 }
 
 // destinationIn holds for packets whose protocol, destination address and port
 // are in the set. Later fragments have no port and do not match.
 func (v ipVersion) destinationIn(set string) match {
-	return slices.Concat(family(v.proto), v.loadDestination(0), match{in(set)})
+	return slices.Concat(v.header, v.loadDestination(0), match{in(set)})
 }
 
 // cgroupDestinationIn does the same with the socket's cgroup as the first field.
 func (v ipVersion) cgroupDestinationIn(level int, set string) match {
-	return slices.Concat(family(v.proto), match{loadCgroup(level, 0)}, v.loadDestination(cgroupWords), match{in(set)})
+	return slices.Concat(v.header, match{loadCgroup(level, 0)}, v.loadDestination(cgroupWords), match{in(set)})
 }
 
 // cgroupWords is how many registers a cgroup id takes.
@@ -164,7 +184,7 @@ func (v ipVersion) loadDestination(word int) match {
 
 // tcp holds for packets whose header names TCP with nothing in between.
 func (v ipVersion) tcp() match {
-	return append(family(v.proto), loadNetwork(v.protocol, 1, 0), equal(unix.IPPROTO_TCP))
+	return slices.Concat(v.header, match{loadNetwork(v.protocol, 1, 0), equal(unix.IPPROTO_TCP)})
 }
 
 // hasOptions holds for IPv4 packets with options: they could name a source route

@@ -124,7 +124,7 @@ func taggedChain(level int) chain {
 		c.rules = append(c.rules, rule{comment, concat(pieces...)})
 	}
 	add("IP options can name a source route", hasOptions(), goTo(chainRefuse))
-	for _, v := range versions() {
+	for _, v := range forms() {
 		add("our listeners and resolvers", leavesByLoopback(), v.destinationIn(localName+v.suffix), accept())
 		add("direct, for each workload", v.destinationIn(directName+v.suffix), accept())
 		add("direct, for this workload", v.cgroupDestinationIn(level, named(directName+v.suffix+"_", level)), accept())
@@ -200,7 +200,7 @@ func inboundChain(level int) chain {
 // another table's rerouting.
 func postroutingChain() chain {
 	c := chain{name: "postrouting", hook: nftables.ChainHookPostrouting}
-	for _, v := range versions() {
+	for _, v := range forms() {
 		c.rules = append(c.rules, rule{
 			"our listeners are on lo",
 			concat(leavesElsewhere(), v.destinationIn(localName+v.suffix), count(countRerouted), drop()),

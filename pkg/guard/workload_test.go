@@ -54,6 +54,23 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		}
 		defer c.Close()
 		return echo(c)
+	case "bulk": // NETWORK ADDR: an echo of many bytes, in segments as large as they come
+		c, err := net.DialTimeout(args[0], args[1], patience)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * patience))
+		const size = 16 << 20
+		go func() {
+			c.Write(make([]byte, size))
+			c.(*net.TCPConn).CloseWrite()
+		}()
+		n, err := io.Copy(io.Discard, c)
+		if err == nil && n != size {
+			err = fmt.Errorf("%d bytes came back", n)
+		}
+		return "", err
 	case "mapped": // ADDR: an exchange over TCP from an IPv6 socket to a mapped address
 		c, err := mapped(netip.MustParseAddrPort(args[0]))
 		if err != nil {
