@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -72,11 +74,41 @@ type signalled struct {
 	Signal int `json:"signal"`
 }
 
+// commandPrefix begins the names of the cgroups of the daemon's commands.
+const commandPrefix = "exec-"
+
+// endOrphans ends the commands of an earlier daemon that was killed, with all
+// that they started, and removes their cgroups: their wrappers have gone.
+func (k *Keeper) endOrphans() error {
+	children, err := k.gate.tagged.Children()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, cg := range children {
+		if !strings.HasPrefix(filepath.Base(cg.Path()), commandPrefix) {
+			continue
+		}
+		k.log.Warn("the commands of a daemon that was killed are ended", zap.String("cgroup", cg.Path()))
+		if err := cg.Kill(ctx); err != nil {
+			return err
+		}
+		if err := cg.Remove(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // serveExec starts commands for users until ctx ends, then ends them.
 func (k *Keeper) serveExec(ctx context.Context) error {
 	if k.options.Standalone {
 		<-ctx.Done()
 		return nil
+	}
+	if err := k.endOrphans(); err != nil {
+		return fmt.Errorf("commands of an earlier daemon: %w", err)
 	}
 	s, err := socket.Listen(socket.Options{Packet: true, Path: ExecSocket(k.config.RuntimeDir), Group: k.config.Admin.Group})
 	if err != nil {
@@ -158,7 +190,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 	if err != nil {
 		return refuse(err)
 	}
-	path := filepath.Join(k.options.Instance.Tagged, "exec-"+strconv.Itoa(who.pid)+"-"+strconv.FormatUint(k.commands.Add(1), 10))
+	path := filepath.Join(k.options.Instance.Tagged, commandPrefix+strconv.Itoa(who.pid)+"-"+strconv.FormatUint(k.commands.Add(1), 10))
 	c, err := k.admit(&Launch{
 		Argv: args.Argv, Env: args.Env, Dir: args.Dir, Workload: args.Workload,
 		UID: who.uid, GID: who.gid, Groups: who.groups, User: userName(who.uid), Home: args.Home,
@@ -181,7 +213,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 	// The child's connection closes on execve; a message before is its failure.
 	if m, err := child.conn.Receive(); err == nil {
 		m.CloseFiles()
-		child.cmd.Wait()
+		<-child.waited
 		conn.Send(&wire.Message{Method: methodFailed, Error: m.Error}, ended{Code: failureCode(m)})
 		return fmt.Errorf("not started: %s", m.Error)
 	}
@@ -232,6 +264,8 @@ func placeFiles(files []*os.File, numbers []int) ([]*os.File, error) {
 type launched struct {
 	cmd  *exec.Cmd
 	conn *wire.Conn
+	// waited is closed once the command has ended and was waited for.
+	waited chan struct{}
 }
 
 // startLaunched starts the process that becomes the command, inside its cgroup
@@ -253,8 +287,11 @@ func startLaunched(c *command, inherited []*os.File, who *caller) (*launched, er
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = reader(inherited[0]), writer(inherited[1]), writer(inherited[2])
 	cmd.ExtraFiles = append(inherited[3:len(inherited):len(inherited)], theirs)
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Setsid: true}
-	if err := cmd.Start(); err != nil {
+	// A command must not outlive a keeper that was killed: its wrapper has ended
+	// then, and whoever started that believes that the command has.
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Setsid: true, Pdeathsig: unix.SIGKILL}
+	waited := make(chan struct{})
+	if err := startAndWait(cmd, waited); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start command: %w", err)
 	}
@@ -267,10 +304,29 @@ func startLaunched(c *command, inherited []*os.File, who *caller) (*launched, er
 	}
 	if err != nil {
 		cmd.Process.Kill()
-		cmd.Wait()
+		<-waited
 		return nil, err
 	}
-	return &launched{cmd: cmd, conn: conn}, nil
+	return &launched{cmd: cmd, conn: conn, waited: waited}, nil
+}
+
+// startAndWait starts a process on a thread that lives until the process has
+// ended, and closes waited then: a parent-death signal is sent when the thread
+// ends that forked, whoever else of this process lives on.
+func startAndWait(cmd *exec.Cmd, waited chan<- struct{}) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		defer close(waited)
+		cmd.Wait() // how it ended is in cmd.ProcessState
+	}()
+	return <-started
 }
 
 func applyLimits(pid int, limits map[int]unix.Rlimit) error {
@@ -300,13 +356,8 @@ func (l *launched) stay(ctx context.Context, conn *wire.Conn, c *command) error 
 			}
 		}
 	}()
-	waited := make(chan struct{})
-	go func() {
-		defer close(waited)
-		l.cmd.Wait()
-	}()
 	select {
-	case <-waited:
+	case <-l.waited:
 	case <-gone:
 	case <-ctx.Done():
 	}
@@ -315,7 +366,7 @@ func (l *launched) stay(ctx context.Context, conn *wire.Conn, c *command) error 
 	if err := c.cgroup.Kill(end); err != nil {
 		return err
 	}
-	<-waited
+	<-l.waited
 	out := ended{Code: l.cmd.ProcessState.ExitCode()}
 	if ws, ok := l.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		out = ended{Signal: int(ws.Signal())}

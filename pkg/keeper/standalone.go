@@ -99,6 +99,15 @@ func RunStandalone(conn *wire.Conn, log *zap.Logger) error {
 		conn.Send(&wire.Message{ID: m.ID, Error: err.Error()}, nil)
 		return errors.Join(err, s.end())
 	}
+	// An instance that cannot be kept any more ends its command as well: nobody
+	// would answer it, and nobody would notice.
+	ctx, stopWaiting := context.WithCancel(ctx)
+	defer stopWaiting()
+	go func() {
+		err := <-s.done
+		stopWaiting()
+		s.done <- err
+	}()
 	waitExit(ctx, m.Files)
 	return s.end()
 }
@@ -254,10 +263,26 @@ func Watch(stdin io.Reader, args []string) error {
 		if i.Name == args[4] {
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
-			return sweep(ctx, i)
+			return sweepDying(ctx, i)
 		}
 	}
 	return nil
+}
+
+// sweepDying is sweep for an instance whose keeper is just ending: the kernel
+// closes its descriptors one after the other, and the lock may be the last.
+func sweepDying(ctx context.Context, i Instance) error {
+	for {
+		err := sweep(ctx, i)
+		if !errors.Is(err, ErrRunning) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 }
 
 // Sweep removes what killed `exec` instances left: their keeper is dead, so

@@ -21,6 +21,8 @@ const (
 	// maxWithoutWorker is how long new connections wait in the listeners while
 	// no worker runs. Then the listeners are closed and connects fail at once.
 	maxWithoutWorker = 10 * time.Second
+	// attendInterval is how often a worker is asked whether it still answers.
+	attendInterval = time.Second
 	// workerStart bounds the start of a worker.
 	workerStart = 10 * time.Second
 )
@@ -76,8 +78,12 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 	k.worker, k.serving = w, true
 	k.mu.Unlock()
 	k.prodWatch()
+	hangs := make(chan error, 1)
+	go func() { hangs <- k.attend(alive, w) }()
+	var hung error
 	select {
 	case <-w.done:
+	case hung = <-hangs:
 	case <-ctx.Done():
 		k.drain(w)
 	}
@@ -86,10 +92,34 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 	k.mu.Unlock()
 	cancel()
 	<-w.done
+	if hung != nil {
+		return hung
+	}
 	if w.err == nil {
 		w.err = errors.New("worker ended")
 	}
 	return w.err
+}
+
+// attend asks the worker again and again whether it is there, and returns an
+// error when it does not answer: a process that hangs serves as little as one
+// that has ended, and connections must not wait for it for ever.
+func (k *Keeper) attend(ctx context.Context, w *process) error {
+	tick := time.NewTicker(attendInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		asked, cancel := context.WithTimeout(ctx, maxWithoutWorker)
+		_, err := w.peer.Call(asked, protocol.Health, k.healthArgs(), nil, nil)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return fmt.Errorf("the worker did not answer for %s and was replaced", maxWithoutWorker)
+		}
+	}
 }
 
 // drain lets running exchanges end, within timeouts.drain.

@@ -92,6 +92,7 @@ mount --bind /tmp/etc-ssl/certs /etc/ssl/certs
 touch /tmp/hosts /tmp/resolv.conf
 mount --bind /tmp/hosts /etc/hosts
 mount --bind /tmp/resolv.conf /etc/resolv.conf
+while mountpoint -q /sys/fs/bpf; do umount /sys/fs/bpf; done # each host its own pins
 ip link set lo up
 echo booted
 exec cat >/dev/null`
