@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -121,10 +122,16 @@ func (d *Doctor) dns(ctx context.Context) Result {
 			return failed(err.Error(), "name a server in /etc/resolv.conf or in dns.upstreams")
 		}
 	}
+	errs := make([]error, len(servers))
+	var asking sync.WaitGroup
+	for i, s := range servers {
+		asking.Go(func() { errs[i] = askServer(ctx, s) })
+	}
+	asking.Wait()
 	var answered, silent []string
-	for _, s := range servers {
-		if err := askServer(ctx, s); err != nil {
-			silent = append(silent, fmt.Sprintf("%v (%v)", s, err))
+	for i, s := range servers {
+		if errs[i] != nil {
+			silent = append(silent, fmt.Sprintf("%v (%v)", s, errs[i]))
 		} else {
 			answered = append(answered, s.String())
 		}
@@ -166,7 +173,7 @@ func askServer(ctx context.Context, server netip.AddrPort) error {
 	buf := make([]byte, 1500)
 	n, err := c.Read(buf)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errors.New("no answer within 3 s")
+		return errors.New("no answer in time")
 	} else if err != nil {
 		return err
 	}
