@@ -154,12 +154,17 @@ func (a *Agent) health(_ context.Context, m *wire.Message) (any, []*os.File, err
 	return nil, nil, nil
 }
 
-func (a *Agent) stop(context.Context, *wire.Message) (any, []*os.File, error) {
+func (a *Agent) stop(_ context.Context, m *wire.Message) (any, []*os.File, error) {
+	defer m.CloseFiles()
+	var args protocol.StopArgs
 	w, err := a.current()
+	if err == nil {
+		err = m.Decode(&args)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	err = w.stop()
+	err = w.stop(time.Duration(args.DrainSeconds * float64(time.Second)))
 	a.once.Do(func() { close(a.stopped) })
 	return nil, nil, err
 }

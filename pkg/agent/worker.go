@@ -290,8 +290,13 @@ func (w *worker) run(failed func(error)) {
 	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Mode: string(w.config.Load().config.Mode), Message: "worker started, version " + w.args.Version})
 }
 
-// stop ends accepting, drains, and then writes what is left of the audit.
-func (w *worker) stop() error {
+// stop ends accepting, lets running exchanges go on for the time given, and then
+// writes what is left of the audit.
+func (w *worker) stop(drain time.Duration) error {
+	s := w.config.Load()
+	timeouts := s.config.Timeouts
+	timeouts.Drain = drain
+	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: timeouts})
 	w.cancel()
 	w.running.Wait()
 	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: "worker stopped"})

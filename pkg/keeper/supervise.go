@@ -122,11 +122,15 @@ func (k *Keeper) attend(ctx context.Context, w *process) error {
 	}
 }
 
-// drain lets running exchanges end, within timeouts.drain.
+// drain lets running exchanges end, within timeouts.drain. A standalone instance
+// stops because its command has ended: nobody is left who waits for an answer.
 func (k *Keeper) drain(w *process) {
 	k.mu.Lock()
 	limit := k.config.Timeouts.Drain
 	k.mu.Unlock()
+	if k.options.Standalone {
+		limit = 0
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit+2*time.Second)
 	defer cancel()
 	if _, err := w.peer.Call(ctx, protocol.Stop, protocol.StopArgs{DrainSeconds: limit.Seconds()}, nil, nil); err != nil {
