@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/admin/socket"
 	"sallyport/pkg/audit/file"
@@ -84,6 +85,8 @@ type Keeper struct {
 	readyOnce sync.Once
 	// prod asks for a comparison of both locks now.
 	prod chan struct{}
+	// reprobe asks for a self-probe now.
+	reprobe chan struct{}
 	// commands numbers the commands of the daemon.
 	commands atomic.Uint64
 	// eventsLost counts kernel events that did not reach a worker.
@@ -99,8 +102,12 @@ func LoadConfig(path string) (*config.Config, []config.File, error) {
 }
 
 // Open sets the instance up, with its gate shut. Run makes it serve; Close
-// leaves the gate shut, Remove takes everything away.
+// leaves the gate shut, Remove takes everything away. It sets the process's
+// umask.
 func Open(o Options) (*Keeper, error) {
+	// The modes of files are what the code says: trust files that a command
+	// cannot read are no trust, whatever umask its caller has.
+	unix.Umask(0o022)
 	c, sources, err := LoadConfig(o.ConfigPath)
 	if err != nil {
 		return nil, err
@@ -114,7 +121,7 @@ func Open(o Options) (*Keeper, error) {
 	}
 	k := &Keeper{
 		options: o, log: o.Log, config: c, policy: p, sources: sources, generation: 1,
-		ready: make(chan struct{}), prod: make(chan struct{}, 1),
+		ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1),
 	}
 	// The authority is only files; it is ready by the time that the kernel is.
 	authority := make(chan error, 1)

@@ -32,6 +32,8 @@ var (
 const (
 	// probeInterval is how often enforcement is proven again.
 	probeInterval = 10 * time.Second
+	// probeAgain is how soon after a probe that failed.
+	probeAgain = time.Second
 	// probeTimeout bounds one probe.
 	probeTimeout = 5 * time.Second
 )

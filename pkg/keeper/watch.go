@@ -22,8 +22,11 @@ const notesMax = 256
 // health is what the keeper knows about enforcement.
 type health struct {
 	mu sync.Mutex
-	// probed says that the last self-probe succeeded.
+	// probed says that a self-probe succeeded, and that nothing had to be repaired
+	// since it began.
 	probed bool
+	// repairs counts comparisons that found something.
+	repairs int
 	// problems are those of the last comparison and probe.
 	locks []string
 	probe string
@@ -50,6 +53,14 @@ func (k *Keeper) watch(ctx context.Context) error {
 			k.note("repaired: " + f)
 		}
 		k.health.mu.Lock()
+		if len(found) > 0 {
+			k.health.repairs++
+			if k.health.probed {
+				k.health.probed = false
+				k.health.probe = "not proven again since something was repaired"
+			}
+			k.prodProbe()
+		}
 		changed := !slices.Equal(k.health.locks, found)
 		k.health.locks = found
 		changed = changed || len(k.health.notes) > 0
@@ -72,6 +83,9 @@ func (k *Keeper) probeLoop(ctx context.Context) error {
 		if !k.waitServing(ctx) {
 			return nil
 		}
+		k.health.mu.Lock()
+		repairs := k.health.repairs
+		k.health.mu.Unlock()
 		err := k.prober.probe(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -81,27 +95,42 @@ func (k *Keeper) probeLoop(ctx context.Context) error {
 		}
 		k.health.mu.Lock()
 		was := k.health.probed
-		k.health.probed = err == nil
-		k.health.probe = ""
 		if err != nil {
-			k.health.probe = err.Error()
+			k.health.probed, k.health.probe = false, err.Error()
+		} else if k.health.repairs == repairs {
+			k.health.probed, k.health.probe = true, ""
 		}
+		proven := k.health.probed && !was
 		k.health.mu.Unlock()
 		if err != nil {
 			k.log.Error("self-probe failed", zap.Error(err))
 			k.note(err.Error())
 		} else {
 			k.readyOnce.Do(func() { close(k.ready) })
-			if !was {
+			if proven {
 				k.note("enforcement proven by the self-probe")
 			}
 		}
 		k.report()
+		var again <-chan time.Time
+		if err != nil {
+			again = time.After(probeAgain)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-again:
+		case <-k.reprobe:
 		}
+	}
+}
+
+// prodProbe asks for a proof now instead of at the next tick.
+func (k *Keeper) prodProbe() {
+	select {
+	case k.reprobe <- struct{}{}:
+	default:
 	}
 }
 
