@@ -15,6 +15,7 @@ import (
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
 	"sallyport/pkg/policy"
+	"sallyport/pkg/socket"
 	"sallyport/pkg/upstream"
 	"sallyport/pkg/workload"
 )
@@ -148,8 +149,13 @@ func (c *conn) serve() {
 		c.p.DNS(c.p.hard, c.tcp, &c.flow, &c.id)
 		return
 	}
+	s, err := socket.New(c.tcp)
+	if err != nil {
+		reset(c.tcp)
+		return
+	}
 	c.handle(&hop{
-		conn: c.tcp,
+		conn: s,
 		addr: c.flow.Dst.Addr(),
 		port: c.flow.Dst.Port(),
 	})
@@ -234,7 +240,10 @@ type hop struct {
 	name string
 	// secure says that conn is what we decrypted.
 	secure bool
-	depth  int
+	// alpn is the protocol that the client named for what we decrypted, where
+	// that is not HTTP.
+	alpn  string
+	depth int
 }
 
 // host gives the name or address by which the hop is judged: its own name,

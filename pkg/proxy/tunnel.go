@@ -8,6 +8,7 @@ import (
 
 	"sallyport/pkg/policy"
 	"sallyport/pkg/sniff"
+	"sallyport/pkg/socket"
 	"sallyport/pkg/upstream"
 )
 
@@ -139,6 +140,8 @@ func plain(conn net.Conn) *net.TCPConn {
 	switch t := conn.(type) {
 	case *net.TCPConn:
 		return t
+	case *socket.Conn:
+		return t.TCPConn
 	case *sniff.Conn:
 		return plain(t.Conn)
 	case *upstream.Conn:
@@ -193,6 +196,8 @@ func closeWrite(conn net.Conn) error {
 	case *sniff.Conn:
 		return closeWrite(t.Conn)
 	case *tls.Conn:
+		return t.CloseWrite()
+	case *socket.Conn:
 		return t.CloseWrite()
 	case *net.TCPConn:
 		return t.CloseWrite()

@@ -2,16 +2,14 @@ package upstream
 
 import (
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"sallyport/pkg/socket"
 )
 
 // A Conn is one connection to an upstream. It is used by one exchange or
@@ -19,11 +17,13 @@ import (
 type Conn struct {
 	// Conn is what is read and written: TLS or plain TCP.
 	net.Conn
-	tcp  *net.TCPConn
-	raw  syscall.RawConn
-	tls  *tls.Conn
-	host *Host
-	addr netip.Addr
+	tcp *net.TCPConn
+	raw syscall.RawConn
+	// socket is tcp as Conn uses it.
+	socket *socket.Conn
+	tls    *tls.Conn
+	host   *Host
+	addr   netip.Addr
 	// version is the TLS version, 0 in clear.
 	version  uint16
 	trust    *Trust
@@ -36,11 +36,6 @@ type Conn struct {
 	slot   atomic.Int32
 	parked atomic.Int64 // since the pool's start, in ns
 	reused bool
-
-	// peek is probe as a value, made once so that Alive does not allocate.
-	peek  func(fd uintptr)
-	quiet bool
-	poll  [1]unix.PollFd
 
 	mu     sync.Mutex
 	leg    *Leg
@@ -172,34 +167,8 @@ func (c *Conn) take(l *Leg) {
 	}
 }
 
-// probe asks whether anything waits on the socket. An idle HTTP/1.1 connection
-// has nothing to say: data, FIN and errors all mean that it must not be used.
-func (c *Conn) probe(fd uintptr) {
-	c.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
-	n, err := unix.Poll(c.poll[:], 0)
-	for err == unix.EINTR {
-		n, err = unix.Poll(c.poll[:], 0)
-	}
-	c.quiet = n == 0 && err == nil
-}
-
-// alive reports whether an idle connection may be used again.
-func (c *Conn) alive() bool {
-	c.quiet = false
-	if err := c.raw.Control(c.peek); err != nil || !c.quiet {
-		return false
-	}
-	if c.tls == nil {
-		return true
-	}
-	// What the last exchange left in the TLS layer would be read as the
-	// beginning of the next response. A read whose deadline has passed returns
-	// such bytes and makes no system call.
-	var b [1]byte
-	c.tcp.SetReadDeadline(time.Unix(1, 0))
-	n, err := c.tls.Read(b[:])
-	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-		return false
-	}
-	return c.tcp.SetReadDeadline(time.Time{}) == nil
-}
+// alive reports whether an idle connection may be used again. One of HTTP/1.1
+// has nothing to say: data, FIN and errors all mean that it must not be used,
+// and so does what the last exchange left in the TLS layer, which would be read
+// as the beginning of the next response.
+func (c *Conn) alive() bool { return c.socket.Silent(c.Conn) }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"sallyport/pkg/socket"
 )
 
 // A Host is the connections of one key. Its idle ones sit in slots that are
@@ -188,14 +190,18 @@ func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, 
 		tcp.Close()
 		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
 	}
-	c := &Conn{Conn: tcp, tcp: tcp, raw: raw, host: h}
-	c.peek = c.probe
+	s, err := socket.New(tcp)
+	if err != nil {
+		tcp.Close()
+		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
+	}
+	c := &Conn{Conn: s, tcp: tcp, raw: raw, socket: s, host: h}
 	if h.key.Scheme == Clear {
 		c.trust = h.pool.trust.Load()
 		return c, nil, false
 	}
 	hc := h.tlsConfig()
-	t := tls.Client(tcp, hc.tls)
+	t := tls.Client(s, hc.tls)
 	if err := t.HandshakeContext(ctx); err != nil {
 		tcp.Close()
 		e, again := tlsError(err, h.key.Name, time.Now())
