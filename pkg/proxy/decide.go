@@ -111,6 +111,8 @@ type target struct {
 	// only says that the name is what our resolver told for addr: no other
 	// address may stand in for it.
 	only bool
+	// alpn is what is spoken within TLS where that is not HTTP/1.1.
+	alpn string
 }
 
 // query fills c.work.query for a target. Without HTTP request is nil.
@@ -243,7 +245,7 @@ func (c *conn) newRoute(s *Settings, t *target, d *policy.Decision, addrs []neti
 
 // key says which upstream connections may serve the target.
 func (c *conn) key(t *target) upstream.Key {
-	k := upstream.Key{Workload: c.id.Name, Scheme: t.scheme, Host: t.host, Port: t.port}
+	k := upstream.Key{Workload: c.id.Name, Scheme: t.scheme, Host: t.host, Port: t.port, ALPN: t.alpn}
 	if k.Host == "" {
 		k.Host = t.addr.String()
 	}

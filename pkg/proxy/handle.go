@@ -76,7 +76,7 @@ func (c *conn) plainTarget(h *hop) target {
 	t := target{scheme: upstream.Clear, host: c.host(h), addr: h.addr, port: h.port}
 	t.only = h.name == "" && h.addr.IsValid()
 	if h.secure {
-		t.scheme = upstream.TLS
+		t.scheme, t.alpn = upstream.TLS, h.alpn
 		if t.host == "" || t.only {
 			t.host, t.only = h.literal(), false
 		}
@@ -198,16 +198,12 @@ func (c *conn) handleTLS(h *hop, f *first) {
 	}
 	protocol := policy.HTTPS
 	if !offersHTTP(hello.ALPN) {
+		// Only what the client says: many servers speak HTTP whatever that is.
 		protocol = policy.TLS
 	}
 	s := c.p.settings.Load()
 	t := target{scheme: upstream.Clear, host: c.host(h), addr: h.addr, port: h.port, only: sni == "" && h.name == ""}
 	c.ev.Dst.Host = t.host
-	if protocol == policy.TLS {
-		// There is no request to see: the connection itself is what is judged.
-		c.tunnel(h, f, &t, protocol, alertAccessDenied)
-		return
-	}
 	now := time.Now()
 	addrs, n := c.addresses(s, &t, now)
 	d := s.Policy.DecideConn(c.query(&t, protocol, addrs, nil))
@@ -216,14 +212,14 @@ func (c *conn) handleTLS(h *hop, f *first) {
 		// has none.
 		d.Action, d.Decision = policy.Refuse, n.allowed
 	}
-	if d.Action == policy.TunnelConn {
+	if d.Action == policy.TunnelConn || protocol == policy.TLS && !d.Verdict.Passes() {
 		c.tunnel(h, f, &t, protocol, alertAccessDenied)
 		return
 	}
 	// What is refused is answered too: the workload learns why (403) instead of
 	// that the network is broken. No rule lets its requests through.
 	f.drop()
-	if !offersHTTP1(hello.ALPN) {
+	if protocol == policy.HTTPS && !offersHTTP1(hello.ALPN) {
 		c.alert(h, alertNoApplicationProtocol)
 		c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "the client offers HTTP/2 only, which cannot be inspected")
 		return

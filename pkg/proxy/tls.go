@@ -20,12 +20,15 @@ const (
 	alertNoApplicationProtocol = 120
 )
 
+// serverProtocol is what we speak with clients that offer HTTP.
+const serverProtocol = "http/1.1"
+
 // serverConfig is our side of every inspected connection. Clients older than
 // TLS 1.2 are refused by the handshake.
 func serverConfig(leaves Leaves) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"http/1.1"},
+		NextProtos: []string{serverProtocol},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			named, ok := hello.Conn.(*namedConn)
 			if !ok {
@@ -48,7 +51,13 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
 	if !ok {
 		sc = sniff.Replay(h.conn, nil)
 	}
-	t := tls.Server(&namedConn{sc, h.literal()}, c.p.tls)
+	config := c.p.tls
+	if !offersHTTP(hello.ALPN) {
+		// What it really speaks is seen inside.
+		config = config.Clone()
+		config.NextProtos = hello.ALPN
+	}
+	t := tls.Server(&namedConn{sc, h.literal()}, config)
 	if !c.enter(reading, time.Now()) {
 		return
 	}
@@ -61,8 +70,10 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
 	c.ev.TLS.Version = tlsVersion(state.Version)
 	c.ev.TLS.Handling = policy.Inspect.String()
 	inner := &hop{conn: t, addr: h.addr, port: h.port, name: h.name, secure: true, depth: h.depth}
-	if state.NegotiatedProtocol == "" {
-		// TLS that names no protocol may carry anything.
+	if state.NegotiatedProtocol != serverProtocol {
+		// TLS that names no protocol may carry anything, and what it names is no
+		// promise.
+		inner.alpn = state.NegotiatedProtocol
 		c.enter(starting, time.Now())
 		c.handle(inner)
 		return

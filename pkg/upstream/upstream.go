@@ -31,6 +31,8 @@ type Key struct {
 	// Name is what TLS verifies: a DNS name or an IP address as text. Empty
 	// for Clear.
 	Name string
+	// ALPN is what is spoken on the connection where that is not HTTP/1.1.
+	ALPN string
 }
 
 // A Route is where a new connection may go.
