@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -54,13 +56,26 @@ func readConfig(path string) (*config.Config, error) {
 	return conf, nil
 }
 
-// configError tells a mistake in a file, which is the user's, from a file that
-// cannot be read.
-func configError(err error) error {
+// mistaken makes mistakes in a file usage errors: they are the user's.
+func mistaken(err error) error {
 	if _, ok := errors.AsType[config.Errors](err); ok {
 		return usageError{err}
 	}
 	return err
+}
+
+// configError tells a mistake in a file or its name, which is the user's, from a
+// file that cannot be read.
+func configError(err error) error {
+	var missing *fs.PathError
+	switch _, mistakes := errors.AsType[config.Errors](err); {
+	case mistakes:
+		return usageError{err}
+	case errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist):
+		return usageError{fmt.Errorf("config: %s: %w; name another file with --config", missing.Path, missing.Err)}
+	default:
+		return fmt.Errorf("config: %w", err)
+	}
 }
 
 func (e *env) configCommand() *cobra.Command {
@@ -75,11 +90,20 @@ func (e *env) configCommand() *cobra.Command {
 	return c
 }
 
+// checked is what config check --json tells. Errors are [] and never null: a
+// script may count them.
+type checked struct {
+	File   string   `json:"file"`
+	Valid  bool     `json:"valid"`
+	Errors []string `json:"errors"`
+}
+
 func (e *env) configCheckCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:     "check [FILE]",
 		Short:   "Validate a configuration and print every error with its line",
-		Example: "  sallyport config check\n  sallyport config check ./sallyport.yaml",
+		Example: "  sallyport config check\n  sallyport config check ./sallyport.yaml --json",
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := configPath(c)
@@ -96,19 +120,33 @@ func (e *env) configCheckCommand() *cobra.Command {
 			if err == nil {
 				_, err = policy.Compile(conf)
 			}
-			if err != nil {
-				// Editors and CI read FILE:LINE:COL at the start of a line.
-				fmt.Fprintln(e.stderr, err)
-				var usage usageError
-				if errors.As(err, &usage) {
-					return exitError(exitUsage)
+			mistakes, ok := errors.AsType[config.Errors](err)
+			switch {
+			case err != nil && !ok:
+				return err
+			case asJSON:
+				out := checked{File: path, Valid: err == nil, Errors: []string{}}
+				for _, m := range mistakes {
+					out.Errors = append(out.Errors, m.Error())
 				}
-				return exitError(exitFailed)
+				if err := json.NewEncoder(e.stdout).Encode(out); err != nil {
+					return err
+				}
+			case err == nil:
+				_, err = fmt.Fprintf(e.stdout, "%s: valid: mode %s, %d workloads, %d rules\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules))
+				return err
+			default:
+				// Editors and CI read FILE:LINE:COL at the start of a line.
+				fmt.Fprintln(e.stderr, mistakes)
 			}
-			_, err = fmt.Fprintf(e.stdout, "%s: valid: mode %s, %d workloads, %d rules\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules))
-			return err
+			if err != nil {
+				return exitError(exitUsage)
+			}
+			return nil
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }
 
 func (e *env) configSchemaCommand() *cobra.Command {
@@ -125,7 +163,8 @@ func (e *env) configSchemaCommand() *cobra.Command {
 }
 
 func (e *env) configShowCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:     "show",
 		Short:   "Print the effective configuration with every default",
 		Example: "  sallyport config show --config ./sallyport.yaml",
@@ -135,8 +174,14 @@ func (e *env) configShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = e.stdout.Write(conf.Show())
+			shown := conf.Show()
+			if asJSON {
+				shown = append(conf.ShowJSON(), '\n')
+			}
+			_, err = e.stdout.Write(shown)
 			return err
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }

@@ -40,7 +40,7 @@ func filterOf(c *cobra.Command) (*audit.Filter, error) {
 	}
 	filter, err := audit.ParseFilter(values, time.Now())
 	if err != nil {
-		return nil, usageError{err}
+		return nil, wrongUse(c, err)
 	}
 	return &filter, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -86,6 +87,7 @@ const configFlag = "config"
 
 // root builds the command tree.
 func (e *env) root() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "sallyport",
 		Short: "One guarded gate for everything that MCP servers send out",
@@ -99,14 +101,16 @@ the program, no way around.`,
 		SilenceUsage:  true,
 		Args:          usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if showVersion {
+				return e.printVersion(false)
+			}
 			return c.Help()
 		},
 	}
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().String(configFlag, "", "configuration `file` (default /etc/sallyport/sallyport.yaml where it exists)")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%s: %w; see sallyport %s --help", c.Name(), err, c.Name())}
-	})
+	root.SetFlagErrorFunc(wrongUse)
 	root.AddCommand(
 		e.runCommand(), e.execCommand(), e.statusCommand(), e.flowsCommand(), e.tailCommand(),
 		e.reloadCommand(), e.configCommand(), e.policyCommand(), e.caCommand(), e.doctorCommand(),
@@ -120,8 +124,22 @@ the program, no way around.`,
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return usageError{fmt.Errorf("%s: %w; see %s --help", c.Name(), err, c.CommandPath())}
+			return wrongUse(c, err)
 		}
 		return nil
 	}
+}
+
+// wrongUse says what is wrong with a command line, and where its help is.
+func wrongUse(c *cobra.Command, err error) error {
+	what := commandName(c)
+	if what != "" {
+		what += ": "
+	}
+	return usageError{fmt.Errorf("%s%w; see %s --help", what, err, c.CommandPath())}
+}
+
+// commandName is what a command is called after "sallyport", "" for the root.
+func commandName(c *cobra.Command) string {
+	return strings.TrimPrefix(strings.TrimPrefix(c.CommandPath(), c.Root().Name()), " ")
 }

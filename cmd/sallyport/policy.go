@@ -75,10 +75,12 @@ Addresses are judged only where the URL has one instead of a name.`,
 	c.Flags().StringArrayVar(&headers, "header", nil, "header `field` as K:V, repeatable")
 	c.Flags().String("body", "", "`file` with the request's body")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	c.MarkFlagRequired("workload")
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
-		if c.Flags().Changed("body") {
+		switch {
+		case c.Flags().Changed("body"):
 			return usageError{errors.New("policy explain: --body: not built yet: no key looks at a body")}
+		case r.Workload == "":
+			return wrongUse(c, errors.New("--workload is missing"))
 		}
 		return nil
 	}

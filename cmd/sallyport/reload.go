@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,11 +12,12 @@ import (
 )
 
 func (e *env) reloadCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:     "reload",
 		Short:   "Apply the configuration file and print its errors",
 		Long:    "Has the running daemon read its configuration again. A file with an error changes nothing.",
-		Example: "  sudo sallyport reload",
+		Example: "  sudo sallyport reload --json",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			// The file is the daemon's to judge; ours only says where it listens.
@@ -23,15 +26,21 @@ func (e *env) reloadCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				for _, mistake := range r.Errors {
-					fmt.Fprintln(e.stderr, mistake)
+				switch {
+				case asJSON:
+					err = json.NewEncoder(e.stdout).Encode(r)
+				case len(r.Errors) == 0:
+					_, err = fmt.Fprintf(e.stdout, "reloaded: configuration %.12s\n", r.Hash)
+				default:
+					fmt.Fprintln(e.stderr, strings.Join(r.Errors, "\n"))
 				}
-				if len(r.Errors) > 0 {
+				if err == nil && len(r.Errors) > 0 {
 					return exitError(exitUsage)
 				}
-				_, err = fmt.Fprintf(e.stdout, "reloaded: configuration %.12s\n", r.Hash)
 				return err
 			})
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
 }

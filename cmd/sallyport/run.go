@@ -57,7 +57,7 @@ func (e *env) runDaemon(c *cobra.Command) error {
 	}
 	k, err := keeper.Open(keeper.Options{Instance: places.Service(), ConfigPath: path, Version: version, Log: log})
 	if err != nil {
-		return fmt.Errorf("run: %w", configError(err))
+		return fmt.Errorf("run: %w", mistaken(err))
 	}
 	defer k.Close()
 	reload := make(chan os.Signal, 1)

@@ -27,7 +27,7 @@ func unbuiltCommand(name string) *cobra.Command {
 		Hidden:             true,
 		DisableFlagParsing: true,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usageError{fmt.Errorf("%s: not built yet", c.CommandPath()[len("sallyport "):])}
+			return usageError{fmt.Errorf("%s: not built yet", commandName(c))}
 		},
 	}
 }

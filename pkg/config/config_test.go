@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -304,6 +305,25 @@ func TestShow(t *testing.T) {
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}
+
+// TestShowJSON: JSON is YAML too, so reading it back must give the same.
+func TestShowJSON(t *testing.T) {
+	for _, name := range []string{"anchors", "contract", "empty"} {
+		data, err := os.ReadFile("testdata/good/" + name + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := parse(t, string(data))
+		shown := c.ShowJSON()
+		if !json.Valid(shown) {
+			t.Errorf("%s: not JSON: %s", name, shown)
+			continue
+		}
+		if back := parse(t, string(shown)); back.Hash() != c.Hash() {
+			t.Errorf("%s: read back it is another:\n%s\n%s", name, back.Show(), c.Show())
 		}
 	}
 }

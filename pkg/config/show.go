@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -14,6 +15,50 @@ import (
 // Show writes the effective configuration, defaults filled in, as YAML that
 // Parse accepts and that gives the same Config.
 func (c *Config) Show() []byte {
+	out, err := yaml.Dump(c.document())
+	if err != nil {
+		panic(fmt.Sprintf("config: cannot write a configuration that was read: %v", err))
+	}
+	return out
+}
+
+// ShowJSON writes what Show does as a JSON object.
+func (c *Config) ShowJSON() []byte { return appendJSON(nil, c.document()) }
+
+// appendJSON writes a node that document made. Numbers and booleans are written
+// alike in YAML and JSON there.
+func appendJSON(b []byte, n *yaml.Node) []byte {
+	switch {
+	case n.Kind == yaml.MappingNode:
+		b = append(b, '{')
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(appendJSON(b, n.Content[i]), ':')
+			b = appendJSON(b, n.Content[i+1])
+		}
+		return append(b, '}')
+	case n.Kind == yaml.SequenceNode:
+		b = append(b, '[')
+		for i, item := range n.Content {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendJSON(b, item)
+		}
+		return append(b, ']')
+	case n.Tag == "!!str":
+		// A configuration is UTF-8, and a string of that always has a form.
+		quoted, _ := json.Marshal(n.Value)
+		return append(b, quoted...)
+	default:
+		return append(b, n.Value...)
+	}
+}
+
+// document is the effective configuration as YAML has it.
+func (c *Config) document() *yaml.Node {
 	upstreams := make([]string, len(c.DNS.Upstreams))
 	for i, a := range c.DNS.Upstreams {
 		upstreams[i] = a.String()
@@ -22,7 +67,7 @@ func (c *Config) Show() []byte {
 	if c.Metrics.Listen.IsValid() {
 		metrics = c.Metrics.Listen.String()
 	}
-	doc := object(
+	return object(
 		"version", number(c.Version),
 		"mode", text(c.Mode),
 		"default", text(c.Default),
@@ -59,11 +104,6 @@ func (c *Config) Show() []byte {
 		"workloads", showWorkloads(c.Workloads),
 		"rules", showRules(c.Rules),
 	)
-	out, err := yaml.Dump(doc)
-	if err != nil {
-		panic(fmt.Sprintf("config: cannot write a configuration that was read: %v", err))
-	}
-	return out
 }
 
 func showWorkloads(all []Workload) *yaml.Node {
