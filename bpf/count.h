@@ -69,17 +69,17 @@ static __always_inline bool note(void *table, struct sp_refusal_key *key, const 
 	return true;
 }
 
-/* refuse counts and tells a refusal. Its value is what a program returns for it. */
-static __noinline int refuse(__u32 reason, const struct sp_flow *flow)
+GLOBAL int tell_refusal(__u32 reason, const struct sp_flow *flow)
 {
-	struct sp_refusal_key key = {
-		.workload = flow->workload,
-		.dst = flow->dst,
-		.port = flow->dport,
-		.protocol = flow->protocol,
-		.reason = reason,
-	};
+	struct sp_refusal_key key = {};
 
+	if (!flow)
+		return 0;
+	key.workload = flow->workload;
+	key.dst = flow->dst;
+	key.port = flow->dport;
+	key.protocol = flow->protocol;
+	key.reason = reason;
 	count(reason, 1);
 	if (note(&refusals, &key, flow))
 		return 0;
@@ -89,6 +89,13 @@ static __noinline int refuse(__u32 reason, const struct sp_flow *flow)
 	key.reason |= SP_ANY_DESTINATION;
 	if (!note(&refusals_any, &key, flow))
 		count(SP_EVENTS_LOST, 1);
+	return 0;
+}
+
+/* refuse counts and tells a refusal. Its value is what a program returns for it. */
+static __always_inline int refuse(__u32 reason, const struct sp_flow *flow)
+{
+	tell_refusal(reason, flow);
 	return 0;
 }
 

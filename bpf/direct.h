@@ -11,23 +11,33 @@ struct sp_match {
 	__u32 rule;
 };
 
-static __always_inline void match_ports(const struct sp_ranges *ranges, __u16 port, struct sp_match *m)
+/* first_range gives the number, from 1, of the first range with the port; 0: none. */
+GLOBAL __u32 first_range(const struct sp_ranges *ranges, __u16 port)
 {
 	if (!ranges)
-		return;
+		return 0;
 	for (__u32 i = 0; i < SP_RANGES; i++) {
-		const struct sp_range *r = &ranges->r[i];
-
 		if (i >= ranges->n)
-			return;
-		if (port >= r->first && port <= r->last) {
-			/* The loader put them in the order of the rules. */
-			if (r->order < m->order) {
-				m->order = r->order;
-				m->rule = r->rule;
-			}
-			return;
-		}
+			break;
+		if (port >= ranges->r[i].first && port <= ranges->r[i].last)
+			return i + 1;
+	}
+	return 0;
+}
+
+static __always_inline void match_ports(const struct sp_ranges *ranges, __u16 port, struct sp_match *m)
+{
+	__u32 i;
+
+	if (!ranges)
+		return;
+	/* The loader put them in the order of the rules. */
+	i = first_range(ranges, port);
+	if (!i || i > SP_RANGES)
+		return;
+	if (ranges->r[i - 1].order < m->order) {
+		m->order = ranges->r[i - 1].order;
+		m->rule = ranges->r[i - 1].rule;
 	}
 }
 
@@ -36,19 +46,18 @@ static __always_inline void match_ports(const struct sp_ranges *ranges, __u16 po
  * target directly, 0 if none does. The loader flattens overlapping prefixes, so
  * that the longest match knows every rule that covers it.
  */
-static __noinline __u32 direct_rule(const struct sp_sock *st, const struct sp_config *cfg, const struct sp_addr *dst,
-				    __u16 port, __u32 protocol)
+GLOBAL __u32 direct_rule(const struct sp_sock *st, const struct sp_config *cfg, const struct sp_addr *dst,
+			 __u16 port, __u32 protocol)
 {
 	struct sp_match m = { .order = ~0U, .rule = 0 };
-	struct sp_direct_key key = {
-		.prefixlen = SP_DIRECT_HEAD + 128,
-		.generation = cfg->generation,
-		.protocol = protocol | (is4(dst) ? SP_DIRECT_IPV4 : 0),
-		.addr = *dst,
-	};
+	struct sp_direct_key key = {};
 
-	if (!cfg->direct)
+	if (!st || !cfg || !dst || !cfg->direct)
 		return 0;
+	key.prefixlen = SP_DIRECT_HEAD + 128;
+	key.generation = cfg->generation;
+	key.protocol = protocol | (is4(dst) ? SP_DIRECT_IPV4 : 0);
+	key.addr = *dst;
 	match_ports(bpf_map_lookup_elem(&direct, &key), port, &m);
 	for (int i = 0; i <= SP_PATH; i++) {
 		__u64 id = i < SP_PATH ? st->path[i] : st->flow.cgroup;
@@ -63,10 +72,12 @@ static __noinline __u32 direct_rule(const struct sp_sock *st, const struct sp_co
 }
 
 /* answers_on is true where `listen` lets the socket's cgroup answer other hosts. */
-static __noinline bool answers_on(const struct sp_sock *st, __u16 port)
+GLOBAL bool answers_on(const struct sp_sock *st, __u16 port)
 {
 	struct sp_inbound_key key = { .port = port };
 
+	if (!st)
+		return false;
 	if (bpf_map_lookup_elem(&inbound, &key))
 		return true;
 	for (int i = 0; i <= SP_PATH; i++) {

@@ -76,7 +76,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct sp_packet *p)
 }
 
 /* drop refuses a packet. The task that sent it is not known here. */
-static __noinline int drop(struct __sk_buff *skb, const struct sp_sock *st, const struct sp_packet *p, __u32 reason)
+static __always_inline int drop(struct __sk_buff *skb, const struct sp_sock *st, const struct sp_packet *p, __u32 reason)
 {
 	struct sp_flow flow = {};
 
@@ -126,7 +126,8 @@ static __always_inline void sample(struct bpf_sock *sk, struct sp_sock *st)
 	place->srtt = tp->srtt_us >> 3;
 }
 
-static __always_inline int leave_tcp(struct __sk_buff *skb, struct bpf_sock *sk, struct sp_sock *st,
+/* leave_tcp gives the reason why a segment must not leave, 0 if it may. */
+static __always_inline __u32 leave_tcp(struct __sk_buff *skb, struct bpf_sock *sk, struct sp_sock *st,
 				     const struct sp_packet *p)
 {
 	const struct sp_config *cfg;
@@ -135,7 +136,7 @@ static __always_inline int leave_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 	switch (st->state) {
 	case SP_TO_HOP:
 		if (skb->ifindex != LO || p->dport != st->hop_port || !same(&p->dst, &st->hop))
-			return drop(skb, st, p, SP_EGRESS_DENIED);
+			return SP_EGRESS_DENIED;
 		/*
 		 * A SYN may be sent long after connect looked at the listener, when the
 		 * first one met a full queue: look again.
@@ -143,38 +144,38 @@ static __always_inline int leave_tcp(struct __sk_buff *skb, struct bpf_sock *sk,
 		if (sk->state == BPF_TCP_SYN_SENT) {
 			reason = tcp_listener(skb, &p->dst, p->dport);
 			if (reason)
-				return drop(skb, st, p, reason);
+				return reason;
 		}
 		break;
 	case SP_TO_PEER:
 		if (p->dport != st->peer_port || !same(&p->dst, &st->peer))
-			return drop(skb, st, p, SP_EGRESS_DENIED);
+			return SP_EGRESS_DENIED;
 		cfg = settings();
 		if (!cfg)
-			return drop(skb, st, p, SP_NO_CONFIG);
+			return SP_NO_CONFIG;
 		if (st->generation != cfg->generation) {
 			/* The rules changed since: the flow goes on only if one still says so. */
 			if (!direct_rule(st, cfg, &p->dst, p->dport, IPPROTO_TCP))
-				return drop(skb, st, p, SP_EGRESS_DENIED);
+				return SP_EGRESS_DENIED;
 			st->generation = cfg->generation;
 		}
 		break;
 	case SP_ANSWERS:
 		if (p->dport != st->flow.dport || !same(&p->dst, &st->flow.dst))
-			return drop(skb, st, p, SP_EGRESS_DENIED);
+			return SP_EGRESS_DENIED;
 		if (skb->ifindex != LO && !st->listed)
-			return drop(skb, st, p, SP_INBOUND_DENIED);
+			return SP_INBOUND_DENIED;
 		break;
 	default:
 		/* A listening socket sends only SYN-ACKs, which hold no data. */
 		if (sk->state != BPF_TCP_LISTEN)
-			return drop(skb, st, p, SP_EGRESS_DENIED);
+			return SP_EGRESS_DENIED;
 		if (skb->ifindex != LO && !answers_on(st, p->sport))
-			return drop(skb, st, p, SP_INBOUND_DENIED);
-		return PASS;
+			return SP_INBOUND_DENIED;
+		return 0;
 	}
 	sample(sk, st);
-	return PASS;
+	return 0;
 }
 
 /* ask notes who asks the resolver, under the address that it will see. */
@@ -258,34 +259,29 @@ static __always_inline __u32 count_udp(struct __sk_buff *skb, struct sp_sock *st
  * leave_udp judges each datagram by itself: threads may send from one socket to
  * several targets at once, so nothing is taken from what a call before it said.
  */
-static __always_inline int leave_udp(struct __sk_buff *skb, struct sp_sock *st, const struct sp_packet *p)
+static __always_inline __u32 leave_udp(struct __sk_buff *skb, struct sp_sock *st, const struct sp_packet *p)
 {
 	const struct sp_listeners *l = bpf_map_lookup_elem(&listeners, &st->flow.netns);
 	const struct sp_config *cfg = settings();
 	__u32 rule, reason;
 
 	if (!cfg)
-		return drop(skb, st, p, SP_NO_CONFIG);
+		return SP_NO_CONFIG;
 	if (l && st->asked_port && (at(&l->dns4, &p->dst, p->dport) || at(&l->dns6, &p->dst, p->dport))) {
 		if (skb->ifindex != LO)
-			return drop(skb, st, p, SP_EGRESS_DENIED);
+			return SP_EGRESS_DENIED;
 		reason = udp_listener(skb, &p->src, p->sport, &p->dst, p->dport);
 		if (!reason)
 			reason = ask(st, p, cfg);
-		if (reason)
-			return drop(skb, st, p, reason);
-		return PASS;
+		return reason;
 	}
 	/* Port 53 has one way only, also where a direct rule covers the address. */
 	if (p->dport == DNS_PORT)
-		return drop(skb, st, p, SP_UDP_DENIED);
+		return SP_UDP_DENIED;
 	rule = direct_rule(st, cfg, &p->dst, p->dport, IPPROTO_UDP);
 	if (!rule)
-		return drop(skb, st, p, SP_UDP_DENIED);
-	reason = count_udp(skb, st, p, cfg, rule);
-	if (reason)
-		return drop(skb, st, p, reason);
-	return PASS;
+		return SP_UDP_DENIED;
+	return count_udp(skb, st, p, cfg, rule);
 }
 
 SEC("cgroup_skb/egress")
@@ -294,6 +290,7 @@ int egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct sp_packet p = {};
 	struct sp_sock *st;
+	__u32 reason;
 
 	/*
 	 * Packets without a full socket are the kernel's own answers for one that is
@@ -305,16 +302,20 @@ int egress(struct __sk_buff *skb)
 	if (!sk)
 		return PASS;
 	st = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (!parse(skb, &p))
-		return drop(skb, st, &p, SP_EGRESS_DENIED);
-	/* Older than the tag, or made by the kernel for itself: nobody decided on it. */
-	if (!st)
-		return drop(skb, st, &p, SP_EGRESS_DENIED);
-	if (p.protocol == IPPROTO_TCP && sk->protocol == IPPROTO_TCP)
-		return leave_tcp(skb, sk, st, &p);
-	if (p.protocol == IPPROTO_UDP && sk->protocol == IPPROTO_UDP)
-		return leave_udp(skb, st, &p);
-	return drop(skb, st, &p, SP_EGRESS_DENIED);
+	/*
+	 * No storage: older than the tag, or made by the kernel for itself. Nobody
+	 * decided on it. The same for what is not the transport of its socket.
+	 */
+	reason = SP_EGRESS_DENIED;
+	if (parse(skb, &p) && st) {
+		if (p.protocol == IPPROTO_TCP && sk->protocol == IPPROTO_TCP)
+			reason = leave_tcp(skb, sk, st, &p);
+		else if (p.protocol == IPPROTO_UDP && sk->protocol == IPPROTO_UDP)
+			reason = leave_udp(skb, st, &p);
+	}
+	if (reason)
+		return drop(skb, st, &p, reason);
+	return PASS;
 }
 
 #endif

@@ -14,6 +14,12 @@
 #define SEC(name) __attribute__((section(name), used))
 #undef __always_inline /* <linux/stddef.h> has a weaker one */
 #define __always_inline inline __attribute__((always_inline))
+/*
+ * A function that is not static is verified once, by its arguments' types, and
+ * not again at each call; loading takes a fifth of the time. Its pointers may be
+ * NULL for all the verifier knows, and its result may be any number.
+ */
+#define GLOBAL __attribute__((noinline))
 #define __noinline __attribute__((noinline))
 
 /* The loader reads a map's definition from these members' types. */

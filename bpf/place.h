@@ -25,10 +25,12 @@ static __always_inline struct sp_share *share_of(__u64 workload)
  * reserve_place gives the reason for which the flow gets no place, 0 if it has
  * one now. A socket that holds one from an attempt without a SYN keeps it.
  */
-static __noinline __u32 reserve_place(const struct sp_flow *flow, __u32 most)
+GLOBAL __u32 reserve_place(const struct sp_flow *flow, __u32 most)
 {
 	struct sp_share *share;
 
+	if (!flow)
+		return SP_FLOW_LOST;
 	if (!bpf_map_update_elem(&places, &flow->cookie, flow, BPF_EXIST))
 		return 0;
 	share = share_of(flow->workload);
@@ -49,11 +51,14 @@ static __noinline __u32 reserve_place(const struct sp_flow *flow, __u32 most)
 }
 
 /* end_place frees the flow's place and tells the final totals if asked to. */
-static __noinline int end_place(const struct sp_flow *flow, bool told)
+GLOBAL int end_place(const struct sp_flow *flow, bool told)
 {
-	struct sp_flow *place = bpf_map_lookup_elem(&places, &flow->cookie);
 	struct sp_share *share;
+	struct sp_flow *place;
 
+	if (!flow)
+		return 0;
+	place = bpf_map_lookup_elem(&places, &flow->cookie);
 	if (!place)
 		return 0;
 	if (told)

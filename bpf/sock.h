@@ -19,10 +19,9 @@ SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *ctx)
 {
 	const struct sp_config *cfg = settings();
-	const struct sp_tag *tag;
 	struct sp_flow flow = {};
 	struct sp_sock *st;
-	__u32 level;
+	__u32 tag, level;
 
 	flow.protocol = ctx->protocol;
 	flow.cgroup = bpf_get_current_cgroup_id();
@@ -37,8 +36,8 @@ int sock_create(struct bpf_sock *ctx)
 	tag = tag_of_task(cfg->levels);
 	if (!tag)
 		return refuse(SP_NO_CONFIG, &flow);
-	level = tag->level;
-	if (tag->slice) {
+	level = tag & (SP_LEVELS - 1);
+	if (tag & SP_SLICE) {
 		__u64 child = bpf_get_current_ancestor_cgroup_id(level + 1);
 
 		if (child)

@@ -15,12 +15,15 @@ static __always_inline const struct sp_config *settings(void)
 	return bpf_map_lookup_elem(&config, &zero);
 }
 
+#define SP_SLICE 0x100
+
 /*
- * tag_of_task gives the tag of the task's cgroup or of one above it. Only the
- * levels at which something is tagged are asked, so that an untagged task of the
- * host pays for one or two look-ups.
+ * tag_of_task gives the level of the tagged cgroup that the task is in or below,
+ * with SP_SLICE if each child of it is a workload; 0: the task is not tagged. Only
+ * the levels at which something is tagged are asked, so that an untagged task of
+ * the host pays for one or two look-ups.
  */
-static __always_inline const struct sp_tag *tag_of_task(__u32 levels)
+GLOBAL __u32 tag_of_task(__u32 levels)
 {
 	for (int level = 1; level < SP_LEVELS; level++) {
 		const struct sp_tag *tag;
@@ -30,12 +33,12 @@ static __always_inline const struct sp_tag *tag_of_task(__u32 levels)
 			continue;
 		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id) /* the task's cgroup is above this level */
-			return NULL;
+			return 0;
 		tag = bpf_map_lookup_elem(&tagged, &id);
 		if (tag)
-			return tag;
+			return tag->slice ? level | SP_SLICE : level;
 	}
-	return NULL;
+	return 0;
 }
 
 #endif

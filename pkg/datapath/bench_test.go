@@ -2,10 +2,12 @@ package datapath_test
 
 import (
 	"net"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/datapath"
@@ -88,5 +90,61 @@ func compare(b *testing.B, what string) {
 			b.ReportMetric(float64(r.Value)/float64(b.N), "ns/op")
 			c.end()
 		})
+	}
+}
+
+// BenchmarkEgress gives the time of the egress program itself, which the kernel
+// counts; statistics add about 20 ns to each run.
+func BenchmarkEgress(b *testing.B) {
+	w := newWorld(b, func(o *datapath.Options) { o.Places = 4096 })
+	dir := w.workload("a")
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer stats.Close()
+	l, _ := pinned(b, w, ownerOf(b, dir), "egress")
+	info, err := l.Info()
+	if err != nil {
+		b.Fatal(err)
+	}
+	prog, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer prog.Close()
+	before, err := prog.Stats()
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := w.spawn(dir)
+	c.must(call{Op: "measure", Path: "packets", Addr: "203.0.113.1:443", Count: b.N})
+	c.end()
+	after, err := prog.Stats()
+	if err != nil {
+		b.Fatal(err)
+	}
+	runs := after.RunCount - before.RunCount
+	if runs < uint64(b.N) {
+		b.Fatalf("egress ran %d times for %d packets", runs, b.N)
+	}
+	b.ReportMetric(float64((after.Runtime-before.Runtime).Nanoseconds())/float64(runs), "ns/packet")
+}
+
+// BenchmarkCreate is what every `exec` without a daemon waits for.
+func BenchmarkCreate(b *testing.B) {
+	needRoot(b)
+	root := cgroupRoot(b)
+	o := datapath.Options{PinDir: filepath.Join(bpffs(b), "x"), CgroupRoot: root, KeeperCgroup: root, Places: 4096}
+	for b.Loop() {
+		d, err := datapath.Create(o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := d.Unload(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -166,6 +167,8 @@ func (c *child) udp(family int) int {
 
 // serveChild does what it is told until its standard input ends.
 func serveChild() {
+	// setns(2) moves one thread alone.
+	runtime.LockOSThread()
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var k call
