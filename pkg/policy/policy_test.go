@@ -332,9 +332,9 @@ func TestAmbiguousOnlyWhereReached(t *testing.T) {
 	if d.Reason != AmbiguousPath || d.Rule != "post" {
 		t.Errorf("%v by %q", d.Reason, d.Rule)
 	}
-	// Observed, it goes on as it came.
+	// There is no decision that could be observed.
 	d = p.Decide(with(get("h.example", "/a/../b"), func(q *Query) { q.Workload = "v" }))
-	if d.Reason != AmbiguousPath || d.Verdict != WouldDeny || d.Path != "/a/../b" {
+	if d.Reason != AmbiguousPath || d.Verdict != Deny || d.Path != "/a/../b" {
 		t.Errorf("%v (%v), forwards %q", d.Verdict, d.Reason, d.Path)
 	}
 }
@@ -450,7 +450,7 @@ func TestModeNarrows(t *testing.T) {
 
 // TestObserveCoversOnlyDecisions holds the contract's two lists.
 func TestObserveCoversOnlyDecisions(t *testing.T) {
-	observable := map[Reason]bool{NoRule: true, RuleDenied: true, AddressDenied: true, AmbiguousPath: true}
+	observable := map[Reason]bool{NoRule: true, RuleDenied: true, AddressDenied: true}
 	for r := NoReason + 1; r < reasonCount; r++ {
 		d := Decision{Mode: Observe}.Refuse(r)
 		if (d.Verdict == WouldDeny) != observable[r] {

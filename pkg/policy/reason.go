@@ -49,10 +49,11 @@ var reasonNames = [reasonCount]string{
 func (r Reason) String() string { return name(reasonNames[:], r) }
 
 // Observable reports whether observe mode turns a refusal for this reason into
-// would_deny. What has no decision is refused in every mode.
+// would_deny. What has no decision is refused in every mode: of a path that can
+// be read in two ways no rule can tell what it decides.
 func (r Reason) Observable() bool {
 	switch r {
-	case NoRule, RuleDenied, AddressDenied, AmbiguousPath:
+	case NoRule, RuleDenied, AddressDenied:
 		return true
 	default:
 		return false
