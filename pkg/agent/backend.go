@@ -67,8 +67,8 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 	if out.Problems == nil {
 		out.Problems = []string{}
 	}
-	if err := w.audit.Healthy(); err != nil {
-		out.Problems = append(out.Problems, "audit: "+err.Error()+": free space or set audit.on_failure: continue")
+	if err := w.audit.Fault(); err != nil {
+		out.Problems = append(out.Problems, "audit: "+err.Error()+w.auditRemedy())
 	}
 	if err := w.sink.Trouble(); err != nil {
 		out.Problems = append(out.Problems, "audit: "+err.Error())
@@ -97,6 +97,14 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 		})
 	}
 	return out, nil
+}
+
+// auditRemedy says what a failing audit means and what to do.
+func (w *worker) auditRemedy() string {
+	if w.audit.Healthy() == nil {
+		return "; exchanges go on unrecorded: free space"
+	}
+	return "; exchanges are refused: free space or set audit.on_failure: continue"
 }
 
 // Flows lists the open flows.
@@ -171,6 +179,13 @@ func Explain(p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, err
 		return nil, fmt.Errorf("%w: %w", admin.ErrBadRequest, err)
 	}
 	e := p.Explain(q)
+	// An address is judged as if it were none of the host's own: whose it is here
+	// says nothing about the host of the daemon.
+	foreign := func(netip.Addr) bool { return false }
+	if len(q.Addrs) == 1 && e.Decision.Verdict == policy.Allow && !e.Decision.Permits(q.Addrs[0], foreign) {
+		e.Decision = e.Decision.Refuse(policy.AddressDenied)
+		e.Hint = policy.Hint(q, &e.Decision)
+	}
 	out := &admin.Explanation{
 		Verdict: e.Decision.Verdict.String(), Reason: e.Decision.Reason.String(), Rule: e.Decision.Rule,
 		Mode: e.Decision.Mode.String(), Handling: e.Decision.Handling.String(), Hint: e.Hint, Steps: []admin.Step{},
@@ -211,10 +226,15 @@ func query(r *admin.ExplainRequest) (*policy.Query, error) {
 	if q.Port == 0 {
 		return nil, fmt.Errorf("%q needs a port", r.URL)
 	}
+	showsRequest := q.Protocol == policy.HTTP || q.Protocol == policy.HTTPS
 	if addr, err := netip.ParseAddr(q.Host); err == nil {
-		q.Host, q.Addrs = "", []netip.Addr{addr}
+		q.Addrs = []netip.Addr{addr}
+		if !showsRequest {
+			// A request names the address in its Host; a connection names nothing.
+			q.Host = ""
+		}
 	}
-	if q.Protocol == policy.HTTP || q.Protocol == policy.HTTPS {
+	if showsRequest {
 		path := u.EscapedPath()
 		q.HTTP = &policy.HTTPQuery{Method: cmp.Or(r.Method, "GET"), Path: cmp.Or(path, "/"), Header: headerList(r.Headers)}
 	}

@@ -18,6 +18,12 @@ rules:
     match: { cidrs: [203.0.113.5/32], ports: [5432] }
     action: allow
     handling: tunnel
+  - name: literal
+    match: { hosts: [203.0.113.9] }
+    action: allow
+  - name: local
+    match: { hosts: [127.0.0.1] }
+    action: allow
   - name: tagged
     match: { hosts: [h.example.com], headers: { X-Kind: "a*" } }
     action: allow
@@ -49,6 +55,9 @@ func TestExplain(t *testing.T) {
 		{"path", admin.ExplainRequest{URL: "https://api.example.com/v2"}, "deny", ""},
 		{"no path", admin.ExplainRequest{URL: "https://api.example.com"}, "deny", ""},
 		{"address", admin.ExplainRequest{URL: "tcp://203.0.113.5:5432"}, "allow", "database"},
+		{"address as host", admin.ExplainRequest{URL: "https://203.0.113.9/"}, "allow", "literal"},
+		{"address without a request", admin.ExplainRequest{URL: "tls://203.0.113.9"}, "deny", ""},
+		{"address of a class", admin.ExplainRequest{URL: "https://127.0.0.1/"}, "deny", "local"},
 		{"other port", admin.ExplainRequest{URL: "tcp://203.0.113.5:5433"}, "deny", ""},
 		{"header", admin.ExplainRequest{URL: "http://h.example.com/", Headers: []admin.Header{{Name: "x-kind", Value: "abc"}}}, "allow", "tagged"},
 		{"header twice", admin.ExplainRequest{URL: "http://h.example.com/", Headers: []admin.Header{{Name: "X-Kind", Value: "a"}, {Name: "X-Kind", Value: "abc"}}}, "allow", "tagged"},

@@ -86,7 +86,16 @@ func (w *worker) flowClosed(event *audit.Event, e *datapath.Event) {
 	m := w.metrics.Workload(event.Workload.Name)
 	m.FlowClosed()
 	t := &e.Flow.Totals
-	m.LegClosed(metrics.UpstreamLeg, t.BytesSent, t.BytesReceived, uint64(t.Retransmits), t.RTT)
+	m.LegClosed(legOf(e.Flow.Kind), t.BytesSent, t.BytesReceived, uint64(t.Retransmits), t.RTT)
+}
+
+// legOf says which leg the kernel's figures of a flow are: those of a direct flow
+// are of the socket that reaches the upstream itself.
+func legOf(k datapath.Kind) metrics.Leg {
+	if k == datapath.Direct {
+		return metrics.UpstreamLeg
+	}
+	return metrics.WorkloadLeg
 }
 
 // leg is the section of an event for the kernel's totals.

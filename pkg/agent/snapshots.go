@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"sallyport/pkg/datapath"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/metrics"
 )
@@ -63,12 +62,8 @@ func (s *snapshots) LiveFlows() ([]metrics.LiveFlow, error) {
 	live := make([]metrics.LiveFlow, 0, len(r.Flows))
 	for i := range r.Flows {
 		f := &r.Flows[i]
-		leg := metrics.WorkloadLeg
-		if f.Kind != datapath.Captured {
-			leg = metrics.UpstreamLeg
-		}
 		live = append(live, metrics.LiveFlow{
-			Workload: s.w.nameOf(f.Cgroup), Leg: leg,
+			Workload: s.w.nameOf(f.Cgroup), Leg: legOf(f.Kind),
 			Sent: f.Totals.BytesSent, Received: f.Totals.BytesReceived, Retransmits: uint64(f.Totals.Retransmits),
 		})
 	}
