@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,9 @@ const (
 // ErrTooLarge says that a message is larger than both sides agree to carry.
 var ErrTooLarge = errors.New("wire: message too large")
 
+// ErrEncode says that a message cannot be written; nothing was sent.
+var ErrEncode = errors.New("wire: cannot be encoded")
+
 // A Conn sends and receives messages. Send may be called from any goroutine;
 // Receive from one at a time.
 type Conn struct {
@@ -37,7 +41,23 @@ type Conn struct {
 	sending sync.Mutex
 	packet  []byte
 	oob     []byte
+	limits  Limits
 }
+
+// Limits are for a peer that is not trusted. The zero value sets none but those
+// of the package.
+type Limits struct {
+	// Payload bounds a received body, in bytes.
+	Payload int64
+	// SendTimeout bounds one Send. A peer that takes nothing for so long is gone:
+	// the connection is closed, and whoever waits for it goes on.
+	SendTimeout time.Duration
+	// NoFiles closes every descriptor that arrives.
+	NoFiles bool
+}
+
+// SetLimits must be called before anything else is.
+func (c *Conn) SetLimits(l Limits) { c.limits = l }
 
 // NewConn takes over a connected SOCK_SEQPACKET descriptor. The file is closed
 // in every case.
@@ -97,7 +117,7 @@ type Message struct {
 // Decode reads the body into v; unknown members are an error, since both ends
 // are the same binary.
 func (m *Message) Decode(v any) error {
-	if err := json.Unmarshal(m.Body, v, json.RejectUnknownMembers(true), durationsIn); err != nil {
+	if err := json.Unmarshal(m.Body, v, json.RejectUnknownMembers(true), decoding); err != nil {
 		return fmt.Errorf("wire: body of %q: %w", m.Method, err)
 	}
 	return nil
@@ -115,9 +135,9 @@ func (m *Message) CloseFiles() {
 func (c *Conn) Send(m *Message, body any) error {
 	out := *m
 	if body != nil {
-		b, err := json.Marshal(body, durationsOut)
+		b, err := json.Marshal(body, encoding)
 		if err != nil {
-			return fmt.Errorf("wire: encode %q: %w", m.Method, err)
+			return fmt.Errorf("%w: %q: %w", ErrEncode, m.Method, err)
 		}
 		out.Body = b
 	}
@@ -134,9 +154,9 @@ func (c *Conn) Send(m *Message, body any) error {
 		files = append(files[:len(files):len(files)], mem)
 		out.Body, out.Detached = nil, true
 	}
-	packet, err := json.Marshal(&out)
+	packet, err := json.Marshal(&out, encoding)
 	if err != nil {
-		return fmt.Errorf("wire: encode %q: %w", m.Method, err)
+		return fmt.Errorf("%w: %q: %w", ErrEncode, m.Method, err)
 	}
 	var oob []byte
 	if len(files) > 0 {
@@ -148,7 +168,15 @@ func (c *Conn) Send(m *Message, body any) error {
 	}
 	c.sending.Lock()
 	defer c.sending.Unlock()
+	if c.limits.SendTimeout > 0 {
+		if err := c.sock.SetWriteDeadline(time.Now().Add(c.limits.SendTimeout)); err != nil {
+			return fmt.Errorf("wire: send %q: %w", m.Method, err)
+		}
+	}
 	if _, _, err := c.sock.WriteMsgUnix(packet, oob, nil); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.sock.Close()
+		}
 		return fmt.Errorf("wire: send %q: %w", m.Method, err)
 	}
 	return nil
@@ -170,11 +198,18 @@ func (c *Conn) Receive() (*Message, error) {
 	case ferr != nil:
 		err = ferr
 	default:
-		err = json.Unmarshal(c.packet[:n], m, json.RejectUnknownMembers(true))
+		err = json.Unmarshal(c.packet[:n], m, json.RejectUnknownMembers(true), decoding)
 	}
 	m.Files, m.Sender = files, sender
 	if err == nil && m.Detached {
-		err = m.attach()
+		limit := int64(maxPayload)
+		if c.limits.Payload > 0 {
+			limit = min(limit, c.limits.Payload)
+		}
+		err = m.attach(limit)
+	}
+	if c.limits.NoFiles {
+		m.CloseFiles()
 	}
 	if err != nil {
 		m.CloseFiles()
@@ -183,8 +218,9 @@ func (c *Conn) Receive() (*Message, error) {
 	return m, nil
 }
 
-// attach reads a body that travelled in the last descriptor.
-func (m *Message) attach() error {
+// attach reads a body that travelled in the last descriptor, of at most limit
+// bytes.
+func (m *Message) attach(limit int64) error {
 	if len(m.Files) == 0 {
 		return errors.New("wire: detached body without descriptor")
 	}
@@ -201,7 +237,7 @@ func (m *Message) attach() error {
 	if err != nil {
 		return fmt.Errorf("wire: detached body: %w", err)
 	}
-	if st.Size() > maxPayload {
+	if st.Size() > limit {
 		return ErrTooLarge
 	}
 	body := make([]byte, st.Size())

@@ -91,7 +91,14 @@ func (p *Peer) serve(ctx context.Context, m *Message) {
 			reply.Error = err.Error()
 			result = nil
 		}
-		if serr := p.conn.Send(reply, result); serr != nil && ctx.Err() == nil {
+		serr := p.conn.Send(reply, result)
+		if errors.Is(serr, ErrEncode) || errors.Is(serr, ErrTooLarge) {
+			// The fault of this answer alone: whoever asked hears of it.
+			reply.Files = nil
+			reply.Error = serr.Error()
+			serr = p.conn.Send(reply, nil)
+		}
+		if serr != nil && ctx.Err() == nil {
 			p.conn.Close()
 		}
 	}
