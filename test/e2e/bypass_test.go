@@ -1,13 +1,20 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -315,4 +322,333 @@ func (h *host) waitLocks(within time.Duration) {
 	eventually(h.t, 15*time.Second, "enforcement is active", func() bool { s := h.status(); return s.EnforcementActive && len(s.Problems) == 0 })
 }
 
-var _ = audit.Refused
+// TestLocksComeBack: while the keeper runs, a flushed table and detached links
+// are back within a second, nothing leaves in between, and status, metrics and
+// audit say so.
+func TestLocksComeBack(t *testing.T) {
+	h := newHost(t)
+	h.putSock()
+	h.startDaemon(h.config(attentive))
+	w := h.tap()
+	hammer := h.inside("hammer", nobody, "sh", "-c", fmt.Sprintf(`while :; do
+%[1]s "socket inet stream 6" "connect %[2]s 7443" "send hello"
+%[1]s "socket inet6 dgram 17" "sendto %[3]s 443 hello" "connect %[3]s 53" "device eth0" "send hello"
+done`, sockPath, originV4, originV6))
+	if err := hammer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hammer.Process.Kill(); hammer.Wait() })
+	const back = time.Second
+	for _, lock := range []struct {
+		name  string
+		open  func()
+		shut  func() bool
+		audit string
+	}{
+		{"guard", h.flush, h.tabled, "repaired: guard: "},
+		{"bpf", func() { h.detach("*") }, func() bool { return !slices.Contains(slices.Collect(maps.Values(h.links("*"))), false) }, "repaired: bpf: "},
+	} {
+		t.Run(lock.name, func(t *testing.T) {
+			for range 3 {
+				lock.open()
+				start := time.Now()
+				eventually(t, 5*time.Second, "the lock is back", lock.shut)
+				if took := time.Since(start); took > back {
+					t.Errorf("back after %s", took)
+				}
+			}
+			// A repair is over soon, so it is made often enough to be seen.
+			status, metric := false, false
+			for start := time.Now(); !(status && metric) && time.Since(start) < 15*time.Second; {
+				lock.open()
+				for range 10 {
+					s := h.status()
+					status = status || !s.EnforcementActive && !s.Ready && len(s.Problems) > 0
+					metric = metric || h.scrape("sallyport_enforcement_active") == 0
+				}
+			}
+			if !status || !metric {
+				t.Errorf("seen in status: %v, in metrics: %v", status, metric)
+			}
+			h.waitAudit("the repair", func(e *audit.Event) bool {
+				return e.Kind == audit.Lifecycle && strings.HasPrefix(e.Message, lock.audit)
+			})
+			eventually(t, 5*time.Second, "all is well again", func() bool {
+				s := h.status()
+				return s.Ready && s.EnforcementActive && len(s.Problems) == 0 && h.scrape("sallyport_enforcement_active") == 1
+			})
+		})
+	}
+	w.silent("while locks were opened")
+	if n := h.net.connections.Load(); n != 0 {
+		t.Errorf("%d connections reached the origin", n)
+	}
+}
+
+// A thief listens where our listeners are or were, and counts what it gets.
+type thief struct {
+	got   atomic.Int64
+	bound []string
+	close func()
+}
+
+// thiefPorts are our default ports (contract.md §3).
+var thiefPlaces = []struct{ network, addr string }{
+	{"tcp4", "127.0.0.1:15001"}, {"tcp6", "[::1]:15001"}, {"tcp4", "0.0.0.0:15001"}, {"tcp6", "[::]:15001"},
+	{"udp4", "127.0.0.1:15053"}, {"udp6", "[::1]:15053"}, {"udp4", "0.0.0.0:15053"}, {"udp6", "[::]:15053"},
+}
+
+// steal binds every place that it can, with SO_REUSEADDR and SO_REUSEPORT, as an
+// untagged process of the host.
+func (h *host) steal() *thief {
+	h.t.Helper()
+	th := &thief{}
+	var open []io.Closer
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		})
+	}}
+	lc.SetMultipathTCP(false)
+	inNetnsOf(h.t, h, func() {
+		for _, p := range thiefPlaces {
+			if strings.HasPrefix(p.network, "udp") {
+				pc, err := lc.ListenPacket(context.Background(), p.network, p.addr)
+				if err != nil {
+					continue
+				}
+				open = append(open, pc)
+				go func() {
+					for buf := make([]byte, 512); ; th.got.Add(1) {
+						if _, _, err := pc.ReadFrom(buf); err != nil {
+							return
+						}
+					}
+				}()
+			} else {
+				ln, err := lc.Listen(context.Background(), p.network, p.addr)
+				if err != nil {
+					continue
+				}
+				open = append(open, ln)
+				go func() {
+					for ; ; th.got.Add(1) {
+						c, err := ln.Accept()
+						if err != nil {
+							return
+						}
+						c.Close()
+					}
+				}()
+			}
+			th.bound = append(th.bound, p.network+" "+p.addr)
+		}
+	})
+	th.close = sync.OnceFunc(func() {
+		for _, c := range open {
+			c.Close()
+		}
+	})
+	h.t.Cleanup(th.close)
+	return th
+}
+
+// victim makes captured calls as a workload: IPv4, IPv6 and mapped, TCP and DNS,
+// and gives what came of each.
+func (h *host) victim() []string {
+	h.t.Helper()
+	return h.sock("victim", nobody,
+		"socket inet stream 6", "connect "+originV4+" 80", "socket inet6 stream 6", "connect "+originV6+" 80",
+		"socket inet6 stream 6", "connect ::ffff:"+originV4+" 80",
+		"socket inet dgram 17", "sendto "+dnsV4+" 53 hello", "connect "+dnsV4+" 53", "send hello",
+		"socket inet6 dgram 17", "sendto "+originV6+" 53 hello", "connect "+originV6+" 53", "send hello")
+}
+
+// TestForeignListener: captured traffic reaches our own sockets or nobody,
+// while the daemon runs and while it is down, whoever binds its ports.
+func TestForeignListener(t *testing.T) {
+	h := newHost(t)
+	h.putSock()
+	conf := h.config("mode: observe\ntimeouts: { drain: 1s }\n")
+	d := h.startDaemon(conf)
+	h.below("victim")
+	thieves := func(t *testing.T, during func()) {
+		outside := h.steal()
+		defer outside.close()
+		// uid 0 inside the workload's own cgroup does the same.
+		var inside []*sockProcess
+		for _, f := range []struct{ family, addr string }{{"inet", "127.0.0.1"}, {"inet6", "::1"}} {
+			inside = append(inside,
+				h.startSock(h.inside("victim", 0), "socket "+f.family+" stream 6", "reuse", "bind "+f.addr+" 15001", "listen", "pause", "accept"),
+				h.startSock(h.inside("victim", 0), "socket "+f.family+" dgram 17", "reuse", "bind "+f.addr+" 15053", "pause", "recv"))
+		}
+		t.Logf("thieves: %q; %q", outside.bound, func() (said [][]string) {
+			for _, i := range inside {
+				said = append(said, i.said)
+			}
+			return said
+		}())
+		during()
+		if n := outside.got.Load(); n != 0 {
+			t.Errorf("an untagged process received %d connections or datagrams", n)
+		}
+		for _, i := range inside {
+			io.WriteString(i.stdin, "\n")
+		}
+		for _, i := range inside {
+			i.read("")
+			if r := i.result("accept") + i.result("recv"); strings.HasPrefix(r, "ok") {
+				t.Errorf("a process of the workload received captured traffic: %q", i.said)
+			}
+		}
+	}
+	t.Run("running", func(t *testing.T) {
+		thieves(t, func() {
+			for range 5 {
+				for _, line := range h.victim() {
+					if !strings.HasSuffix(line, " ok") {
+						t.Errorf("the workload saw %q", line)
+					}
+				}
+			}
+			if r := h.run(h.inside("victim", nobody, "curl", "-sS", "http://api.example.com/")); !strings.Contains(r.stdout, `"ok":true`) {
+				t.Errorf("curl: %v", r)
+			}
+		})
+	})
+	reached := h.net.connections.Load()
+	d.stop()
+	t.Run("down", func(t *testing.T) {
+		thieves(t, func() {
+			for range 5 {
+				for _, line := range h.victim() {
+					what, result, _ := strings.Cut(line, " ")
+					switch {
+					case what == "socket" && result == "ok", result == "EPERM", result == "ECONNREFUSED":
+					case what == "send" && result == "EDESTADDRREQ": // its connect was refused
+					default:
+						t.Errorf("the workload saw %q", line)
+					}
+				}
+			}
+		})
+	})
+	h.startDaemon(conf)
+	if r := h.run(h.inside("victim", nobody, "curl", "-sS", "http://api.example.com/")); !strings.Contains(r.stdout, `"ok":true`) {
+		t.Errorf("after the restart: %v", r)
+	}
+	if n := h.net.connections.Load() - reached; n != 1 {
+		t.Errorf("%d connections reached the origin, want the last one alone", n)
+	}
+}
+
+// TestForeignSockets: a socket that was made outside does not connect or send
+// from inside, however it got there.
+func TestForeignSockets(t *testing.T) {
+	h := newHost(t)
+	h.putSock()
+	h.startDaemon(h.config("mode: observe\n"))
+	w := h.tap()
+	dir := h.below("receiver-0")
+	receiver := func(uid int) string { return fmt.Sprintf("receiver-%d", uid) }
+	type attempt struct{ socket, use, what string }
+	attempts := []attempt{
+		{"socket inet stream 6", "connect " + originV4 + " 80", "connect"},
+		{"socket inet6 stream 6", "connect " + originV6 + " 80", "connect"},
+		{"socket inet6 stream 6", "connect ::ffff:" + originV4 + " 80", "connect"},
+		{"socket inet stream 6", "fastopen " + originV4 + " 80 hello", "fastopen"},
+		{"socket inet stream 6", "uring " + originV4 + " 80", "uring"},
+		{"socket inet stream 262", "connect " + originV4 + " 80", "connect"},
+		{"socket inet dgram 17", "connect " + originV4 + " 443", "connect"},
+		{"socket inet dgram 17", "sendto " + originV4 + " 443 hello", "sendto"},
+		{"socket inet dgram 17", "sendto " + dnsV4 + " 53 hello", "sendto"},
+		{"socket inet6 dgram 17", "sendto " + originV6 + " 443 hello", "sendto"},
+		{"socket inet6 dgram 17", "sendto ::ffff:" + originV4 + " 443 hello", "sendto"},
+	}
+	ways := []struct {
+		name string
+		run  func(a attempt, uid int) []string
+	}{
+		{"inherited", func(a attempt, uid int) []string {
+			if uid != 0 {
+				return nil // only root moves into a cgroup that is not its own
+			}
+			return h.sockLines(h.outside(0, sockPath, a.socket, "join "+dir, "exec", a.use))
+		}},
+		{"SCM_RIGHTS", func(a attempt, uid int) []string {
+			path := fmt.Sprintf("/tmp/pass-%d", uid)
+			giver := h.startGiver(h.outside(uid), a.socket, "give "+path)
+			lines := h.sock(receiver(uid), uid, "take "+path, a.use)
+			giver()
+			return lines
+		}},
+		{"pidfd_getfd", func(a attempt, uid int) []string {
+			owner := h.startSock(h.outside(uid), a.socket, "pid", "pause")
+			_, ids, _ := strings.Cut(owner.result("pid"), " ")
+			lines := h.sock(receiver(uid), uid, "steal "+ids, a.use)
+			owner.goOn()
+			return lines
+		}},
+	}
+	foreign := func() (n uint64) {
+		for _, e := range h.auditOf(audit.ForeignSocket) {
+			n += max(e.Count, 1)
+		}
+		return n
+	}
+	tried := uint64(0)
+	for _, way := range ways {
+		for _, uid := range []int{nobody, 0} {
+			t.Run(fmt.Sprintf("%s uid %d", way.name, uid), func(t *testing.T) {
+				for _, a := range attempts {
+					lines := way.run(a, uid)
+					if lines == nil {
+						continue
+					}
+					got := resultOf(lines, a.what)
+					if unsupported(strings.Join(lines, "\n")) {
+						t.Logf("%s: not possible here: %q", a.use, lines)
+						continue
+					}
+					if got != "EPERM" {
+						t.Errorf("%s with %s: %q, want EPERM", a.use, a.socket, lines)
+					}
+					tried++
+				}
+				w.silent(way.name)
+			})
+		}
+	}
+	// The same socket works outside: it is the place that is refused.
+	if r := h.sockLines(h.outside(nobody, sockPath, "socket inet stream 6", "connect "+originV4+" 80")); resultOf(r, "connect") != "ok" {
+		t.Errorf("outside: %q", r)
+	}
+	eventually(t, 5*time.Second, fmt.Sprintf("%d refusals in the audit", tried), func() bool { return foreign() >= tried })
+	e := h.waitAudit("a foreign socket", func(e *audit.Event) bool { return e.Kind == audit.ForeignSocket && e.Workload.UID == nobody })
+	if e.Reason != "foreign_socket" || e.Verdict != "deny" || !strings.HasSuffix(e.Workload.Cgroup, "/"+receiver(nobody)) || e.Workload.PID == 0 || !e.Dst.IP.IsValid() || e.Dst.Port == 0 {
+		t.Errorf("audit: %+v", e)
+	}
+	if n := h.net.connections.Load(); n != 1 {
+		t.Errorf("%d connections reached the origin, want the untagged one alone", n)
+	}
+}
+
+// startGiver starts a sock that gives its socket away, and waits until it
+// listens. The function that it returns waits for its end.
+func (h *host) startGiver(c *exec.Cmd, statements ...string) func() {
+	h.t.Helper()
+	c.Args = append(append(c.Args, sockPath), statements...)
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	p := &sockProcess{h: h, out: bufio.NewReader(out)}
+	if r := p.read("give"); r != "give ok" {
+		h.t.Errorf("giver: %q", p.said)
+	}
+	return func() { c.Wait() }
+}

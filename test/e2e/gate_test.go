@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -173,8 +175,8 @@ func (h *host) tap() *wire {
 	return w
 }
 
-// canaryPort is a UDP port of the internet on which nothing listens.
-const canaryPort = 9
+// canary is a UDP port of the internet on which nothing listens.
+const canary = originV4 + ":9"
 
 func (w *wire) packet(b []byte) {
 	text := describe(b)
@@ -182,7 +184,7 @@ func (w *wire) packet(b []byte) {
 	defer w.mu.Unlock()
 	switch {
 	case text == "":
-	case strings.HasSuffix(text, fmt.Sprintf("> %s:%d", originV4, canaryPort)):
+	case strings.HasSuffix(text, "> "+canary):
 		w.canaries++
 	default:
 		w.seen = append(w.seen, text)
@@ -248,7 +250,7 @@ func (w *wire) packets() []string {
 	want := w.canaries + 1
 	w.mu.Unlock()
 	inNetnsOf(w.h.t, w.h, func() {
-		c, err := net.Dial("udp4", fmt.Sprintf("%s:%d", originV4, canaryPort))
+		c, err := net.Dial("udp4", canary)
 		if err != nil {
 			w.h.t.Errorf("canary: %v", err)
 			return
@@ -331,3 +333,77 @@ func (h *host) auditOf(kind audit.Kind) []audit.Event {
 }
 
 var _ testing.TB
+
+// A sockProcess is a running testdata/gate/sock.c that pauses now and then.
+type sockProcess struct {
+	h     *host
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   *bufio.Reader
+	// said are the lines so far.
+	said []string
+}
+
+// startSock starts the program and reads on to its first pause.
+func (h *host) startSock(c *exec.Cmd, statements ...string) *sockProcess {
+	h.t.Helper()
+	c.Args = append(append(c.Args, sockPath), statements...)
+	p := &sockProcess{h: h, cmd: c}
+	var err error
+	if p.stdin, err = c.StdinPipe(); err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	p.out = bufio.NewReader(out)
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		p.stdin.Close()
+		c.Process.Kill()
+		c.Wait()
+	})
+	p.read("pause")
+	return p
+}
+
+// read reads lines up to one of a statement, or to the end, and gives the last.
+func (p *sockProcess) read(until string) string {
+	p.h.t.Helper()
+	for {
+		line, err := p.out.ReadString('\n')
+		if err != nil {
+			return ""
+		}
+		line = strings.TrimSuffix(line, "\n")
+		p.said = append(p.said, line)
+		if word, _, _ := strings.Cut(line, " "); word == until {
+			return line
+		}
+	}
+}
+
+// goOn ends a pause and reads on to the next one, or to the end.
+func (p *sockProcess) goOn() {
+	p.h.t.Helper()
+	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
+		p.h.t.Fatalf("sock: %v", err)
+	}
+	p.read("pause")
+}
+
+// result gives what came of the last statement of a name, "" if it was not made.
+func (p *sockProcess) result(statement string) string { return resultOf(p.said, statement) }
+
+// resultOf gives what came of the last statement of a name in lines of sock.
+func resultOf(lines []string, statement string) string {
+	for _, line := range slices.Backward(lines) {
+		if what, ok := strings.CutPrefix(line, statement+" "); ok {
+			return what
+		}
+	}
+	return ""
+}
