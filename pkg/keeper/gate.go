@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -64,7 +65,7 @@ func openGate(i Instance, c *config.Config, log *zap.Logger) (g *gate, err error
 		if err == nil {
 			return
 		}
-		g.release()
+		g.abandon()
 		g = nil
 		// Asking costs as much as loading, so only a failure asks.
 		if missing := Missing(); missing != nil {
@@ -313,6 +314,23 @@ func (g *gate) release() {
 	}
 	if g.lock != nil {
 		g.lock.Close()
+	}
+}
+
+// abandonTimeout bounds how long giving up an instance may take.
+const abandonTimeout = 5 * time.Second
+
+// abandon gives up an instance that could not be set up. The service's gate stays
+// as shut as it got. Of an `exec`, behind which nothing has run, nothing stays.
+func (g *gate) abandon() {
+	if g.instance.Name == servicePrefix || g.lock == nil {
+		g.release()
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), abandonTimeout)
+	defer cancel()
+	if err := g.remove(ctx); err != nil {
+		g.log.Warn("leftovers of an exec that could not be set up", zap.Error(err))
 	}
 }
 

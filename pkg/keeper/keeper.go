@@ -128,14 +128,14 @@ func Open(o Options) (*Keeper, error) {
 	go func() { authority <- k.openAuthority() }()
 	k.gate, err = openGate(o.Instance, c, o.Log.Named("gate"))
 	if aerr := <-authority; err == nil && aerr != nil {
-		k.gate.release()
+		k.gate.abandon()
 		err = aerr
 	}
 	if err != nil {
 		return nil, err
 	}
 	if err := k.furnish(); err != nil {
-		k.gate.release()
+		k.gate.abandon()
 		return nil, err
 	}
 	return k, nil
