@@ -652,3 +652,41 @@ func (h *host) startGiver(c *exec.Cmd, statements ...string) func() {
 	}
 	return func() { c.Wait() }
 }
+
+// TestOlderConnection: a direct connection that is older than the gate carries
+// nothing out any more, also where the far end speaks first. Its process was in
+// the tagged cgroup all the time: a socket belongs to the cgroup that made it,
+// and moving a process does not move its sockets.
+func TestOlderConnection(t *testing.T) {
+	for _, f := range ipFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			h := newHost(t)
+			h.putSock()
+			speak := make(chan struct{})
+			var got syncBuffer
+			h.net.serveTCP(7777, func(c net.Conn) {
+				<-speak
+				c.Write([]byte("you-first"))
+				io.Copy(&got, c)
+			})
+			p := h.startSock(h.inside("older", nobody), "socket "+f.name+" stream 6", "connect "+f.far+" 7777", "send before", "pause",
+				"recv", "send secret", "shut", "pause")
+			if r := p.result("connect"); r != "ok" {
+				t.Fatalf("before the gate: %q", p.said)
+			}
+			h.startDaemon(h.config("default: allow\nmode: observe\n"))
+			w := h.tap()
+			w.packets()
+			close(speak)
+			p.goOn()
+			if r := p.result("recv"); r != "ok you-first" {
+				t.Errorf("the far end did not speak first: %q", p.said)
+			}
+			eventually(t, 3*time.Second, "what was sent before", func() bool { return strings.HasPrefix(got.String(), "before") })
+			w.silent("an older connection")
+			if s := got.String(); s != "before" {
+				t.Errorf("the origin received %q, want only what was sent before; the program saw %q", s, p.said)
+			}
+		})
+	}
+}
