@@ -12,12 +12,15 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
 SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json') go.mod go.sum
 
-.PHONY: build generate drift test unit e2e lint fuzz bench demo clean setup setup-test setup-demo
+.PHONY: help build generate drift test unit e2e lint fuzz bench demo clean setup setup-test setup-demo
 
 build: setup bin/sallyport ## the binary, bin/sallyport
 
 bin/sallyport: $(SOURCES)
 	go build -trimpath -ldflags='$(GO_LDFLAGS)' -o $@ ./cmd/sallyport
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## what building needs, installed where it is missing
 	@scripts/setup build
@@ -32,8 +35,12 @@ generate: ## BPF objects, their Go bindings, the JSON Schema
 	@scripts/setup generate
 	go generate ./...
 
-drift: generate ## fails when what is committed is not what the sources give
-	git diff --exit-code --stat -- bpf pkg docs
+# Changes that are not committed yet are no drift: what counts is whether
+# generating changes anything.
+drift: ## fails when what is generated is not what the sources give
+	@before=$$(git diff -- bpf pkg | sha256sum); $(MAKE) --no-print-directory generate; \
+	if [ "$$before" != "$$(git diff -- bpf pkg | sha256sum)" ]; then \
+		git diff --stat -- bpf pkg >&2; echo "make generate has changed the files above: commit them" >&2; exit 1; fi
 
 test: setup-test build lint drift unit e2e ## everything that proves something
 
@@ -61,5 +68,5 @@ bench: setup-test build ## ratios against nginx in the same run; RESULTS.md says
 demo: setup-demo build ## the product in one screen
 	test/demo/run
 
-clean:
+clean: ## removes what was built
 	rm -rf bin dist
