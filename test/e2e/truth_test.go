@@ -200,35 +200,49 @@ rules:
     handling: ` + handling + `
 `)
 			own := map[string][]string{"v4.example.com": {originV4}, "v6.example.com": {originV6}, "api.example.com": {originV4, originV6}}
+			type try struct {
+				url, to string
+				want    []string
+			}
+			var tries []try
 			for _, to := range []string{"203.0.113.12", "203.0.113.14", "198.51.100.77", "127.0.0.1", "169.254.169.254"} {
 				for name, addresses := range own {
-					for _, scheme := range []string{"https", "http"} {
-						if handling == "tunnel" && scheme == "http" {
-							continue
-						}
-						before := len(reached.all())
-						url := fmt.Sprintf("%s://%s/x", scheme, name)
-						r := h.run(h.command(h.exec(policy, "curl", "-sS", "-m", "10", "--resolve", name+":443:"+to, "--resolve", name+":80:"+to, url)...))
-						if r.code != 0 || !strings.Contains(r.stdout, "as "+name) {
-							t.Errorf("%s at %s: %v", url, to, r)
-						}
-						if got := reached.all()[before:]; len(got) != 1 || !slices.Contains(addresses, got[0]) {
-							t.Errorf("%s sent to %s reached %v, want one of %v", url, to, got, addresses)
-						}
+					tries = append(tries, try{"https://" + name, to, addresses})
+					if handling == "inspect" {
+						tries = append(tries, try{"http://" + name, to, addresses})
 					}
 				}
 			}
 			// The dialled address is kept where the name has it.
-			for _, to := range []string{originV4, originV6} {
-				before := len(reached.all())
-				r := h.run(h.command(h.exec(policy, "curl", "-sS", "--resolve", "api.example.com:443:"+to, "https://api.example.com/")...))
-				if got := reached.all()[before:]; r.code != 0 || !slices.Equal(got, []string{to}) {
-					t.Errorf("dialled %s, reached %v: %v", to, got, r)
+			tries = append(tries, try{"https://api.example.com", originV4, []string{originV4}}, try{"https://api.example.com", originV6, []string{originV6}})
+			var script strings.Builder
+			for _, x := range tries {
+				name := x.url[strings.LastIndex(x.url, "/")+1:]
+				fmt.Fprintf(&script, "echo @; curl -sS -m 10 --resolve %[1]s:443:%[2]s --resolve %[1]s:80:%[2]s %[3]s/ 2>&1\n", name, x.to, x.url)
+			}
+			r := h.run(h.command(h.exec(policy, "sh", "-c", script.String())...))
+			parts := strings.Split(r.stdout, "@\n")[1:]
+			if len(parts) != len(tries) {
+				t.Fatalf("%d answers to %d requests: %v", len(parts), len(tries), r)
+			}
+			for i, x := range tries {
+				if !slices.ContainsFunc(x.want, func(a string) bool {
+					return strings.HasPrefix(parts[i], "reached at "+net.JoinHostPort(a, "443")) || strings.HasPrefix(parts[i], "reached at "+net.JoinHostPort(a, "80"))
+				}) {
+					t.Errorf("%s sent to %s: %s, want one of %v", x.url, x.to, parts[i], x.want)
 				}
+			}
+			for _, a := range reached.all() {
+				if a != originV4 && a != originV6 {
+					t.Errorf("reached %s", a)
+				}
+			}
+			if n := len(reached.all()); n != len(tries) {
+				t.Errorf("%d requests arrived, %d were made", n, len(tries))
 			}
 			// A denied name at an allowed name's address is still the denied name.
 			before := h.net.connections.Load()
-			r := h.run(h.command(h.exec(policy, "curl", "-sS", "-m", "10", "--resolve", "denied.example.com:443:"+originV4, "https://denied.example.com/")...))
+			r = h.run(h.command(h.exec(policy, "curl", "-sS", "-m", "10", "--resolve", "denied.example.com:443:"+originV4, "https://denied.example.com/")...))
 			if !strings.Contains(r.stdout, `"no_rule"`) || h.net.connections.Load() != before {
 				t.Errorf("denied name at an allowed address: %v", r)
 			}
