@@ -19,7 +19,7 @@ import (
 // version is set by the linker.
 var version = "unknown"
 
-// Exit codes (contract.md §1).
+// Exit codes beside 0, which means done.
 const (
 	exitFailed = 1
 	exitUsage  = 2

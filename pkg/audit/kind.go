@@ -43,7 +43,7 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
-// Kinds lists all kinds in the order of the contract.
+// Kinds lists all kinds.
 func Kinds() []Kind {
 	all := make([]Kind, 0, kindCount-1)
 	for k := Kind(1); k < kindCount; k++ {

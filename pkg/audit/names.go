@@ -2,9 +2,9 @@ package audit
 
 import "encoding/json"
 
-// The field names of an event (contract.md §5), each with its leading comma or
-// brace left to the encoder. The decoder's struct below repeats them as tags; a
-// test writes every field and reads it back.
+// The field names of an event, on which readers of the audit rely, each with its
+// leading comma or brace left to the encoder. The decoder's struct below repeats
+// them as tags; a test writes every field and reads it back.
 const (
 	nameTime        = `"time":`
 	nameEvent       = `"event":`

@@ -10,7 +10,7 @@ import (
 )
 
 // A runtime is one way in which MCP servers make TLS connections. Which variable
-// each honours was measured for contract.md §7; here it is asked again, of the
+// each honours was measured for the list in package ca; here it is asked again, of the
 // version that this host has.
 type runtime struct {
 	name string

@@ -16,8 +16,8 @@ import (
 const mountMarker = "mounted-by-sallyport"
 
 // ensureBPFFS makes dir a directory on a BPF file system. If the host has none
-// there, one is mounted on the nearest directory that exists (design: hosts
-// without systemd often have an empty /sys/fs/bpf).
+// there, one is mounted on the nearest directory that exists: hosts without
+// systemd often have an empty /sys/fs/bpf.
 func ensureBPFFS(dir string) error {
 	at := dir
 	for {

@@ -74,7 +74,7 @@ func (i Instance) Command() string { return filepath.Join(i.Tagged, "command") }
 // root's, and it holds no process between two probes.
 func (i Instance) ProbeCgroup() string { return filepath.Join(i.Tagged, "sallyport-probe") }
 
-// Trust is the trust directory (contract.md §7).
+// Trust holds the trust directories of workloads.
 func (i Instance) Trust() string { return filepath.Join(i.Runtime, "trust") }
 
 func (i Instance) lockPath() string { return filepath.Join(i.Runtime, "lock") }

@@ -39,7 +39,7 @@ const (
 )
 
 // A prober proves, with connections that a process below the tagged cgroup
-// really makes, that both locks hold (design.md §3, Self-probe).
+// really makes, that both locks hold.
 type prober struct {
 	cgroup workload.Cgroup
 	// target is where BPF rewrites the second connection to: a listener of ours

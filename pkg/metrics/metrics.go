@@ -4,7 +4,7 @@
 // The hot path holds handles (Workload, Rule): it looks a name up once per
 // connection and then only adds to atomics. Everything else is read when the
 // page is asked for: each collector is one file and owns the names of its
-// families. Names, labels and their bounds are those of contract.md §6.
+// families. Dashboards rely on names and labels; testdata/page.txt shows them all.
 package metrics
 
 import (

@@ -9,7 +9,7 @@ import (
 	"sallyport/pkg/policy"
 )
 
-// The bounds of the page (contract.md §6).
+// The bounds of the page.
 const (
 	// MaxWorkloads is how many workloads have their own name on the page; those
 	// beyond share OtherName.

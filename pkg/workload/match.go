@@ -7,7 +7,7 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 )
 
-// An Entry is one configured workload (contract §3 `workloads`).
+// An Entry is one entry of the configured `workloads`.
 type Entry struct {
 	// Key is the entry's key in the file.
 	Key string

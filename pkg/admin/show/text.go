@@ -53,7 +53,7 @@ func short(s string, most int, keepEnd bool) string {
 	return string(runes[:most-1]) + "…"
 }
 
-// size gives bytes in the units of 1000 that contract.md uses for "10MB".
+// size gives bytes in units of 1000, as the configuration means "10MB".
 func size(n uint64) string {
 	if n < 1000 {
 		return strconv.FormatUint(n, 10) + "B"
