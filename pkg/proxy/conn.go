@@ -61,49 +61,23 @@ type conn struct {
 	ev   audit.Event
 	open bool // flow_open was written
 	work work
+
+	// http is the hop whose requests are to be served next. serve does it, not
+	// who found out: sniffing and handshakes need a deep stack, which an idle
+	// connection would keep.
+	http *hop
 }
 
 // serveConn does everything for one accepted connection.
 func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	defer tcp.Close()
 	defer p.rescue(tcp)
-	flow, err := p.Origin.Flow(tcp)
-	if err != nil {
-		// Whoever connected here was not redirected by us, or the kernel has
-		// lost where it wanted to go: there is no decision to be made.
-		reset(tcp)
-		p.recordLost(tcp, err)
+	c := p.meet(tcp)
+	if c == nil {
 		return
 	}
-	if p.Probe != nil {
-		if answer := p.Probe(&flow); answer != nil {
-			tcp.SetDeadline(time.Now().Add(time.Second))
-			tcp.Write(answer)
-			return
-		}
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		reset(tcp)
-		return
-	}
-	id, exe, err := p.Identities.Identify(p.hard, &flow)
-	if err != nil {
-		reset(tcp)
-		p.recordLost(tcp, err)
-		return
-	}
-	c := &conn{p: p, tcp: tcp, raw: raw, flow: flow, id: id, opened: time.Now(), count: p.Metrics.Workload(id.Name)}
-	c.ev = audit.Event{
-		Workload: audit.Workload{
-			Name: id.Name, Cgroup: id.Cgroup, Unit: id.Unit, Container: id.Container,
-			PID: flow.PID, UID: flow.UID, Exe: exe,
-		},
-		Flow: flow.ID,
-		Dst:  audit.Destination{IP: flow.Dst.Addr(), Port: flow.Dst.Port()},
-	}
-	sh, ok := p.shares.take(id.Name, p.Limits.PerWorkload)
-	defer p.shares.give(id.Name, sh)
+	sh, ok := p.shares.take(c.id.Name, p.Limits.PerWorkload)
+	defer p.shares.give(c.id.Name, sh)
 	if !ok || p.active.Load() > int64(p.Limits.Connections) {
 		reset(tcp)
 		c.recordCrowded(sh)
@@ -112,7 +86,7 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	p.mu.Lock()
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()
-	p.legs.begin(flow.ID)
+	p.legs.begin(c.flow.ID)
 	defer p.forget(c)
 	c.serve()
 	c.finish()
@@ -124,6 +98,48 @@ func (p *Proxy) forget(c *conn) {
 	delete(p.conns, c)
 	p.mu.Unlock()
 	p.legs.drop(c.flow.ID)
+}
+
+// meet finds out who connected and where to; nil where that is the end of it.
+// It is not part of serveConn because what it needs on the stack would stay
+// there, in every idle connection, for as long as that lives.
+func (p *Proxy) meet(tcp *net.TCPConn) *conn {
+	flow, err := p.Origin.Flow(tcp)
+	if err != nil {
+		// Whoever connected here was not redirected by us, or the kernel has
+		// lost where it wanted to go: there is no decision to be made.
+		reset(tcp)
+		p.recordLost(tcp, err)
+		return nil
+	}
+	if p.Probe != nil {
+		if answer := p.Probe(&flow); answer != nil {
+			tcp.SetDeadline(time.Now().Add(time.Second))
+			tcp.Write(answer)
+			return nil
+		}
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		reset(tcp)
+		return nil
+	}
+	id, exe, err := p.Identities.Identify(p.hard, &flow)
+	if err != nil {
+		reset(tcp)
+		p.recordLost(tcp, err)
+		return nil
+	}
+	c := &conn{p: p, tcp: tcp, raw: raw, flow: flow, id: id, opened: time.Now(), count: p.Metrics.Workload(id.Name)}
+	c.ev = audit.Event{
+		Workload: audit.Workload{
+			Name: id.Name, Cgroup: id.Cgroup, Unit: id.Unit, Container: id.Container,
+			PID: flow.PID, UID: flow.UID, Exe: exe,
+		},
+		Flow: flow.ID,
+		Dst:  audit.Destination{IP: flow.Dst.Addr(), Port: flow.Dst.Port()},
+	}
+	return c
 }
 
 // rescue keeps a mistake of ours in handling one connection from ending all:
@@ -159,6 +175,11 @@ func (c *conn) serve() {
 		addr: c.flow.Dst.Addr(),
 		port: c.flow.Dst.Port(),
 	})
+	for c.http != nil {
+		h := c.http
+		c.http = nil
+		c.serveHTTP(h)
+	}
 }
 
 // finish closes the connection, waits a moment for the kernel's totals and

@@ -38,7 +38,7 @@ func (c *conn) handle(h *hop) {
 	case sniff.HTTP1:
 		f.drop()
 		c.openFlow(h, policy.Inspect, nil)
-		c.serveHTTP(h)
+		c.http = h
 	case sniff.HTTP2:
 		c.handleHTTP2(h, &f)
 	default:

@@ -45,7 +45,7 @@ type namedConn struct {
 	name string
 }
 
-// inspect ends TLS with a leaf for the name and serves what is inside.
+// inspect ends TLS with a leaf for the name and leaves what is inside to serve.
 func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
 	sc, ok := h.conn.(*sniff.Conn)
 	if !ok {
@@ -78,7 +78,7 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
 		c.handle(inner)
 		return
 	}
-	c.serveHTTP(inner)
+	c.http = inner
 }
 
 // handshakeFailed tells a client that does not trust us from one that broke
