@@ -83,7 +83,7 @@ func (j *job) open(path string, size int) (*session, error) {
 	tcp.SetDeadline(time.Now().Add(operationTime))
 	// No tickets: each handshake is a full one.
 	conn := tls.Client(tcp, &tls.Config{
-		ServerName: j.Name, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519},
+		ServerName: j.Name, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519},
 	})
 	if err := conn.Handshake(); err != nil {
 		tcp.Close()
