@@ -12,6 +12,7 @@
  *	send TEXT | sendto ADDR PORT TEXT | sendhex HEX | recv | recvhex
  *	cmsg pktinfo IF SRC | cmsg rthdr VIA    ancillary data of the sends that follow
  *	pktinfo IF | rthdr VIA | unicast IF | device IF | ifindex IF | noroute | mark N
+ *	patience MS                    gives up after MS from now on
  *	reuse                          SO_REUSEADDR and SO_REUSEPORT
  *	listen | accept | peername | sockname | close | shut | reset
  *	fork                           goes on in a child, whose end is awaited
@@ -110,12 +111,17 @@ static const char *text(const union address *a)
 	return out;
 }
 
+static long give_up_after(int ms)
+{
+	struct timeval t = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
+
+	return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t)) |
+	       setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+}
+
 static void give_up_soon(void)
 {
-	struct timeval t = { .tv_usec = 250000 };
-
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t));
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+	give_up_after(250);
 }
 
 static long new_socket(const char *f, const char *type, const char *protocol)
@@ -223,6 +229,8 @@ static long option(const char *name, const char *arg)
 		return setsockopt(fd, IPPROTO_IPV6, IPV6_RTHDR, header, segment_route(header, arg));
 	if (!strcmp(name, "noroute"))
 		return setsockopt(fd, SOL_SOCKET, SO_DONTROUTE, &one, sizeof(one));
+	if (!strcmp(name, "patience"))
+		return give_up_after(atoi(arg));
 	if (!strcmp(name, "mark")) {
 		one = atoi(arg);
 		return setsockopt(fd, SOL_SOCKET, SO_MARK, &one, sizeof(one));
