@@ -171,20 +171,12 @@ type Workload struct {
 
 // A WorkloadMatch describes things by globs; all keys that are set must hold.
 type WorkloadMatch struct {
-	Unit      Globs
-	Cgroup    Globs
-	Container *ContainerMatch
+	Unit   Globs
+	Cgroup Globs
 	// Command is compared with the whole command line given to exec.
 	Command Globs
 	// User is compared with the peer that asked.
 	User Globs
-}
-
-// A ContainerMatch describes a container; all keys that are set must hold.
-type ContainerMatch struct {
-	Name, Image Globs
-	// Label globs are compared with each label written K=V.
-	Label Globs
 }
 
 // A Rule decides what matches it. Rules are in order: the first decides.

@@ -62,37 +62,17 @@ func (d *decoder) workloadMatch(n *node) *WorkloadMatch {
 	if n.kind == mapping && len(n.entries) == 0 {
 		d.add(n.place, "match: empty: leave the key out where only --workload names the workload")
 	}
-	glob := func(path, key string, into *Globs) field {
+	const path = "workloads{}.match"
+	glob := func(key string, into *Globs) field {
 		return field{key, func(n *node) { *into = d.globs(n, path+"."+key) }}
 	}
-	d.object(n, "workloads{}.match",
-		glob("workloads{}.match", "unit", &m.Unit),
-		glob("workloads{}.match", "cgroup", &m.Cgroup),
-		glob("workloads{}.match", "command", &m.Command),
-		glob("workloads{}.match", "user", &m.User),
-		field{"container", func(n *node) {
-			m.Container = &ContainerMatch{}
-			if n.kind == mapping && len(n.entries) == 0 {
-				d.add(n.place, "match.container: empty: want name, image or label")
-			}
-			d.object(n, "workloads{}.match.container",
-				glob("workloads{}.match.container", "name", &m.Container.Name),
-				glob("workloads{}.match.container", "image", &m.Container.Image),
-				field{"label", func(n *node) { m.Container.Label = d.labels(n) }})
-		}},
+	d.object(n, path,
+		glob("unit", &m.Unit),
+		glob("cgroup", &m.Cgroup),
+		glob("command", &m.Command),
+		glob("user", &m.User),
 	)
 	return m
-}
-
-// labels reads globs of the form K=V.
-func (d *decoder) labels(n *node) Globs {
-	globs := d.globs(n, "workloads{}.match.container.label")
-	for _, g := range globs {
-		if !strings.ContainsAny(g.String(), "=*") {
-			d.add(n.place, "match.container.label: %q: want K=V", g)
-		}
-	}
-	return globs
 }
 
 // workloadName reads a name that may hold placeholders.

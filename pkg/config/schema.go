@@ -5,6 +5,8 @@ import (
 	"slices"
 )
 
+//go:generate go test -count=1 -run=^TestSchemaIsCurrent$ . -args -update
+
 // schemaJSON is generated from the document types of the test beside it; that
 // test fails when it is out of date.
 //

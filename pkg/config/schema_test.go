@@ -95,16 +95,10 @@ type (
 		Listen many[docPort]    `yaml:"listen,omitempty" jsonschema_description:"Ports on which it may answer connections from other hosts."`
 	}
 	docWorkloadMatch struct {
-		Unit      many[string] `yaml:"unit,omitempty"`
-		Cgroup    many[string] `yaml:"cgroup,omitempty"`
-		Container docContainer `yaml:"container,omitempty"`
-		Command   many[string] `yaml:"command,omitempty" jsonschema_description:"Globs of the whole command line given to exec."`
-		User      many[string] `yaml:"user,omitempty"`
-	}
-	docContainer struct {
-		Name  many[string] `yaml:"name,omitempty"`
-		Image many[string] `yaml:"image,omitempty"`
-		Label many[string] `yaml:"label,omitempty" jsonschema_description:"K=V"`
+		Unit    many[string] `yaml:"unit,omitempty"`
+		Cgroup  many[string] `yaml:"cgroup,omitempty"`
+		Command many[string] `yaml:"command,omitempty" jsonschema_description:"Globs of the whole command line given to exec."`
+		User    many[string] `yaml:"user,omitempty"`
 	}
 	docRule struct {
 		Name     string          `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Unique; appears in audit, metrics and refusals."`
@@ -214,7 +208,7 @@ dns: {}
 timeouts: {}
 audit: { file: {} }
 defaults: { timeouts: {} }
-workloads: { a: { match: { container: {} } } }
+workloads: { a: { match: {} } }
 rules: [{ match: {}, timeouts: {} }]
 `
 	d.config(parseFile(File{"f", []byte(text)}, d.report, &left))

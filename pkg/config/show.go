@@ -112,11 +112,7 @@ func showWorkloads(all []Workload) *yaml.Node {
 		w := &all[i]
 		var match *yaml.Node
 		if m := w.Match; m != nil {
-			var container *yaml.Node
-			if c := m.Container; c != nil {
-				container = object("name", showGlobs(c.Name), "image", showGlobs(c.Image), "label", showGlobs(c.Label))
-			}
-			match = object("unit", showGlobs(m.Unit), "cgroup", showGlobs(m.Cgroup), "container", container,
+			match = object("unit", showGlobs(m.Unit), "cgroup", showGlobs(m.Cgroup),
 				"command", showGlobs(m.Command), "user", showGlobs(m.User))
 		}
 		listen := make([]*yaml.Node, len(w.Listen))

@@ -15,4 +15,6 @@ var unbuilt = map[string][]string{
 		"upstream", "upstream_tls", "upstream_proxy", "retry", "log", "inject",
 	},
 	"rules[].match": {"mcp", "when"},
+	// Nobody asks an engine for the names, images and labels of containers.
+	"workloads{}.match": {"container"},
 }

@@ -1,8 +1,6 @@
 package keeper
 
 import (
-	"strings"
-
 	"sallyport/pkg/config"
 	"sallyport/pkg/workload"
 )
@@ -15,29 +13,12 @@ func entries(c *config.Config) []workload.Entry {
 		if w.Match == nil {
 			continue
 		}
-		m := workload.Match{
+		out[i].Match = workload.Match{
 			Units:    globs(w.Match.Unit),
 			Cgroups:  globs(w.Match.Cgroup),
 			Commands: globs(w.Match.Command),
 			Users:    globs(w.Match.User),
 		}
-		if ct := w.Match.Container; ct != nil {
-			m.Containers = []workload.ContainerMatch{{Names: globs(ct.Name), Images: globs(ct.Image), Labels: labels(ct.Label)}}
-		}
-		out[i].Match = m
-	}
-	return out
-}
-
-// labels splits globs written K=V by their key.
-func labels(gs config.Globs) map[string][]string {
-	if len(gs) == 0 {
-		return nil
-	}
-	out := make(map[string][]string, len(gs))
-	for _, g := range globs(gs) {
-		k, v, _ := strings.Cut(g, "=")
-		out[k] = append(out[k], v)
 	}
 	return out
 }
