@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -533,5 +534,51 @@ rules:
 	})
 	if out, err := exec.Command("git", "-C", filepath.Join(repo, "repo.git"), "rev-list", "--count", "main").Output(); err != nil || !bytes.Equal(bytes.TrimSpace(out), []byte("1")) {
 		t.Errorf("the repository was changed: %s commits, %v", out, err)
+	}
+}
+
+// TestProxyForms: whatever proxy a client names, by address, as localhost, over
+// TLS or with a password, the target is what is judged, nobody is contacted
+// there, and the origin sees nothing of the proxy.
+func TestProxyForms(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	policy := h.config(clientRules)
+	var contacts atomic.Int64
+	for _, port := range []int{3128, 3129} {
+		h.net.serveTCP(port, func(net.Conn) { contacts.Add(1) })
+	}
+	proxies := []string{"http://localhost:3128", "http://127.0.0.1:3128", "http://[::1]:3128", "http://user:password@203.0.113.14:3128", "https://203.0.113.14:3129"}
+	var script strings.Builder
+	for _, p := range proxies {
+		for _, url := range []string{"https://api.example.com/x", "http://api.example.com/x", "https://api.example.com/secret/x", "http://api.example.com/secret/x"} {
+			fmt.Fprintf(&script, "curl -sS -m 10 -o /dev/null -w '%%{http_code}%%header{x-sallyport-reason}\\n' -x %s %s 2>&1\n", p, url)
+		}
+		// What a connection may not be opened to is refused by the CONNECT's answer.
+		fmt.Fprintf(&script, "curl -sS -m 10 -o /dev/null -w '%%{http_connect}' -x %s https://denied.example.com/ 2>/dev/null; echo\n", p)
+	}
+	r := h.run(h.command(h.exec(policy, "sh", "-c", script.String())...))
+	got := strings.Split(strings.TrimSpace(r.stdout), "\n")
+	for i, p := range proxies {
+		want := []string{"200", "200", "403rule_denied", "403rule_denied", "403"}
+		if len(got) < 5*(i+1) {
+			t.Fatalf("%d answers: %v", len(got), r)
+		}
+		if g := got[5*i : 5*(i+1)]; !slices.Equal(g, want) {
+			t.Errorf("%s: %q, want %q", p, g, want)
+		}
+	}
+	for _, s := range h.net.seen() {
+		for _, name := range []string{"Proxy-Authorization", "Proxy-Connection", "Forwarded", "Via", "X-Forwarded-For"} {
+			if s.Header.Get(name) != "" {
+				t.Errorf("the origin got %s: %s", name, s.Header.Get(name))
+			}
+		}
+	}
+	if n := len(h.net.seen()); n != 2*len(proxies) || contacts.Load() != 0 {
+		t.Errorf("the origin saw %d requests, want %d; the proxy %d connections", n, 2*len(proxies), contacts.Load())
+	}
+	if strings.Contains(h.read("/var/log/sallyport/audit.jsonl"), "password") {
+		t.Error("the proxy's password is in the audit")
 	}
 }
