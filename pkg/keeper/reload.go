@@ -68,8 +68,9 @@ func (k *Keeper) reload() error {
 	return nil
 }
 
-// unchangeable refuses a change of what is bound to names in the kernel or to
-// sockets that are open already.
+// unchangeable refuses a change of what is bound to names in the kernel, or is
+// read once when a process starts: a change that does nothing until a restart
+// would be taken for one that holds.
 func unchangeable(old, next *config.Config) error {
 	var errs []error
 	refuse := func(changed bool, key string) {
@@ -85,7 +86,9 @@ func unchangeable(old, next *config.Config) error {
 	refuse(old.Listen != next.Listen && old.Listen != config.Listen{}, "listen")
 	refuse(old.Admin != next.Admin, "admin")
 	refuse(old.Metrics != next.Metrics, "metrics")
-	refuse(old.Audit.File.Path != next.Audit.File.Path, "audit.file.path")
+	refuse(old.Log != next.Log, "log")
+	refuse(old.Audit.File != next.Audit.File, "audit.file")
+	refuse(old.Audit.OnFailure != next.Audit.OnFailure, "audit.on_failure")
 	refuse(old.TLS.CADir != next.TLS.CADir, "tls.ca_dir")
 	return errors.Join(errs...)
 }
