@@ -19,7 +19,7 @@ func TestForWorkload(t *testing.T) {
 	write(t, filepath.Join(host, "home/u/corp.pem"), mine[0]+secret)
 	write(t, filepath.Join(host, "etc/ssl/certs/mine.pem"), mine[1])
 	write(t, filepath.Join(host, "home/u/text"), "no certificate")
-	trust.open = func(p string) (*os.File, error) { return openPlain(filepath.Join(host, p)) }
+	open := func(p string) (*os.File, error) { return openPlain(filepath.Join(host, p)) }
 
 	d, problems, err := trust.ForWorkload([]Kept{
 		{Variable: "SSL_CERT_FILE", Path: "corp.pem"},
@@ -28,7 +28,7 @@ func TestForWorkload(t *testing.T) {
 		{Variable: "PIP_CERT", Path: "/etc/ssl/certs/ca-certificates.crt"},
 		{Variable: "NODE_EXTRA_CA_CERTS", Path: "/home/u/text", Adds: true},
 		{Variable: "AWS_CA_BUNDLE", Path: "/missing"},
-	}, "/home/u")
+	}, "/home/u", open)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestForWorkloadNeverWaits(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	d, problems, err := trust.ForWorkload([]Kept{{Variable: "SSL_CERT_FILE", Path: pipe}, {Variable: "PIP_CERT", Path: "/dev/zero"}}, "/")
+	d, problems, err := trust.ForWorkload([]Kept{{Variable: "SSL_CERT_FILE", Path: pipe}, {Variable: "PIP_CERT", Path: "/dev/zero"}}, "/", nil)
 	if err != nil || len(problems) != 2 || d != trust.Shared() {
 		t.Errorf("%v %v %v", d, problems, err)
 	}

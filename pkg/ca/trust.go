@@ -32,10 +32,6 @@ type TrustOptions struct {
 	Root []byte
 	// Host is the file system whose certificates are copied; empty means "/".
 	Host string
-	// Open opens a file that a workload's variable names. It should do so with
-	// the rights of the workload's user; nil means with ours. Only certificates
-	// are ever taken out of it.
-	Open func(path string) (*os.File, error)
 	// Log gets what goes wrong while the directories are kept current; nil: none.
 	Log *zap.Logger
 }
@@ -46,7 +42,6 @@ type Trust struct {
 	sharedDir, workloadDir string
 	host                   hostRoot
 	ours                   authority
-	open                   func(string) (*os.File, error)
 	log                    *zap.Logger
 
 	mu       sync.Mutex
@@ -66,9 +61,6 @@ func NewTrust(o TrustOptions) (*Trust, error) {
 	if o.Host == "" {
 		o.Host = "/"
 	}
-	if o.Open == nil {
-		o.Open = openPlain
-	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
@@ -77,7 +69,7 @@ func NewTrust(o TrustOptions) (*Trust, error) {
 		return nil, err
 	}
 	t := &Trust{
-		sharedDir: o.Shared, workloadDir: o.Workloads, host: hostRoot(o.Host), ours: ours, open: o.Open, log: o.Log,
+		sharedDir: o.Shared, workloadDir: o.Workloads, host: hostRoot(o.Host), ours: ours, log: o.Log,
 		java: make(javaCache), own: make(map[string]*Directory),
 	}
 	// Named after the root: processes with different ones must not write into
@@ -161,7 +153,13 @@ func (t *Trust) Shared() *Directory { return t.shared }
 // that cannot be read are left as they are and reported as problems. Without
 // any usable one it is the shared directory. ErrFull is returned when there are
 // too many. Remove it when the workload has ended.
-func (t *Trust) ForWorkload(kept []Kept, dir string) (d *Directory, problems []error, err error) {
+//
+// open opens such a file with the rights of the workload's user, who chose its
+// name; nil means with ours. Only certificates are ever taken out of it.
+func (t *Trust) ForWorkload(kept []Kept, dir string, open func(path string) (*os.File, error)) (d *Directory, problems []error, err error) {
+	if open == nil {
+		open = openPlain
+	}
 	var files []keptFile
 	var extra [][]byte
 	for _, k := range kept {
@@ -173,7 +171,7 @@ func (t *Trust) ForWorkload(kept []Kept, dir string) (d *Directory, problems []e
 		if slices.ContainsFunc(files, func(f keptFile) bool { return f.path == p }) {
 			continue
 		}
-		data, err := t.readKept(p)
+		data, err := readKept(p, open)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s=%s: %w; a program that uses it may not trust sallyport", k.Variable, k.Path, err))
 			continue
@@ -226,8 +224,8 @@ func (t *Trust) Close() error {
 func RemoveShared(shared string) error { return os.RemoveAll(shared) }
 
 // readKept gives the certificates of a user's file, and nothing else of it.
-func (t *Trust) readKept(p string) ([]byte, error) {
-	f, err := t.open(p)
+func readKept(p string, open func(string) (*os.File, error)) ([]byte, error) {
+	f, err := open(p)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func (k *Keeper) equip(c *command, l *Launch) (err error) {
 	// Twice: which of the user's own certificates join depends on the variables,
 	// and where the variables point to on the directory that is made of them.
 	_, kept := ca.Environment(l.Env, k.trust.Shared().Paths(l.Env))
-	dir, problems, err := k.trust.ForWorkload(kept, l.Dir)
+	dir, problems, err := k.trust.ForWorkload(kept, l.Dir, asUser(l.UID, l.GID, l.Groups))
 	if err != nil {
 		return fmt.Errorf("trust: %w", err)
 	}

@@ -16,9 +16,7 @@ func (k *Keeper) handlers() map[string]wire.Handler {
 	return map[string]wire.Handler{
 		protocol.Identify: k.identify,
 		protocol.Snapshot: k.snapshot,
-		protocol.Rotate: func(context.Context, *wire.Message) (any, []*os.File, error) {
-			return oneFile(k.audit.Rotate())
-		},
+		protocol.Rotate:   k.rotate,
 		protocol.Reopen: func(context.Context, *wire.Message) (any, []*os.File, error) {
 			return oneFile(k.audit.Descriptor())
 		},
@@ -26,6 +24,24 @@ func (k *Keeper) handlers() map[string]wire.Handler {
 			return nil, nil, k.Reload()
 		},
 	}
+}
+
+// rotateSlack is how much below its limit a file may be when a worker asks for
+// the next one: a batch of lines that no longer fits.
+const rotateSlack = 4 << 20
+
+// rotate puts a full audit file aside. One that is not full stays: a worker in
+// hostile hands would push everything that it did out of the last file by asking
+// again and again.
+func (k *Keeper) rotate(context.Context, *wire.Message) (any, []*os.File, error) {
+	size, err := k.audit.Size()
+	if err != nil {
+		return nil, nil, err
+	}
+	if least := max(k.rotateAt.Load()-rotateSlack, 1); size < least {
+		return nil, nil, fmt.Errorf("the audit file has %d bytes and is not full", size)
+	}
+	return oneFile(k.audit.Rotate())
 }
 
 func oneFile(f *os.File, err error) (any, []*os.File, error) {

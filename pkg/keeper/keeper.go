@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -41,9 +40,6 @@ type Options struct {
 	// Version is the version of the binary.
 	Version string
 	Log     *zap.Logger
-	// Open opens a file that a workload's variable names, with the rights of
-	// the workload's user.
-	Open func(path string) (*os.File, error)
 }
 
 // A Keeper is one running instance.
@@ -85,10 +81,13 @@ type Keeper struct {
 	readyOnce sync.Once
 	// prod asks for a comparison of both locks now.
 	prod chan struct{}
-	// reprobe asks for a self-probe now.
-	reprobe chan struct{}
-	// commands numbers the commands of the daemon.
+	// reprobe asks for a self-probe now, reports that the worker be told.
+	reprobe, reports chan struct{}
+	// commands numbers the commands of the daemon, callers counts them by user.
 	commands atomic.Uint64
+	callers  callers
+	// rotateAt is the size from which on the running worker rotates the audit file.
+	rotateAt atomic.Int64
 	// eventsLost counts kernel events that did not reach a worker.
 	eventsLost atomic.Uint64
 }
@@ -121,7 +120,7 @@ func Open(o Options) (*Keeper, error) {
 	}
 	k := &Keeper{
 		options: o, log: o.Log, config: c, policy: p, sources: sources, generation: 1,
-		ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1),
+		ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1), reports: make(chan struct{}, 1),
 	}
 	// The authority is only files; it is ready by the time that the kernel is.
 	authority := make(chan error, 1)
@@ -157,7 +156,6 @@ func (k *Keeper) openAuthority() error {
 		Shared:    filepath.Join(k.config.StateDir, trustDir),
 		Workloads: k.options.Instance.Trust(),
 		Root:      root.PEM(),
-		Open:      k.options.Open,
 		Log:       k.log.Named("trust"),
 	})
 	if err != nil {
@@ -231,6 +229,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	start("watch", k.watch)
 	start("guard notices", func(ctx context.Context) error { return k.gate.guard.Watch(ctx, k.prodWatch) })
 	start("probe", k.probeLoop)
+	start("reports", k.reportLoop)
 	start("kernel events", k.forwardEvents)
 	start("issuing certificate", func(ctx context.Context) error { return k.root.Renew(ctx, k.renew) })
 	start("trust", k.trust.Run)

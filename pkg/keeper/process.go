@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 	"syscall"
+	"time"
 
 	"sallyport/pkg/keeper/wire"
 )
@@ -100,10 +101,16 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 		cmd.Wait()
 		return nil, err
 	}
+	conn.SetLimits(workerLimits)
 	p := &process{cmd: cmd, peer: wire.NewPeer(conn, handlers), done: make(chan struct{})}
 	go p.run(ctx)
 	return p, nil
 }
+
+// workerLimits are what a worker may cost the keeper: all that it asks and
+// answers is short, it has no descriptor to give, and one that takes nothing has
+// to be replaced.
+var workerLimits = wire.Limits{Payload: 1 << 20, SendTimeout: 5 * time.Second, NoFiles: true}
 
 // run serves the connection and reaps the process, in this order, so that a
 // worker that closed its connection but lives on is killed.

@@ -192,6 +192,9 @@ func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.Start
 	if err != nil {
 		return nil, err
 	}
+	k.mu.Lock()
+	k.rotateAt.Store(int64(k.config.Audit.File.MaxSize))
+	k.mu.Unlock()
 	tcp, dns := k.gate.ls.addresses()
 	return &protocol.StartArgs{
 		Roles:      roles,

@@ -70,6 +70,27 @@ func (k *Keeper) watch(ctx context.Context) error {
 			k.note("direct rules: " + err.Error())
 		}
 		if changed {
+			k.prodReport()
+		}
+	}
+}
+
+// prodReport has the worker told soon: it may hang, and whoever compares or
+// proves must not wait for it.
+func (k *Keeper) prodReport() {
+	select {
+	case k.reports <- struct{}{}:
+	default:
+	}
+}
+
+// reportLoop tells the worker until ctx ends.
+func (k *Keeper) reportLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.reports:
 			k.report()
 		}
 	}
@@ -111,7 +132,7 @@ func (k *Keeper) probeLoop(ctx context.Context) error {
 				k.note("enforcement proven by the self-probe")
 			}
 		}
-		k.report()
+		k.prodReport()
 		var again <-chan time.Time
 		if err != nil {
 			again = time.After(probeAgain)

@@ -21,6 +21,9 @@ type Options struct {
 	// not exist; links in the directory's path are followed, one in the place of
 	// the file is refused.
 	Path string
+	// Dir is the directory of Path where it is open already, and taken over by Open;
+	// nil: it is opened by its name, with the rights of this process.
+	Dir *os.File
 	// Mode of files that are made; default 0640. An existing file keeps its own,
 	// unless others may write to it: then it is refused.
 	Mode uint32
@@ -62,10 +65,13 @@ func Open(o Options) (*Files, error) {
 	if base == "" || base == "." || base == ".." {
 		return nil, fmt.Errorf("audit file %q: not the name of a file", o.Path)
 	}
-	if err := os.MkdirAll(dirName, 0o750); err != nil {
-		return nil, fmt.Errorf("audit directory: %w", err)
+	dir, err := o.Dir, error(nil)
+	if dir == nil {
+		if err := os.MkdirAll(dirName, 0o750); err != nil {
+			return nil, fmt.Errorf("audit directory: %w", err)
+		}
+		dir, err = os.OpenFile(dirName, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
-	dir, err := os.OpenFile(dirName, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("audit directory: %w", err)
 	}
@@ -108,6 +114,21 @@ func (f *Files) descriptor() (*os.File, error) {
 		}
 	}
 	return nil, fmt.Errorf("audit file %s: it appears and disappears", f.o.Path)
+}
+
+// Size gives the bytes of the file that has the audit's name, 0 without one.
+func (f *Files) Size() (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var st unix.Stat_t
+	err := unix.Fstatat(f.fd(), f.base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("audit file %s: %w", f.o.Path, err)
+	}
+	return st.Size, nil
 }
 
 // Rotate makes path → path.1, path.1 → path.2, …, drops the oldest, and gives
