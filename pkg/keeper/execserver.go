@@ -38,6 +38,17 @@ const (
 // maxCommands bounds the commands that the daemon runs at a time.
 const maxCommands = 256
 
+// acceptPause is how long a failed accept waits.
+const acceptPause = 100 * time.Millisecond
+
+// launchTimeout bounds how long a process may take to become the command: its
+// directory may lie on a file system that never answers.
+const launchTimeout = 30 * time.Second
+
+// callerLimits are what a caller may cost. The kernel passes 6 MiB of arguments
+// and environment at most (execve(2)); they are escaped here.
+var callerLimits = wire.Limits{Payload: 16 << 20, SendTimeout: 5 * time.Second}
+
 // helloTimeout bounds how long a caller may take to say what it wants.
 const helloTimeout = 10 * time.Second
 
@@ -54,6 +65,9 @@ type RemoteLaunch struct {
 	User        string   `json:"user"`
 	Workload    string   `json:"workload"`
 	KeepSockets bool     `json:"keep_sockets"`
+	// Files is the soft limit of open files that the caller was started with; 0
+	// keeps the one that it has now.
+	Files uint64 `json:"files"`
 	// Numbers are those that the descriptors of the message have in the caller.
 	Numbers []int `json:"numbers"`
 }
@@ -125,8 +139,18 @@ func (k *Keeper) serveExec(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("exec socket: %w", err)
+		}
+		if err != nil {
+			// EMFILE and the like: whoever waits is served when descriptors come
+			// back. It is no reason to end the gate of everybody.
+			k.log.Warn("exec socket", zap.Error(err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		select {
 		case slots <- struct{}{}:
@@ -148,6 +172,7 @@ func (k *Keeper) serveExec(ctx context.Context) error {
 // serveCaller answers one caller and stays with its command.
 func (k *Keeper) serveCaller(ctx context.Context, c *net.UnixConn, group int) error {
 	conn := wire.FromUnix(c)
+	conn.SetLimits(callerLimits)
 	refuse := func(err error) error {
 		conn.Send(&wire.Message{Method: methodFailed, Error: err.Error()}, nil)
 		return fmt.Errorf("refused: %w", err)
@@ -160,6 +185,11 @@ func (k *Keeper) serveCaller(ctx context.Context, c *net.UnixConn, group int) er
 	if !who.member(group) {
 		return refuse(fmt.Errorf("uid %d is neither root nor in group %s", who.uid, k.config.Admin.Group))
 	}
+	if !k.callers.take(who.uid) {
+		k.note(fmt.Sprintf("exec refused: uid %d runs too many commands", who.uid))
+		return refuse(fmt.Errorf("uid %d runs %d commands already", who.uid, commandsPerUser))
+	}
+	defer k.callers.give(who.uid)
 	if err := conn.Send(&wire.Message{Method: methodHello}, nil); err != nil {
 		return err
 	}
@@ -205,17 +235,30 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 		}
 	}()
 	c.plan.Spec.Umask = &who.umask
+	withFiles(who.limits, args.Files)
 	child, err := startLaunched(c, inherited, who)
 	if err != nil {
 		return refuse(err)
 	}
 	defer child.conn.Close()
+	// The child has them. Held here they would use up the keeper's own, and keep
+	// pipes open whose readers wait for their end.
+	closeFiles(files)
+	c.plan = Plan{}
 	// The child's connection closes on execve; a message before is its failure.
-	if m, err := child.conn.Receive(); err == nil {
+	child.conn.Socket().SetReadDeadline(time.Now().Add(launchTimeout))
+	stop := context.AfterFunc(ctx, func() { child.conn.Close() })
+	m, err := child.conn.Receive()
+	switch {
+	case err == nil:
 		m.CloseFiles()
 		<-child.waited
 		conn.Send(&wire.Message{Method: methodFailed, Error: m.Error}, ended{Code: failureCode(m)})
 		return fmt.Errorf("not started: %s", m.Error)
+	case !stop():
+		return refuse(errors.New("the daemon is stopping"))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(fmt.Errorf("the command did not start within %s", launchTimeout))
 	}
 	if err := conn.Send(&wire.Message{Method: methodStarted}, started{Name: c.id.Name}); err != nil {
 		return err
@@ -266,6 +309,37 @@ type launched struct {
 	conn *wire.Conn
 	// waited is closed once the command has ended and was waited for.
 	waited chan struct{}
+	end    *ending
+}
+
+// An ending keeps signals from a process that has the number of one that was
+// waited for.
+type ending struct {
+	mu    sync.Mutex
+	ended bool
+}
+
+// wait returns when the process has ended and no signal can reach its number any
+// more; only then it may be waited for.
+func (e *ending) wait(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	e.mu.Lock()
+	e.ended = true
+	e.mu.Unlock()
+}
+
+// kill sends a signal to the process or, with a negative number, to its group.
+func (e *ending) kill(pid int, s syscall.Signal) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.ended {
+		unix.Kill(pid, s)
+	}
 }
 
 // startLaunched starts the process that becomes the command, inside its cgroup
@@ -290,8 +364,8 @@ func startLaunched(c *command, inherited []*os.File, who *caller) (*launched, er
 	// A command must not outlive a keeper that was killed: its wrapper has ended
 	// then, and whoever started that believes that the command has.
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Setsid: true, Pdeathsig: unix.SIGKILL}
-	waited := make(chan struct{})
-	if err := startAndWait(cmd, waited); err != nil {
+	waited, end := make(chan struct{}), &ending{}
+	if err := startAndWait(cmd, waited, end); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start command: %w", err)
 	}
@@ -307,13 +381,13 @@ func startLaunched(c *command, inherited []*os.File, who *caller) (*launched, er
 		<-waited
 		return nil, err
 	}
-	return &launched{cmd: cmd, conn: conn, waited: waited}, nil
+	return &launched{cmd: cmd, conn: conn, waited: waited, end: end}, nil
 }
 
 // startAndWait starts a process on a thread that lives until the process has
 // ended, and closes waited then: a parent-death signal is sent when the thread
 // ends that forked, whoever else of this process lives on.
-func startAndWait(cmd *exec.Cmd, waited chan<- struct{}) error {
+func startAndWait(cmd *exec.Cmd, waited chan<- struct{}, end *ending) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -324,18 +398,10 @@ func startAndWait(cmd *exec.Cmd, waited chan<- struct{}) error {
 			return
 		}
 		defer close(waited)
+		end.wait(cmd.Process.Pid)
 		cmd.Wait() // how it ended is in cmd.ProcessState
 	}()
 	return <-started
-}
-
-func applyLimits(pid int, limits map[int]unix.Rlimit) error {
-	for r, l := range limits {
-		if err := unix.Prlimit(pid, r, &l, nil); err != nil {
-			return fmt.Errorf("limit %d: %w", r, err)
-		}
-	}
-	return nil
 }
 
 // stay passes signals on until the command ends, and tells how it did. It ends
@@ -389,5 +455,5 @@ func (l *launched) signal(s syscall.Signal) {
 		// ignores SIGTSTP (POSIX, orphaned process group).
 		pid, s = -pid, unix.SIGSTOP
 	}
-	unix.Kill(pid, s)
+	l.end.kill(pid, s)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -62,7 +63,13 @@ func StartStandalone(verbose bool) (*wire.Conn, error) {
 
 // Detach starts this process again in a session of its own, with the same
 // descriptors, and returns in the one that must end now.
+//
+// Nothing else of the caller's goes along: a pipe that stayed open here would
+// have no end for its reader when the command has ended, a lock would stay.
 func Detach(args ...string) error {
+	if err := unix.CloseRange(4, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("start keeper: inherited descriptors: %w", err)
+	}
 	cmd := exec.Command(self, args...)
 	cmd.Args[0] = "sallyport"
 	cmd.Stderr = os.Stderr
@@ -141,11 +148,9 @@ func openStandalone(ctx context.Context, args *StandaloneArgs, log *zap.Logger) 
 		Log:        log,
 	}
 	if args.ConfigPath == "" {
-		o.Audit = file.Options{
-			Path: filepath.Join(args.AuditDir, "sallyport-audit."+strconv.Itoa(args.PID)+".jsonl"),
-			Mode: 0o600,
-			UID:  args.Launch.UID, GID: args.Launch.GID,
-			MaxFiles: c.Audit.File.MaxFiles,
+		o.Audit, err = callersAudit(args, c.Audit.File.MaxFiles)
+		if err != nil {
+			return nil, err
 		}
 	}
 	k, err := Open(o)
@@ -156,6 +161,31 @@ func openStandalone(ctx context.Context, args *StandaloneArgs, log *zap.Logger) 
 	s := &standalone{keeper: k, cancel: cancel, done: make(chan error, 1)}
 	go func() { s.done <- k.Run(run) }()
 	return s, nil
+}
+
+// callersAudit is the audit file of an `exec` without a configuration file, in
+// the directory where it was called. It is the caller's, unless it lies where the
+// caller may make no files: one that root made there for somebody else would be
+// a way to leave files of one's own anywhere.
+func callersAudit(args *StandaloneArgs, maxFiles int) (file.Options, error) {
+	l := &args.Launch
+	o := file.Options{
+		Path: filepath.Join(args.AuditDir, "sallyport-audit."+strconv.Itoa(args.PID)+".jsonl"),
+		Mode: 0o600, UID: -1, GID: -1, MaxFiles: maxFiles,
+	}
+	dir, err := os.OpenFile(args.AuditDir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return o, fmt.Errorf("audit directory: %w", err)
+	}
+	o.Dir = dir
+	// Of the descriptor, not of the name: that may lead elsewhere by now.
+	err = withRights(l.UID, l.GID, l.Groups, func() error {
+		return unix.Faccessat(int(dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	})
+	if err == nil {
+		o.UID, o.GID = l.UID, l.GID
+	}
+	return o, nil
 }
 
 // begin waits until enforcement is proven, puts the wrapper into its cgroup and
