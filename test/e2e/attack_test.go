@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sallyport/pkg/audit"
+)
+
+// TestNamesThatAreNoText: paths and arguments of Linux are bytes, and a workload
+// chooses them. They end nobody's connection, and the command gets them as given.
+func TestNamesThatAreNoText(t *testing.T) {
+	h := newHost(t)
+	h.startDaemon(h.config("default: deny\nrules: [{name: all, match: {hosts: [api.example.com]}, action: allow}]\n"))
+	worker := h.role("worker")
+	curl := h.sh("command -v curl").stdout
+	program := "/srv/bin/\xff\xfecurl"
+	if r := h.sh("cp " + strings.TrimSpace(curl) + " $'/srv/bin/\\xff\\xfecurl'"); r.code != 0 {
+		t.Fatalf("%v", r)
+	}
+	// A command line that is cut in the middle of a character.
+	long := "X-Long: " + strings.Repeat("é", 4096)
+	for _, argv := range [][]string{
+		{program, "-sS", "https://api.example.com/bytes"},
+		{"curl", "-sS", "-H", long, "https://api.example.com/long"},
+		{"curl", "-sS", "-H", "x" + long, "https://api.example.com/longer"},
+		{"sh", "-c", `test "$1" = "$(printf '\344')" && test "$X" = "$(printf '\374')" && curl -sS https://api.example.com/arguments`, "sh", "\xe4"},
+	} {
+		c := h.sallyport(append([]string{"exec", "--config", "/srv/daemon/policy.yaml", "--"}, argv...)...)
+		c.Env = append(hostEnvironment(), "X=\xfc")
+		if r := h.run(c); r.code != 0 || !strings.Contains(r.stdout, `"path":"/`) {
+			t.Errorf("%.40q: %.300v", argv, r)
+		}
+	}
+	if now := h.role("worker"); now != worker {
+		t.Errorf("the worker ended: %d is %d now", worker, now)
+	}
+	h.waitAudit("the program by its name", func(e *audit.Event) bool {
+		return e.Kind == audit.Exchange && e.HTTP.Path == "/bytes" && strings.HasPrefix(e.Workload.Exe, "/srv/bin/")
+	})
+}
+
+// TestDaemonReadsWithTheCallersRights: a caller of the daemon names files in its
+// environment; those that it may not read itself are not read for it.
+func TestDaemonReadsWithTheCallersRights(t *testing.T) {
+	h := newHost(t)
+	h.ownAccounts()
+	h.startDaemon(h.config("default: deny\n"))
+	secret := newAuthority(t)
+	h.write("/srv/secret/ca.pem", string(secret.pem))
+	h.write("/srv/home/alice/own.pem", string(h.net.ca.pem))
+	if r := h.sh("chmod 700 /srv/secret; chmod 644 /srv/home/alice/own.pem"); r.code != 0 {
+		t.Fatalf("%v", r)
+	}
+	lines := strings.Split(strings.TrimSpace(string(secret.pem)), "\n")
+	for path, want := range map[string]bool{"/srv/secret/ca.pem": false, "/srv/home/alice/own.pem": true} {
+		argv := append([]string{"/srv/bin/sallyport", "exec", "--config", "/srv/daemon/policy.yaml", "--"},
+			"sh", "-c", `cat "$SSL_CERT_FILE" "$CURL_CA_BUNDLE"; ls -l "$SSL_CERT_FILE"`)
+		c := h.command(append([]string{"env", "SSL_CERT_FILE=" + path}, as(alice, argv...)...)...)
+		r := h.run(c)
+		if strings.Contains(r.stdout, lines[1]) {
+			t.Errorf("%s was read for alice, who may not", path)
+		}
+		if got := strings.Contains(r.stdout, "BEGIN CERTIFICATE"); !got && want {
+			t.Errorf("%s: %v", path, r)
+		}
+	}
+}
+
+// TestDescriptorsOfCallers: what a caller passes to its command does not stay in
+// the keeper, which would run out of places for its own.
+func TestDescriptorsOfCallers(t *testing.T) {
+	h := newHost(t)
+	h.ownAccounts()
+	d := h.startDaemon(h.config("default: deny\n"))
+	count := func() int {
+		entries, err := os.ReadDir("/proc/" + strconv.Itoa(d.pid) + "/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := count()
+	c := h.command(as(alice, "bash", "-c",
+		`for i in $(seq 20 219); do eval "exec $i</dev/null"; done; exec /srv/bin/sallyport exec --config /srv/daemon/policy.yaml -- sh -c 'echo started; ls /proc/self/fd | wc -l; cat'`)...)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait()
+	defer in.Close()
+	var word string
+	var n int
+	if _, err := fmt.Fscan(out, &word, &n); err != nil || word != "started" || n < 200 {
+		t.Fatalf("%q %d %v", word, n, err)
+	}
+	if now := count(); now > before+20 {
+		t.Errorf("the keeper has %d descriptors, %d before a command with 200", now, before)
+	}
+}
+
+// TestAuditInAForeignDirectory: exec under sudo leaves no file of the caller's
+// where the caller may make none.
+func TestAuditInAForeignDirectory(t *testing.T) {
+	h := newHost(t)
+	h.ownAccounts()
+	for dir, own := range map[string]bool{"/srv/foreign": false, "/srv/home/alice": true} {
+		if r := h.sh("mkdir -p " + dir); r.code != 0 {
+			t.Fatalf("%v", r)
+		}
+		if r := h.run(h.command(as(alice, "env", "-C", dir, "sudo", "/srv/bin/sallyport", "exec", "--", "true")...)); r.code != 0 {
+			t.Fatalf("%s: %v", dir, r)
+		}
+		files, _ := filepath.Glob(h.path(dir + "/sallyport-audit.*.jsonl"))
+		if len(files) != 1 {
+			t.Fatalf("%s: %v", dir, files)
+		}
+		r := h.sh("stat -c %u:%a " + dir + "/*.jsonl")
+		want := "0:600\n"
+		if own {
+			want = strconv.Itoa(alice) + ":600\n"
+		}
+		if r.stdout != want {
+			t.Errorf("%s: audit file %q, want %q", dir, r.stdout, want)
+		}
+	}
+}
