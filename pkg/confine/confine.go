@@ -41,12 +41,16 @@ func Exec(s *Spec) error {
 	if err != nil {
 		return err
 	}
+	// The command must be able to enter what is made for it, whatever umask its
+	// caller has.
+	umask := unix.Umask(0)
 	if err := m.apply(s); err != nil {
 		return err
 	}
 	if err := m.reopen(inherited.directories); err != nil {
 		return err
 	}
+	unix.Umask(umask)
 
 	if err := noNewPrivileges(); err != nil {
 		return err

@@ -31,6 +31,12 @@ other:
 	BLE	next
 	MOVD	$·startIgnored(SB), R11
 	MOVD	R10, (R11)
+	MOVD	$261, R8		// prlimit64(0, RLIMIT_NOFILE, nil, &files)
+	MOVD	$0, R0
+	MOVD	$7, R1
+	MOVD	$0, R2
+	MOVD	$·startFiles(SB), R3
+	SVC
 	MOVD	$1, R12
 	MOVD	$·startKnown(SB), R11
 	MOVB	R12, (R11)

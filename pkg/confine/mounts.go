@@ -34,8 +34,21 @@ type cover struct {
 // newMounts gives the calling thread its own mount namespace. Mounts that the
 // host makes later appear in it; nothing that happens in it is seen outside.
 func newMounts() (*mounts, error) {
+	before, err := mountNamespace()
+	if err != nil {
+		return nil, failed(opMounts, "", err)
+	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return nil, failed(opMounts, "unshare", err)
+	}
+	// Everything that follows changes mounts. It must never be the host's that
+	// change, whatever thread this runs on.
+	after, err := mountNamespace()
+	if err != nil {
+		return nil, failed(opMounts, "", err)
+	}
+	if before == after {
+		return nil, failed(opMounts, "unshare", errors.New("still in the host's"))
 	}
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return nil, failed(opMounts, "make the root a slave", err)

@@ -14,8 +14,12 @@ import (
 // program with `-ldflags "-E _rt0_sallyport"`. Without it the command gets
 // what Go has kept.
 //
-// These four are written once, before the runtime begins, and never after.
+// The runtime also raises the soft limit of open files to the hard one.
+// syscall.Exec gives it back; to tell it to somebody else it has to be known.
+//
+// These five are written once, before the runtime begins, and never after.
 var (
+	startFiles   [2]uint64 // struct rlimit64: soft, hard
 	startMask    uint64
 	startIgnored uint64
 	//lint:ignore U1000 the entry in assembly reads sigactions into it
@@ -34,6 +38,10 @@ type Signals struct {
 func StartSignals() (Signals, bool) {
 	return Signals{Blocked: startMask, Ignored: startIgnored}, startKnown
 }
+
+// StartFiles is the soft limit of open files that this process was started
+// with, false where the program was linked without its entry.
+func StartFiles() (uint64, bool) { return startFiles[0], startKnown }
 
 // lastSignal is _NSIG.
 const lastSignal = 64

@@ -24,7 +24,7 @@ type caller struct {
 	umask         int
 	pidfd         *os.File
 	// limits are the process's resource limits by number.
-	limits map[int]unix.Rlimit
+	limits []unix.Rlimit
 }
 
 // callerOf identifies the process at the other end, and refuses it where a
@@ -135,7 +135,11 @@ func (p *caller) check(tree *workload.Tree, tagged workload.Cgroup) error {
 	if cg.Path() == tagged.Path() || strings.HasPrefix(cg.Path(), tagged.Path()+"/") {
 		return errors.New("the caller runs in a tagged cgroup: a workload must not start others")
 	}
-	if p.limits, err = limitsOf(p.pid); err != nil {
+	data, err = os.ReadFile(proc + "/limits")
+	if err != nil {
+		return fmt.Errorf("the caller's limits: %w", err)
+	}
+	if p.limits, err = parseLimits(string(data)); err != nil {
 		return fmt.Errorf("the caller's limits: %w", err)
 	}
 	// Everything above was read by pid; it was the caller's if that still lives.
@@ -143,21 +147,6 @@ func (p *caller) check(tree *workload.Tree, tagged workload.Cgroup) error {
 		return errors.New("the caller has ended")
 	}
 	return nil
-}
-
-// rlimitCount is RLIM_NLIMITS.
-const rlimitCount = 16
-
-func limitsOf(pid int) (map[int]unix.Rlimit, error) {
-	limits := make(map[int]unix.Rlimit, rlimitCount)
-	for r := range rlimitCount {
-		var l unix.Rlimit
-		if err := unix.Prlimit(pid, r, nil, &l); err != nil {
-			return nil, err
-		}
-		limits[r] = l
-	}
-	return limits, nil
 }
 
 // statusFields splits /proc/PID/status into its fields.

@@ -48,6 +48,7 @@ func LaunchRemote(runtimeDir string, args *RemoteLaunch, say func(string)) (int,
 	for i, f := range files {
 		args.Numbers[i] = int(f.Fd())
 	}
+	args.Files, _ = confine.StartFiles()
 	if err := conn.Send(&wire.Message{Method: methodLaunch, Files: files}, args); err != nil {
 		return 0, err
 	}

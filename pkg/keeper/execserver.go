@@ -65,6 +65,9 @@ type RemoteLaunch struct {
 	User        string   `json:"user"`
 	Workload    string   `json:"workload"`
 	KeepSockets bool     `json:"keep_sockets"`
+	// Files is the soft limit of open files that the caller was started with; 0
+	// keeps the one that it has now.
+	Files uint64 `json:"files"`
 	// Numbers are those that the descriptors of the message have in the caller.
 	Numbers []int `json:"numbers"`
 }
@@ -232,6 +235,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 		}
 	}()
 	c.plan.Spec.Umask = &who.umask
+	withFiles(who.limits, args.Files)
 	child, err := startLaunched(c, inherited, who)
 	if err != nil {
 		return refuse(err)
@@ -398,15 +402,6 @@ func startAndWait(cmd *exec.Cmd, waited chan<- struct{}, end *ending) error {
 		cmd.Wait() // how it ended is in cmd.ProcessState
 	}()
 	return <-started
-}
-
-func applyLimits(pid int, limits map[int]unix.Rlimit) error {
-	for r, l := range limits {
-		if err := unix.Prlimit(pid, r, &l, nil); err != nil {
-			return fmt.Errorf("limit %d: %w", r, err)
-		}
-	}
-	return nil
 }
 
 // stay passes signals on until the command ends, and tells how it did. It ends

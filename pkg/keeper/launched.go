@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -43,7 +44,24 @@ func becomeCommand(conn *wire.Conn) error {
 	if err := m.Decode(&plan); err != nil {
 		return err
 	}
+	if err := keepFileLimit(); err != nil {
+		return err
+	}
 	return confine.Exec(&plan.Spec)
+}
+
+// keepFileLimit makes the limit of open files that the keeper set here the one
+// that the command gets: execve would give back what this process began with,
+// which is the keeper's own (package syscall, origRlimitNofile).
+func keepFileLimit() error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
+	}
+	if err := syscall.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
+	}
+	return nil
 }
 
 // userName names a uid for the audit and for `match.user`.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -62,7 +63,13 @@ func StartStandalone(verbose bool) (*wire.Conn, error) {
 
 // Detach starts this process again in a session of its own, with the same
 // descriptors, and returns in the one that must end now.
+//
+// Nothing else of the caller's goes along: a pipe that stayed open here would
+// have no end for its reader when the command has ended, a lock would stay.
 func Detach(args ...string) error {
+	if err := unix.CloseRange(4, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("start keeper: inherited descriptors: %w", err)
+	}
 	cmd := exec.Command(self, args...)
 	cmd.Args[0] = "sallyport"
 	cmd.Stderr = os.Stderr

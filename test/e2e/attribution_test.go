@@ -200,4 +200,3 @@ func (h *host) flowOf(t *testing.T, port int, workload, cgroup, pid string, uid 
 		t.Errorf("attributed to %+v, dst %v; want %s in %s, pid %s, uid %d", e.Workload, e.Dst, workload, cgroup, number, uid)
 	}
 }
-

@@ -9,7 +9,8 @@
  *	unspec                         connect(2) to AF_UNSPEC
  *	fastopen ADDR PORT TEXT        sendto(2) with MSG_FASTOPEN
  *	uring ADDR PORT                connect by io_uring
- *	send TEXT | sendto ADDR PORT TEXT | sendhex HEX | recv | recvhex
+ *	send TEXT | sendto ADDR PORT TEXT | sendhex HEX | sendhexto ADDR PORT HEX
+ *	recv | recvhex                 recvhex tells the sender too
  *	cmsg pktinfo IF SRC | cmsg rthdr VIA    ancillary data of the sends that follow
  *	pktinfo IF | rthdr VIA | unicast IF | device IF | ifindex IF | noroute | mark N
  *	patience MS                    gives up after MS from now on
@@ -406,6 +407,9 @@ static void statement(char *line)
 		r = send_bytes(NULL, 0, w[1], strlen(w[1]), 0);
 	} else if (IS("sendhex")) {
 		r = send_bytes(NULL, 0, bytes, hex_bytes(w[1], bytes), 0);
+	} else if (IS("sendhexto")) {
+		len = address(&a, w[1], w[2]);
+		r = send_bytes(&a, len, bytes, hex_bytes(w[3], bytes), 0);
 	} else if (IS("packet")) {
 		/* A whole frame's payload: an IPv4 UDP datagram as the caller wrote it. */
 		struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_protocol = htons(0x0800),
@@ -413,9 +417,11 @@ static void statement(char *line)
 		memset(to.sll_addr, 0xff, 6);
 		r = sendto(fd, bytes, hex_bytes(w[2], bytes), 0, (struct sockaddr *)&to, sizeof(to));
 	} else if (IS("recv") || IS("recvhex")) {
-		r = recv(fd, bytes, sizeof(bytes) - 1, 0);
+		r = recvfrom(fd, bytes, sizeof(bytes) - 64, 0, &a.any, &len);
 		for (long i = 0; i < r; i++)
 			sprintf(shown + (IS("recv") ? i : 2 * i), IS("recv") ? "%c" : "%02x", bytes[i]);
+		if (r >= 0 && IS("recvhex"))
+			strcat(strcat(shown, " "), text(&a));
 	} else if (IS("cmsg")) {
 		r = set_ancillary(w[1], w[2], w[3]);
 	} else if (IS("listen")) {
