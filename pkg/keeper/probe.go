@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -47,6 +46,9 @@ type prober struct {
 	target *net.TCPListener
 	// rejected reads the guard's counter.
 	rejected func() (uint64, error)
+	// run makes the connections and gives the pid that did and what it printed;
+	// it is spawn, but in tests.
+	run func(context.Context) (pid int, out string, err error)
 }
 
 // openProber makes the probe's cgroup and target and tells the kernel.
@@ -62,6 +64,7 @@ func openProber(g *gate, rejected func() (uint64, error)) (*prober, error) {
 		return nil, fmt.Errorf("probe listener: %w", err)
 	}
 	p := &prober{cgroup: cg, target: l.(*net.TCPListener), rejected: rejected}
+	p.run = p.spawn
 	if err := mark(g.data, p.target); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("bpf: probe listener: %w", err)
@@ -84,7 +87,7 @@ func (p *prober) probe(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("self-probe: read the guard's counter: %w", err)
 	}
-	pid, out, err := p.spawn(ctx)
+	pid, out, err := p.run(ctx)
 	if err != nil {
 		return fmt.Errorf("self-probe: %w", err)
 	}
@@ -113,20 +116,33 @@ func (p *prober) probe(ctx context.Context) error {
 	return nil
 }
 
-// passed reports whether anything arrived at the target.
+// passed reports whether anything arrived at the target. The kernel is asked: Go
+// does not even look at a listener whose deadline has passed.
 func (p *prober) passed() (bool, error) {
-	if err := p.target.SetDeadline(time.Now()); err != nil {
+	raw, err := p.target.SyscallConn()
+	if err != nil {
 		return false, err
 	}
-	c, err := p.target.Accept()
-	if err == nil {
+	waiting, perr := 0, error(unix.EINTR)
+	if err := raw.Control(func(fd uintptr) {
+		for errors.Is(perr, unix.EINTR) {
+			waiting, perr = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		}
+	}); err != nil {
+		return false, err
+	}
+	if perr != nil || waiting == 0 {
+		return false, perr
+	}
+	// Taken away, so that the next probe does not see it again. One that was
+	// reset meanwhile is not there any more; it did arrive.
+	if err := p.target.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return true, err
+	}
+	if c, err := p.target.Accept(); err == nil {
 		c.Close()
-		return true, nil
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return false, nil
-	}
-	return false, err
+	return true, nil
 }
 
 // spawn runs the probing process inside the probe's cgroup and gives its pid
