@@ -133,7 +133,7 @@ func (e *env) configCheckCommand() *cobra.Command {
 					return err
 				}
 			case err == nil:
-				_, err = fmt.Fprintf(e.stdout, "%s: valid: mode %s, %d workloads, %d rules\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules))
+				_, err = fmt.Fprintf(e.stdout, "%s: valid: mode %s, workloads %d, rules %d\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules))
 				return err
 			default:
 				// Editors and CI read FILE:LINE:COL at the start of a line.

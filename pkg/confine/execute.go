@@ -44,7 +44,7 @@ func execute(s *Spec) error {
 	if denied != nil {
 		return failed(opExec, name, denied)
 	}
-	return failed(opExec, name, fs.ErrNotExist)
+	return failed(opExec, name, notInPath{})
 }
 
 // run tries one file. A script without an interpreter line is given to the

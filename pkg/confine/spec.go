@@ -94,7 +94,13 @@ const (
 )
 
 // opExec is the Op of errors about the command itself.
-const opExec = "exec"
+const opExec = "start the command"
+
+// notInPath is fs.ErrNotExist in the words of a shell.
+type notInPath struct{}
+
+func (notInPath) Error() string        { return "not found in PATH" }
+func (notInPath) Is(target error) bool { return target == fs.ErrNotExist }
 
 // ExitCode is the status to exit with after err: ExitNotFound and
 // ExitNotExecutable where only the command was at fault, else ExitFailed.
