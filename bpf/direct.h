@@ -11,18 +11,18 @@ struct sp_match {
 	__u32 rule;
 };
 
-/* first_range gives the number, from 1, of the first range with the port; 0: none. */
+/* first_range gives the index of the first range with the port, SP_RANGES: none. */
 GLOBAL __u32 first_range(const struct sp_ranges *ranges, __u16 port)
 {
 	if (!ranges)
-		return 0;
+		return SP_RANGES;
 	for (__u32 i = 0; i < SP_RANGES; i++) {
 		if (i >= ranges->n)
 			break;
 		if (port >= ranges->r[i].first && port <= ranges->r[i].last)
-			return i + 1;
+			return i;
 	}
-	return 0;
+	return SP_RANGES;
 }
 
 static __always_inline void match_ports(const struct sp_ranges *ranges, __u16 port, struct sp_match *m)
@@ -33,11 +33,14 @@ static __always_inline void match_ports(const struct sp_ranges *ranges, __u16 po
 		return;
 	/* The loader put them in the order of the rules. */
 	i = first_range(ranges, port);
-	if (!i || i > SP_RANGES)
+	if (i >= SP_RANGES)
 		return;
-	if (ranges->r[i - 1].order < m->order) {
-		m->order = ranges->r[i - 1].order;
-		m->rule = ranges->r[i - 1].rule;
+	/* The verifier of Linux 6.1 forgets the comparison; clang must not drop the mask. */
+	asm volatile("" : "+r"(i));
+	i &= SP_RANGES - 1;
+	if (ranges->r[i].order < m->order) {
+		m->order = ranges->r[i].order;
+		m->rule = ranges->r[i].rule;
 	}
 }
 

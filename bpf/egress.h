@@ -167,7 +167,10 @@ static __always_inline __u32 leave_tcp(struct __sk_buff *skb, struct bpf_sock *s
 			return SP_INBOUND_DENIED;
 		break;
 	default:
-		/* A listening socket sends only SYN-ACKs, which hold no data. */
+		/*
+		 * A listening socket sends only SYN-ACKs, which hold no data. Before Linux
+		 * 6.5 they do not come here; what the accepted socket sends does.
+		 */
 		if (sk->state != BPF_TCP_LISTEN)
 			return SP_EGRESS_DENIED;
 		if (skb->ifindex != LO && !answers_on(st, p->sport))

@@ -28,12 +28,14 @@ static __always_inline struct sp_share *share_of(__u64 workload)
 GLOBAL __u32 reserve_place(const struct sp_flow *flow, __u32 most)
 {
 	struct sp_share *share;
+	struct sp_flow place;
 
 	if (!flow)
 		return SP_FLOW_LOST;
-	if (!bpf_map_update_elem(&places, &flow->cookie, flow, BPF_EXIST))
+	place = *flow;
+	if (!bpf_map_update_elem(&places, &place.cookie, &place, BPF_EXIST))
 		return 0;
-	share = share_of(flow->workload);
+	share = share_of(place.workload);
 	/* Too many workloads: this one cannot be bounded, so it gets nothing. */
 	if (!share)
 		return SP_WORKLOAD_FULL;
@@ -42,7 +44,7 @@ GLOBAL __u32 reserve_place(const struct sp_flow *flow, __u32 most)
 		__sync_fetch_and_add(&share->places, -1);
 		return SP_WORKLOAD_FULL;
 	}
-	if (bpf_map_update_elem(&places, &flow->cookie, flow, BPF_NOEXIST)) {
+	if (bpf_map_update_elem(&places, &place.cookie, &place, BPF_NOEXIST)) {
 		__sync_fetch_and_add(&share->places, -1);
 		return SP_MAP_FULL;
 	}
@@ -55,19 +57,22 @@ GLOBAL int end_place(const struct sp_flow *flow, bool told)
 {
 	struct sp_share *share;
 	struct sp_flow *place;
+	__u64 cookie, workload;
 
 	if (!flow)
 		return 0;
-	place = bpf_map_lookup_elem(&places, &flow->cookie);
+	cookie = flow->cookie;
+	workload = flow->workload;
+	place = bpf_map_lookup_elem(&places, &cookie);
 	if (!place)
 		return 0;
 	if (told)
 		tell(SP_EVENT_CLOSED, 0, place);
 	/* Whoever deletes it gives it back, so it is given back once. */
-	if (bpf_map_delete_elem(&places, &flow->cookie))
+	if (bpf_map_delete_elem(&places, &cookie))
 		return 0;
 	count(SP_PLACES_USED, -1);
-	share = bpf_map_lookup_elem(&shares, &flow->workload);
+	share = bpf_map_lookup_elem(&shares, &workload);
 	if (share)
 		__sync_fetch_and_add(&share->places, -1);
 	return 0;

@@ -95,6 +95,7 @@ func (d *Datapath) SetOwnAddresses(addrs []netip.AddrPort) error {
 }
 
 // SetInbound replaces the ports on which workloads may answer other hosts.
+// Connections that were accepted before keep what held then; the guard ends them.
 func (d *Datapath) SetInbound(ports []InboundPort) error {
 	want := make(map[bpf.SallyportSpInboundKey]bool)
 	for _, p := range ports {
