@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/config"
 	"sallyport/pkg/keeper"
 )
 
@@ -22,6 +23,7 @@ func (e *env) runCommand() *cobra.Command {
 		Short: "Run the daemon",
 		Long: `Runs the daemon until SIGTERM. It says "ready" once programs, guard, listeners
 and the self-probe are as they must be. SIGHUP applies the configuration again.
+Without a configuration file it enforces the defaults: nothing is allowed.
 When it stops the gate stays shut: programs in tagged cgroups reach nothing
 until it runs again, or until "sallyport teardown" takes the gate away.`,
 		Example: "  sudo sallyport run --config /etc/sallyport/sallyport.yaml",
@@ -43,7 +45,7 @@ func (e *env) runDaemon(c *cobra.Command) error {
 			return fmt.Errorf("config: %w", err)
 		}
 	}
-	conf, _, err := keeper.LoadConfig(path)
+	conf, _, err := keeper.LoadConfig(path, config.Enforce)
 	if err != nil {
 		return configError(err)
 	}

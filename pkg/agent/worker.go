@@ -104,7 +104,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 
 // parse reads a configuration as the keeper did.
 func parse(c *protocol.Configuration) (*settings, error) {
-	conf := config.Default(config.Observe)
+	conf := config.Default(c.Builtin)
 	if len(c.Sources) > 0 {
 		sources := make([]config.File, len(c.Sources))
 		for i, s := range c.Sources {

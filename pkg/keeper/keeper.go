@@ -30,7 +30,7 @@ import (
 type Options struct {
 	Instance Instance
 	// ConfigPath is the file that Reload reads; empty: the built-in
-	// configuration in observe mode.
+	// configuration.
 	ConfigPath string
 	// Standalone is set for an `exec` without a daemon: free ports, no admin
 	// and metrics listeners, and Audit in place of the configured file.
@@ -92,12 +92,22 @@ type Keeper struct {
 	eventsLost atomic.Uint64
 }
 
-// LoadConfig reads the configuration; without a path it is the built-in one.
-func LoadConfig(path string) (*config.Config, []config.File, error) {
+// LoadConfig reads the configuration; without a path it is the built-in one in
+// the given mode.
+func LoadConfig(path string, builtin config.Mode) (*config.Config, []config.File, error) {
 	if path == "" {
-		return config.Default(config.Observe), nil, nil
+		return config.Default(builtin), nil, nil
 	}
 	return config.Load(path)
+}
+
+// builtin is the mode without a configuration file. An `exec` of its own then
+// observes; the daemon enforces, so that a lost file does not open the gate.
+func (o *Options) builtin() config.Mode {
+	if o.Standalone {
+		return config.Observe
+	}
+	return config.Enforce
 }
 
 // Open sets the instance up, with its gate shut. Run makes it serve; Close
@@ -107,7 +117,7 @@ func Open(o Options) (*Keeper, error) {
 	// The modes of files are what the code says: trust files that a command
 	// cannot read are no trust, whatever umask its caller has.
 	unix.Umask(0o022)
-	c, sources, err := LoadConfig(o.ConfigPath)
+	c, sources, err := LoadConfig(o.ConfigPath, o.builtin())
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func (k *Keeper) Reload() error {
 }
 
 func (k *Keeper) reload() error {
-	c, sources, err := LoadConfig(k.options.ConfigPath)
+	c, sources, err := LoadConfig(k.options.ConfigPath, k.options.builtin())
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (k *Keeper) reload() error {
 	if err != nil {
 		return err
 	}
-	next := protocol.Configuration{Generation: k.generation + 1, Roots: roots}
+	next := protocol.Configuration{Generation: k.generation + 1, Builtin: k.options.builtin(), Roots: roots}
 	for _, s := range sources {
 		next.Sources = append(next.Sources, protocol.Source{Name: s.Name, Data: s.Data})
 	}

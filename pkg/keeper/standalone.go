@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit/file"
+	"sallyport/pkg/config"
 	"sallyport/pkg/keeper/wire"
 	"sallyport/pkg/workload"
 )
@@ -132,7 +133,7 @@ type standalone struct {
 }
 
 func openStandalone(ctx context.Context, args *StandaloneArgs, log *zap.Logger) (*standalone, error) {
-	c, _, err := LoadConfig(args.ConfigPath)
+	c, _, err := LoadConfig(args.ConfigPath, config.Observe)
 	if err != nil {
 		return nil, err
 	}

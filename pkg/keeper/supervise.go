@@ -217,7 +217,7 @@ func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.Start
 func (k *Keeper) configuration() (*protocol.Configuration, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	out := &protocol.Configuration{Generation: k.generation}
+	out := &protocol.Configuration{Generation: k.generation, Builtin: k.options.builtin()}
 	for _, s := range k.sources {
 		out.Sources = append(out.Sources, protocol.Source{Name: s.Name, Data: s.Data})
 	}

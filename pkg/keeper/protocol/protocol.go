@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"sallyport/pkg/ca"
+	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/workload"
 )
@@ -91,9 +92,11 @@ type Source struct {
 }
 
 // A Configuration is the configuration as bytes: both processes parse it with
-// the same code. Without sources it is the built-in one, in observe mode.
+// the same code. Without sources it is the built-in one.
 type Configuration struct {
 	Sources []Source `json:"sources"`
+	// Builtin is the mode of the built-in one.
+	Builtin config.Mode `json:"builtin"`
 	// Roots are the files of tls.upstream_ca_files, PEM.
 	Roots []Source `json:"roots"`
 	// Generation counts the configurations that the keeper accepted.
