@@ -83,6 +83,13 @@ func TestFilter(t *testing.T) {
 		{"amd64", call{arch: unix.AUDIT_ARCH_X86_64, nr: 16, arg1: high | unix.TIOCSTI}, answerDenied},
 		{"amd64", call{arch: unix.AUDIT_ARCH_X86_64, nr: 16, arg1: unix.TIOCLINUX}, answerDenied},
 		{"amd64", call{arch: unix.AUDIT_ARCH_X86_64, nr: 16, arg1: unix.TIOCGWINSZ}, allow},
+		{"amd64", call{arch: unix.AUDIT_ARCH_X86_64, nr: 249}, answerMissing}, // request_key
+		{"amd64", call{arch: unix.AUDIT_ARCH_X86_64, nr: x32Bit | 249}, answerMissing},
+		{"amd64", call{arch: unix.AUDIT_ARCH_X86_64, nr: 250}, allow}, // keyctl
+		{"amd64", call{arch: unix.AUDIT_ARCH_I386, nr: 287}, answerMissing},
+		{"amd64", call{arch: unix.AUDIT_ARCH_I386, nr: 249}, allow},
+		{"arm64", call{arch: unix.AUDIT_ARCH_AARCH64, nr: 218}, answerMissing},
+		{"arm64", call{arch: unix.AUDIT_ARCH_ARM, nr: 310}, answerMissing},
 		{"amd64", call{arch: unix.AUDIT_ARCH_I386, nr: 359, arg0: unix.AF_PACKET}, answerFamily},
 		{"amd64", call{arch: unix.AUDIT_ARCH_I386, nr: 360, arg0: unix.AF_TIPC}, answerFamily},
 		{"amd64", call{arch: unix.AUDIT_ARCH_I386, nr: 359, arg0: unix.AF_INET6}, allow},
@@ -123,7 +130,7 @@ func TestNumbers(t *testing.T) {
 	if e == nil {
 		t.Skipf("no table for %s", runtime.GOARCH)
 	}
-	if e[0].socket != unix.SYS_SOCKET || e[0].socketpair != unix.SYS_SOCKETPAIR || e[0].ioctl != unix.SYS_IOCTL || ioUringSetup != unix.SYS_IO_URING_SETUP {
+	if e[0].socket != unix.SYS_SOCKET || e[0].socketpair != unix.SYS_SOCKETPAIR || e[0].ioctl != unix.SYS_IOCTL || e[0].requestKey != unix.SYS_REQUEST_KEY || ioUringSetup != unix.SYS_IO_URING_SETUP {
 		t.Errorf("%+v", e[0])
 	}
 }

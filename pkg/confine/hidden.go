@@ -51,6 +51,22 @@ func HiddenSockets(uid int, home string, env []string) []Hidden {
 		{Path: "/var/snap/lxd/common/lxd-user/unix.socket"},
 		{Path: "/run/libvirt"},
 		{Path: "/var/run/libvirt"},
+
+		// Those that open connections for whoever asks: printing to any address,
+		// a network of one's own, an anonymous one.
+		{Path: "/run/cups"},
+		{Path: "/var/run/cups"},
+		{Path: "/run/tailscale"},
+		{Path: "/var/run/tailscale"},
+		{Path: "/run/tor"},
+		{Path: "/var/run/tor"},
+
+		// Terminal multiplexers, which start programs outside.
+		{Path: "/tmp/tmux-" + strconv.Itoa(uid)},
+		{Path: "/run/tmux/" + strconv.Itoa(uid)},
+		{Path: "/run/screen"},
+		{Path: "/var/run/screen"},
+		{Path: "/tmp/uscreens"},
 	}
 	runtimes := []string{"/run/user/" + strconv.Itoa(uid)}
 	for _, v := range env {
@@ -59,6 +75,18 @@ func HiddenSockets(uid int, home string, env []string) []Hidden {
 		case "XDG_RUNTIME_DIR":
 			if filepath.IsAbs(value) && filepath.Clean(value) != runtimes[0] {
 				runtimes = append(runtimes, filepath.Clean(value))
+			}
+		case "TMUX": // SOCKET,PID,SESSION
+			if path, _, _ := strings.Cut(value, ","); filepath.IsAbs(path) {
+				hide = append(hide, Hidden{Path: path})
+			}
+		case "TMUX_TMPDIR":
+			if filepath.IsAbs(value) {
+				hide = append(hide, Hidden{Path: filepath.Join(value, "tmux-"+strconv.Itoa(uid))})
+			}
+		case "SCREENDIR":
+			if filepath.IsAbs(value) {
+				hide = append(hide, Hidden{Path: value})
 			}
 		case "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS":
 			hide = append(hide, busPaths(value)...)
@@ -73,6 +101,9 @@ func HiddenSockets(uid int, home string, env []string) []Hidden {
 		for _, name := range []string{
 			"bus", "at-spi", "systemd/private", "systemd/io.systemd.Manager",
 			"docker.sock", "docker", "podman", "containerd", "containerd-rootless", "buildkit", "buildkit-default", "libvirt",
+			// dirmngr fetches any URL, and systemd starts it for who connects. Sound
+			// servers stream to any address. Emacs runs what it is told.
+			"gnupg/S.dirmngr", "pulse", "pipewire-0", "pipewire-0-manager", "emacs",
 		} {
 			hide = append(hide, Hidden{Path: dir + "/" + name})
 		}
@@ -80,7 +111,7 @@ func HiddenSockets(uid int, home string, env []string) []Hidden {
 	if filepath.IsAbs(home) {
 		for _, name := range []string{
 			".docker/run", ".docker/desktop/docker.sock", ".rd/docker.sock", ".colima/default/docker.sock",
-			".cache/at-spi",
+			".cache/at-spi", ".gnupg/S.dirmngr", ".screen",
 		} {
 			hide = append(hide, Hidden{Path: filepath.Join(home, name)})
 		}

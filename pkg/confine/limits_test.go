@@ -136,6 +136,18 @@ func TestSocketFamilies(t *testing.T) {
 	}
 }
 
+// TestNoKeyIsRequested: for a key that it does not have the kernel starts
+// /sbin/request-key, as root and outside, with the name that was asked for.
+func TestNoKeyIsRequested(t *testing.T) {
+	needRoot(t)
+	if got, want := succeed(t, wrapped(t, Spec{Argv: probing("key")})), "request_key: ENOSYS\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if free := succeed(t, exec.Command(self, probeArg, "key")); strings.Contains(free, "ENOSYS") {
+		t.Errorf("without the filter: %q", free)
+	}
+}
+
 func TestIOUringIsAbsent(t *testing.T) {
 	needRoot(t)
 	got := succeed(t, wrapped(t, Spec{Argv: probing("uring")}))

@@ -377,6 +377,7 @@ func TestHiddenSocketsOf(t *testing.T) {
 	list := HiddenSockets(1000, "/home/u", []string{
 		"DBUS_SESSION_BUS_ADDRESS=unix:path=/tmp/dbus%2dx,guid=1;unix:abstract=/tmp/y;tcp:host=h",
 		"DOCKER_HOST=unix:///tmp/d.sock", "CONTAINER_HOST=ssh://h", "XDG_RUNTIME_DIR=/tmp/run-u",
+		"TMUX=/tmp/t/mine,4711,0", "TMUX_TMPDIR=/tmp/t2", "SCREENDIR=/tmp/s",
 	})
 	has := make(map[string]bool)
 	for _, h := range list {
@@ -389,6 +390,8 @@ func TestHiddenSocketsOf(t *testing.T) {
 		"/run/docker.sock", "/var/run/docker.sock", "/run/containerd", "/run/crio", "/run/podman", "/run/nscd", "/run/systemd/resolve",
 		"/run/avahi-daemon", "/run/dbus", "/run/systemd/private", "/run/user/1000/bus", "/run/user/1000/podman", "/run/user/1000/systemd/private",
 		"/tmp/run-u/bus", "/tmp/dbus-x", "/tmp/d.sock", "/home/u/.docker/run",
+		"/run/cups", "/run/tailscale", "/run/tor", "/run/user/1000/gnupg/S.dirmngr", "/home/u/.gnupg/S.dirmngr", "/run/user/1000/pulse",
+		"/run/user/1000/pipewire-0", "/tmp/tmux-1000", "/tmp/t/mine", "/tmp/t2/tmux-1000", "/run/screen", "/tmp/s", "/run/user/1000/emacs",
 	} {
 		if !has[want] {
 			t.Errorf("%s is not hidden", want)

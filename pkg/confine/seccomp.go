@@ -18,6 +18,7 @@ type entry struct {
 	socketpair uint32
 	socketcall uint32
 	ioctl      uint32
+	requestKey uint32
 }
 
 // x32Bit is __X32_SYSCALL_BIT.
@@ -30,13 +31,13 @@ func entries(goarch string) []entry {
 	switch goarch {
 	case "amd64":
 		return []entry{
-			{arch: unix.AUDIT_ARCH_X86_64, ignoreBit: x32Bit, socket: 41, socketpair: 53, ioctl: 16},
-			{arch: unix.AUDIT_ARCH_I386, socket: 359, socketpair: 360, socketcall: 102, ioctl: 54},
+			{arch: unix.AUDIT_ARCH_X86_64, ignoreBit: x32Bit, socket: 41, socketpair: 53, ioctl: 16, requestKey: 249},
+			{arch: unix.AUDIT_ARCH_I386, socket: 359, socketpair: 360, socketcall: 102, ioctl: 54, requestKey: 287},
 		}
 	case "arm64":
 		return []entry{
-			{arch: unix.AUDIT_ARCH_AARCH64, socket: 198, socketpair: 199, ioctl: 29},
-			{arch: unix.AUDIT_ARCH_ARM, socket: 281, socketpair: 288, socketcall: 102, ioctl: 54},
+			{arch: unix.AUDIT_ARCH_AARCH64, socket: 198, socketpair: 199, ioctl: 29, requestKey: 218},
+			{arch: unix.AUDIT_ARCH_ARM, socket: 281, socketpair: 288, socketcall: 102, ioctl: 54, requestKey: 310},
 		}
 	}
 	return nil
@@ -81,8 +82,10 @@ const (
 
 // filter is the program for the given ways into the kernel. It is a deny list:
 // a command keeps every call but those by which it could make a socket that
-// the gate does not see, or type into the terminal that it shares with the
-// shell outside (TIOCSTI, and TIOCLINUX's paste).
+// the gate does not see, have the kernel start a program outside (request_key(2):
+// /sbin/request-key looks any name up in DNS, request-key.conf(5)), or type into
+// the terminal that it shares with the shell outside (TIOCSTI, and TIOCLINUX's
+// paste).
 func filter(ways []entry) []unix.SockFilter {
 	var p program
 	p.load(dataArch)
@@ -92,7 +95,7 @@ func filter(ways []entry) []unix.SockFilter {
 			if w.ignoreBit != 0 {
 				p.and(^w.ignoreBit)
 			}
-			for _, n := range []uint32{ioUringSetup, ioUringEnter, ioUringRegister} {
+			for _, n := range []uint32{ioUringSetup, ioUringEnter, ioUringRegister, w.requestKey} {
 				p.ifEqual(n, func() { p.answer(answerMissing) })
 			}
 			for _, n := range []uint32{w.socket, w.socketpair} {
