@@ -237,6 +237,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	start("worker", k.supervise)
 	start("watch", k.watch)
+	start("tidy", k.tidy)
 	start("guard notices", func(ctx context.Context) error { return k.gate.guard.Watch(ctx, k.prodWatch) })
 	start("probe", k.probeLoop)
 	start("reports", k.reportLoop)

@@ -1,0 +1,29 @@
+package keeper
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// tidyInterval is how often places in the kernel are freed that workloads which
+// have ended held.
+const tidyInterval = time.Minute
+
+// tidy frees what ended workloads left in the kernel's tables, until ctx ends.
+func (k *Keeper) tidy(ctx context.Context) error {
+	tick := time.NewTicker(tidyInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		// What stays occupied shows in the resources; the next minute tries again.
+		if err := k.gate.data.Sweep(); err != nil {
+			k.log.Warn("free places of ended workloads", zap.Error(err))
+		}
+	}
+}
