@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/pkg/ca"
 	"sallyport/pkg/confine"
 	"sallyport/pkg/workload"
@@ -35,6 +37,8 @@ type Launch struct {
 // A Plan is what the command's process has to do before it is the command.
 type Plan struct {
 	Spec confine.Spec `json:"spec"`
+	// Files is the limit of open files; nil keeps the process's own.
+	Files *unix.Rlimit `json:"files"`
 	// Name is the workload's name.
 	Name string `json:"name"`
 	// Audit is the file that records what the command does.

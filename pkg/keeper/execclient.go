@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,8 @@ func LaunchRemote(runtimeDir string, args *RemoteLaunch, say func(string)) (int,
 	if err != nil {
 		return 0, err
 	}
+	// These are our 0, 1 and 2: nobody may close them because nobody uses them.
+	defer runtime.KeepAlive(files)
 	args.Numbers = make([]int, len(files))
 	for i, f := range files {
 		args.Numbers[i] = int(f.Fd())
@@ -63,6 +66,9 @@ func LaunchRemote(runtimeDir string, args *RemoteLaunch, say func(string)) (int,
 		return 0, err
 	}
 	say("workload " + s.Name + ", started by the daemon")
+	if err := letGo(files); err != nil {
+		return 0, err
+	}
 	go forward(conn, signals)
 	if m, err = expect(conn, methodEnded); err != nil {
 		return 0, fmt.Errorf("the daemon ended, and the command with it: %w", err)
@@ -75,6 +81,33 @@ func LaunchRemote(runtimeDir string, args *RemoteLaunch, say func(string)) (int,
 		dieBy(syscall.Signal(end.Signal))
 	}
 	return end.Code, nil
+}
+
+// stderrFD is the number of standard error.
+const stderrFD = 2
+
+// letGo gives up this process's own copies of what the command got: a pipe has
+// an end for its reader when the command closes it, not when we do. Standard
+// error stays, for what has to be said if the daemon ends.
+func letGo(files []*os.File) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for _, f := range files {
+		n := int(f.Fd())
+		switch {
+		case n == stderrFD:
+		case n < stderrFD:
+			if err := unix.Dup3(int(null.Fd()), n, 0); err != nil {
+				return err
+			}
+		default:
+			f.Close()
+		}
+	}
+	return nil
 }
 
 // expect waits for one message of the daemon.

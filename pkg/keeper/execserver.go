@@ -236,6 +236,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 	}()
 	c.plan.Spec.Umask = &who.umask
 	withFiles(who.limits, args.Files)
+	c.plan.Files = &who.limits[unix.RLIMIT_NOFILE]
 	child, err := startLaunched(c, inherited, who)
 	if err != nil {
 		return refuse(err)

@@ -44,24 +44,15 @@ func becomeCommand(conn *wire.Conn) error {
 	if err := m.Decode(&plan); err != nil {
 		return err
 	}
-	if err := keepFileLimit(); err != nil {
-		return err
+	if l := plan.Files; l != nil {
+		// After our own start, which raised the soft limit, and explicitly: else
+		// execve gives back what this process began with (package syscall,
+		// origRlimitNofile).
+		if err := syscall.Setrlimit(unix.RLIMIT_NOFILE, &syscall.Rlimit{Cur: l.Cur, Max: l.Max}); err != nil {
+			return fmt.Errorf("limit of open files: %w", err)
+		}
 	}
 	return confine.Exec(&plan.Spec)
-}
-
-// keepFileLimit makes the limit of open files that the keeper set here the one
-// that the command gets: execve would give back what this process began with,
-// which is the keeper's own (package syscall, origRlimitNofile).
-func keepFileLimit() error {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("limit of open files: %w", err)
-	}
-	if err := syscall.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("limit of open files: %w", err)
-	}
-	return nil
 }
 
 // userName names a uid for the audit and for `match.user`.

@@ -88,7 +88,7 @@ func TestKilledKeeperAndWorker(t *testing.T) {
 	h.kill(h.role("worker"), unix.SIGKILL)
 	h.kill(d.pid, unix.SIGKILL)
 	<-d.ended
-	eventually(t, atOnce, "no process of ours", func() bool {
+	eventually(t, patience(atOnce), "no process of ours", func() bool {
 		for _, p := range h.processes() {
 			if p.role() != "" {
 				return false
@@ -96,12 +96,12 @@ func TestKilledKeeperAndWorker(t *testing.T) {
 		}
 		return true
 	})
-	eventually(t, atOnce, "the command of the killed daemon ends", func() bool { return !living(i.pid) })
+	eventually(t, patience(atOnce), "the command of the killed daemon ends", func() bool { return !living(i.pid) })
 	for range 3 {
-		if o := lone.do("ask", originHTTP, originV4); o.Step != "connect" || o.Errno != "EPERM" && o.Errno != "ECONNREFUSED" || o.Took > atOnce.Seconds() {
+		if o := lone.do("ask", originHTTP, originV4); o.Step != "connect" || o.Errno != "EPERM" && o.Errno != "ECONNREFUSED" || o.Took > patience(atOnce).Seconds() {
 			t.Errorf("without a daemon: %+v", o)
 		}
-		if o := lone.do("ask", "["+originV6+"]:80", "["+originV6+"]"); o.Step != "connect" || o.Took > atOnce.Seconds() {
+		if o := lone.do("ask", "["+originV6+"]:80", "["+originV6+"]"); o.Step != "connect" || o.Took > patience(atOnce).Seconds() {
 			t.Errorf("without a daemon: %+v", o)
 		}
 	}
@@ -250,7 +250,7 @@ func TestWorkerThatCannotStart(t *testing.T) {
 	t.Logf("first after %.1f s: %+v", o.Took, o)
 	eventually(t, waitsAtMost-time.Since(start), "connects fail at once", func() bool {
 		o = i.do("ask", originHTTP, originV4)
-		return o.Step == "connect" && o.Took < atOnce.Seconds()
+		return o.Step == "connect" && o.Took < patience(atOnce).Seconds()
 	})
 	if n := h.net.connections.Load(); n != 0 {
 		t.Errorf("%d connections reached the origin without a worker", n)
