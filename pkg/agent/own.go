@@ -27,8 +27,26 @@ func newOwn(listeners []netip.AddrPort) (*own, error) {
 // Host reports whether an address is one of the host's.
 func (o *own) Host(a netip.Addr) bool { return o.book.Contains(a) }
 
-// Listener reports whether we listen there ourselves.
+// Listener reports whether we listen there ourselves. The kernel takes the
+// unspecified address for loopback when it connects, and a listener on it answers
+// at every address of the host.
 func (o *own) Listener(a netip.AddrPort) bool {
-	_, ok := o.listeners[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())]
-	return ok
+	addr := a.Addr().Unmap()
+	has := func(addr netip.Addr) bool {
+		_, ok := o.listeners[netip.AddrPortFrom(addr, a.Port())]
+		return ok
+	}
+	if has(addr) {
+		return true
+	}
+	if addr.IsUnspecified() {
+		return has(loopback4) || has(loopback6) || has(any4) || has(any6)
+	}
+	return (has(any4) || has(any6)) && (addr.IsLoopback() || o.Host(addr))
 }
+
+var (
+	any4, any6 = netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	loopback4  = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback6  = netip.IPv6Loopback()
+)

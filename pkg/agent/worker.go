@@ -21,6 +21,7 @@ import (
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
 	"sallyport/pkg/policy"
+	"sallyport/pkg/policy/pattern"
 	"sallyport/pkg/proxy"
 	"sallyport/pkg/resolver"
 	"sallyport/pkg/upstream"
@@ -59,6 +60,8 @@ type settings struct {
 	config *config.Config
 	policy *policy.Policy
 	hash   string
+	// names match the workloads that have an entry.
+	names []pattern.Glob
 }
 
 // files are the descriptors of Start by their role.
@@ -88,7 +91,11 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 	if err := w.files.take(args.Roles, descriptors); err != nil {
 		return nil, err
 	}
-	if w.own, err = newOwn(args.Listeners); err != nil {
+	ours := args.Listeners
+	if at := s.config.Metrics.Listen; at.IsValid() && !args.Standalone {
+		ours = append(ours, at)
+	}
+	if w.own, err = newOwn(ours); err != nil {
 		return nil, err
 	}
 	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openProxy}
@@ -119,7 +126,11 @@ func parse(c *protocol.Configuration) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &settings{config: conf, policy: p, hash: conf.Hash()}, nil
+	s := &settings{config: conf, policy: p, hash: conf.Hash()}
+	for i := range conf.Workloads {
+		s.names = append(s.names, conf.Workloads[i].NameGlob())
+	}
+	return s, nil
 }
 
 // take sorts the descriptors by role.

@@ -136,3 +136,31 @@ func TestAuditInAForeignDirectory(t *testing.T) {
 		}
 	}
 }
+
+// TestMetricsAreNobodysDestination: a rule that allows localhost opens what
+// others serve there, not what sallyport tells of all workloads, however the
+// workload writes it.
+func TestMetricsAreNobodysDestination(t *testing.T) {
+	h := newHost(t)
+	h.startDaemon(h.config(`
+metrics: { listen: "127.0.0.1:9595" }
+rules: [{name: local, match: {hosts: [localhost, 127.0.0.1, 0.0.0.0]}, private: [127.0.0.0/8, "::1/128", 0.0.0.0/8], action: allow}]
+`))
+	if page := h.metricsPage(); !strings.Contains(page, "sallyport_build_info") {
+		t.Fatalf("no metrics page for the host: %.200q", page)
+	}
+	for _, argv := range [][]string{
+		{"http://127.0.0.1:9595/metrics"},
+		{"http://localhost:9595/metrics"},
+		{"--proxy", "http://203.0.113.9:3128", "http://localhost:9595/metrics"},
+		{"--proxy", "http://203.0.113.9:3128", "http://0.0.0.0:9595/metrics"},
+		{"--proxytunnel", "--proxy", "http://203.0.113.9:3128", "http://localhost:9595/metrics"},
+		{"--proxytunnel", "--proxy", "http://203.0.113.9:3128", "http://127.0.0.1:9595/metrics"},
+		{"--connect-to", "localhost:80:203.0.113.9:9595", "-H", "Host: localhost:9595", "http://localhost:80/metrics"},
+	} {
+		c := h.sallyport(append([]string{"exec", "--config", "/srv/daemon/policy.yaml", "--", "curl", "-sS"}, argv...)...)
+		if r := h.run(c); strings.Contains(r.stdout, "sallyport_") {
+			t.Errorf("%v: a workload read the metrics", argv)
+		}
+	}
+}
