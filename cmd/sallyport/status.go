@@ -17,14 +17,18 @@ import (
 // askDaemon calls f with a client of the running daemon, and says what to do
 // where there is none.
 func (e *env) askDaemon(c *cobra.Command, f func(context.Context, *admin.Client) error) error {
-	conf, err := loadConfig(c, config.Enforce)
-	if err != nil {
-		return err
+	// A daemon runs on with what it read when the file was good, and its status
+	// is what tells of the mistake: then it is looked for where it is by default.
+	conf, mistake := loadConfig(c, config.Enforce)
+	if mistake != nil {
+		conf = config.Default(config.Enforce)
 	}
 	client := admin.NewClient(conf.Admin.Socket)
 	defer client.Close()
-	err = f(c.Context(), client)
+	err := f(c.Context(), client)
 	switch {
+	case mistake != nil && errors.Is(err, admin.ErrNotRunning):
+		return mistake
 	case errors.Is(err, admin.ErrNotRunning) && errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w; join group %s or use sudo", c.Name(), err, conf.Admin.Group)
 	case errors.Is(err, admin.ErrNotRunning):
