@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/metrics"
+	"sallyport/pkg/policy/pattern"
 )
 
 const (
@@ -41,7 +43,18 @@ func (s *snapshots) get() (*protocol.SnapshotResult, error) {
 		return nil, err
 	}
 	s.last, s.asked = &r, time.Now()
+	if r.Living != nil {
+		s.w.metrics.Living(s.w.living(r.Living))
+	}
 	return s.last, nil
+}
+
+// living tells by their names which workloads run or have an entry.
+func (w *worker) living(names []string) func(string) bool {
+	entries := w.config.Load().names
+	return func(name string) bool {
+		return slices.Contains(names, name) || slices.ContainsFunc(entries, func(g pattern.Glob) bool { return g.Match(name) })
+	}
 }
 
 // Refusals counts by the kernel's reason.

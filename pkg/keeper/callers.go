@@ -33,3 +33,13 @@ func (c *callers) give(uid int) {
 		delete(c.all, uid)
 	}
 }
+
+// total counts the commands of all users.
+func (c *callers) total() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, of := range c.all {
+		n += of
+	}
+	return n
+}

@@ -23,15 +23,14 @@ const (
 // forwardEvents hands the kernel's events to the worker, which records them.
 // While no worker runs they wait.
 func (k *Keeper) forwardEvents(ctx context.Context) error {
-	queue := make(chan datapath.Event, eventQueue)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		k.sendEvents(ctx, queue)
+		k.sendEvents(ctx, k.events)
 	}()
 	err := k.gate.data.Events(ctx, func(e datapath.Event) {
 		select {
-		case queue <- e:
+		case k.events <- e:
 		default:
 			k.eventsLost.Add(1)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
@@ -109,10 +110,47 @@ func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, 
 	for _, r := range append(k.registry.Resources(), k.gate.tree.Resources()...) {
 		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
 	}
+	out.Resources = append(out.Resources, k.resources()...)
 	if out.Workloads, err = k.workloads(); err != nil {
 		return nil, nil, fmt.Errorf("workloads: %w", err)
 	}
+	if out.Living, err = k.living(); err != nil {
+		return nil, nil, fmt.Errorf("workloads: %w", err)
+	}
 	return out, nil, nil
+}
+
+// resources are the keeper's own bounded things.
+func (k *Keeper) resources() []protocol.Resource {
+	directories, most := k.trust.Figures()
+	k.health.mu.Lock()
+	notes := len(k.health.notes)
+	k.health.mu.Unlock()
+	return []protocol.Resource{
+		{Name: "kernel_events", Entries: len(k.events), Capacity: eventQueue},
+		{Name: "commands", Entries: k.callers.total(), Capacity: maxCommands},
+		{Name: "trust_directories", Entries: directories, Capacity: most},
+		{Name: "notices", Entries: notes, Capacity: notesMax},
+	}
+}
+
+// living names every workload in which something runs; nil where there are more
+// cgroups than are looked at.
+func (k *Keeper) living() ([]string, error) {
+	cgroups, err := below(k.gate.tagged, maxDirectCgroups)
+	if err != nil || len(cgroups) == maxDirectCgroups {
+		return nil, err
+	}
+	names := []string{}
+	for _, cg := range cgroups {
+		if populated, err := cg.Populated(); err != nil || !populated {
+			continue
+		}
+		if id, err := k.registry.Identify(cg.ID()); err == nil && !slices.Contains(names, id.Name) {
+			names = append(names, id.Name)
+		}
+	}
+	return names, nil
 }
 
 // workloads names the populated cgroups directly below the tagged one; deeper

@@ -21,6 +21,7 @@ import (
 	"sallyport/pkg/audit/file"
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
+	"sallyport/pkg/datapath"
 	"sallyport/pkg/netns"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/workload"
@@ -74,7 +75,11 @@ type Keeper struct {
 	serving bool
 	health  health
 	// direct remembers what the kernel was told, to tell it only changes.
-	direct directState
+	direct   directState
+	applying sync.Mutex
+	// rejectedSeen is what of the guard's rejections was recorded, by cgroup; it
+	// belongs to watch.
+	rejectedSeen map[uint64]uint64
 
 	// ready is closed once both probes answered as they must for the first time.
 	ready     chan struct{}
@@ -88,6 +93,8 @@ type Keeper struct {
 	callers  callers
 	// rotateAt is the size from which on the running worker rotates the audit file.
 	rotateAt atomic.Int64
+	// events are the kernel's that wait for the worker.
+	events chan datapath.Event
 	// eventsLost counts kernel events that did not reach a worker.
 	eventsLost atomic.Uint64
 }
@@ -131,6 +138,7 @@ func Open(o Options) (*Keeper, error) {
 	k := &Keeper{
 		options: o, log: o.Log, config: c, policy: p, sources: sources, generation: 1,
 		ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1), reports: make(chan struct{}, 1),
+		events: make(chan datapath.Event, eventQueue),
 	}
 	// The authority is only files; it is ready by the time that the kernel is.
 	authority := make(chan error, 1)
@@ -204,10 +212,10 @@ func (k *Keeper) furnish() (err error) {
 	return k.applyDirect()
 }
 
-// rejected reads how many packets the guard refused.
+// rejected reads how many packets of the self-probe the guard refused.
 func (k *Keeper) rejected() (uint64, error) {
 	c, err := k.gate.guard.Counters()
-	return c.Rejected(), err
+	return c.Cgroups[k.prober.cgroup.ID()], err
 }
 
 // auditOptions says which audit file this instance writes.

@@ -266,7 +266,7 @@ func TestWorkloadBound(t *testing.T) {
 		t.Errorf("entries: %q", got)
 	}
 	// A place that becomes free is used.
-	m.Ended("w0")
+	m.Living(func(name string) bool { return name != "w0" })
 	c.t = c.t.Add(KeepEnded + time.Second)
 	if w := m.Workload("late"); w.name != "late" {
 		t.Errorf("got the handle of %q", w.name)
@@ -274,6 +274,7 @@ func TestWorkloadBound(t *testing.T) {
 }
 
 func TestEndedWorkloadLeaves(t *testing.T) {
+	nobody := func(string) bool { return false }
 	c := &clock{time.Unix(1e9, 0)}
 	d := &fakeDatapath{}
 	m := New(Options{Now: c.now, Datapath: d})
@@ -282,7 +283,7 @@ func TestEndedWorkloadLeaves(t *testing.T) {
 	w.FlowOpened(policy.Inspect, policy.Allow)
 	w.LegClosed(WorkloadLeg, 7, 0, 0, 0)
 	w.Rule("r")
-	m.Ended("w")
+	m.Living(nobody)
 	c.t = c.t.Add(KeepEnded + time.Second)
 	if got := value(t, m, series); got != "7" {
 		t.Errorf("with an open flow: %q", got)
@@ -296,12 +297,19 @@ func TestEndedWorkloadLeaves(t *testing.T) {
 	}
 	// It begins at zero when it comes back, and coming back in time keeps it.
 	m.Workload("w").LegClosed(WorkloadLeg, 1, 0, 0, 0)
-	m.Ended("w")
+	m.Living(nobody)
 	c.t = c.t.Add(KeepEnded - time.Second)
 	m.Workload("w").LegClosed(WorkloadLeg, 1, 0, 0, 0)
 	c.t = c.t.Add(KeepEnded)
 	if got := value(t, m, series); got != "2" {
 		t.Errorf("came back: %q", got)
+	}
+	// One that is said to live stays, however long it is silent.
+	m.Living(nobody)
+	m.Living(func(name string) bool { return name == "w" })
+	c.t = c.t.Add(2 * KeepEnded)
+	if got := value(t, m, series); got != "2" {
+		t.Errorf("alive and silent: %q", got)
 	}
 }
 

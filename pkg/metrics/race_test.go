@@ -38,7 +38,7 @@ func TestCountingWhileThePageIsMade(t *testing.T) {
 				r.Request(&Request{Method: "GET", Status: 200 + i%20, Duration: time.Millisecond})
 				r.Denied(policy.NoRule, policy.WouldDeny)
 				w.FlowClosed()
-				m.Ended(fmt.Sprint("w", i%3))
+				m.Living(func(name string) bool { return name != fmt.Sprint("w", i%3) })
 			}
 		})
 	}

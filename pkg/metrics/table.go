@@ -122,14 +122,21 @@ func labelValue(name string) string {
 	return strings.ToValidUTF8(name, "\ufffd")
 }
 
-// Ended says that a workload which has no entry in the configuration is gone:
-// it leaves the page after KeepEnded, unless Workload is asked for it before.
-func (m *Metrics) Ended(name string) {
+// Living says which workloads live or have an entry in the configuration. The
+// others have ended: they leave the page after KeepEnded, unless Workload is asked
+// for them before.
+func (m *Metrics) Living(lives func(name string) bool) {
 	t := &m.table
+	now := t.now().UnixNano()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if w := t.workloads[labelValue(name)]; w != nil && w.ended == 0 {
-		w.ended = t.now().UnixNano()
+	for name, w := range t.workloads {
+		switch {
+		case lives(name):
+			w.ended = 0
+		case w.ended == 0:
+			w.ended = now
+		}
 	}
 }
 

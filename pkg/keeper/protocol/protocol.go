@@ -153,6 +153,9 @@ type SnapshotResult struct {
 	Resources     []Resource        `json:"resources"`
 	// Workloads are the cgroups in which something runs.
 	Workloads []workload.Identity `json:"workloads"`
+	// Living are the names of all workloads in which something runs, those of
+	// nested cgroups among them; nil where there are too many to tell.
+	Living []string `json:"living"`
 }
 
 // A Resource says how full a bounded thing is.
@@ -165,6 +168,8 @@ type Resource struct {
 // KernelArgs is the argument of Kernel.
 type KernelArgs struct {
 	Events []datapath.Event `json:"events"`
+	// Rejected is what the guard rejected since the last notice.
+	Rejected []Rejected `json:"rejected"`
 	// Lost counts events that the ring buffer or we had to drop since the last
 	// notice.
 	Lost uint64 `json:"lost"`
@@ -175,4 +180,12 @@ type KernelArgs struct {
 // that the keeper expects.
 func ProbeAnswer(dst netip.AddrPort, cgroup uint64, pid uint32) string {
 	return fmt.Sprintf("captured dst=%s cgroup=%d pid=%d", dst, cgroup, pid)
+}
+
+// Rejected counts packets of one cgroup that the guard rejected: those that no
+// program of ours saw before, as of a connected UDP socket (send(2) calls no
+// cgroup program). The guard does not tell where they were going.
+type Rejected struct {
+	Cgroup  uint64 `json:"cgroup"`
+	Packets uint64 `json:"packets"`
 }
