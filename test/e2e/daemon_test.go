@@ -360,6 +360,18 @@ func (h *host) configStatus() (s struct {
 	return s
 }
 
+// exchangeRules gives the rule of each exchange in the audit.
+func (h *host) exchangeRules() []string {
+	h.t.Helper()
+	var rules []string
+	for _, e := range h.audit() {
+		if e.Kind == audit.Exchange {
+			rules = append(rules, e.Rule)
+		}
+	}
+	return rules
+}
+
 // TestReload: by command, by signal and by a change of the file; a broken file
 // changes nothing and says where.
 func TestReload(t *testing.T) {
@@ -373,18 +385,13 @@ func TestReload(t *testing.T) {
 	i := h.startInmate(h.execBy(inmatePath)...)
 	rule := func() string {
 		t.Helper()
-		before := countEvents(h, audit.Exchange)
+		before := len(h.exchangeRules())
 		if o := i.do("ask", originHTTP, originV4); !strings.Contains(o.Answer, "200") {
 			return o.Answer
 		}
-		eventually(t, 5*time.Second, "the exchange is in the audit", func() bool { return countEvents(h, audit.Exchange) > before })
-		rule := ""
-		for _, e := range h.audit() {
-			if e.Kind == audit.Exchange {
-				rule = e.Rule
-			}
-		}
-		return rule
+		eventually(t, 5*time.Second, "the exchange is in the audit", func() bool { return len(h.exchangeRules()) > before })
+		rules := h.exchangeRules()
+		return rules[len(rules)-1]
 	}
 	inForce := func(want string) {
 		t.Helper()
