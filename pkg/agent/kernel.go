@@ -19,6 +19,9 @@ func (w *worker) kernelEvents(ctx context.Context, k *protocol.KernelArgs) {
 	if k.Lost > 0 {
 		w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Count: k.Lost, Message: "events of the kernel were lost; its counters are exact"})
 	}
+	for _, r := range k.Rejected {
+		w.rejected(ctx, &r)
+	}
 	for i := range k.Events {
 		e := &k.Events[i]
 		if e.Kind == datapath.Closed && e.Flow.Kind == datapath.Captured {
@@ -60,6 +63,23 @@ func (w *worker) refused(event *audit.Event, e *datapath.Event) {
 	event.Verdict, event.Reason, event.Count = policy.Deny.String(), e.Reason.String(), e.Count
 	event.Message = fmt.Sprintf("%s refused in the kernel", e.Flow.Protocol)
 	w.audit.Record(event)
+}
+
+// guardRejected is the reason of what only the guard saw.
+const guardRejected = "guard_rejected"
+
+// rejected records packets that the guard rejected.
+func (w *worker) rejected(ctx context.Context, r *protocol.Rejected) {
+	id, err := w.identities.look(ctx, r.Cgroup, 0)
+	if err != nil {
+		id.Identity.Name = metrics.OtherName
+	}
+	w.audit.Record(&audit.Event{
+		Kind: audit.Refused, Verdict: policy.Deny.String(), Reason: guardRejected, Count: r.Packets,
+		Mode:     w.config.Load().policy.WorkloadMode(id.Identity.Name).String(),
+		Workload: auditWorkload(&id, 0, 0),
+		Message:  "packets rejected by the guard, which does not tell where they were going",
+	})
 }
 
 // flowOpened records a flow that the proxy never sees: a direct or an inbound

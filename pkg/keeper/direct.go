@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -26,12 +27,24 @@ type directState struct {
 }
 
 // applyDirect tells both locks what the cgroups that exist now may reach
-// without us, and where they may be reached, if that has changed.
+// without us, and where they may be reached, if that has changed. The guard
+// knows each cgroup directly below the tagged one by itself, so that it counts
+// what it rejects for each.
 func (k *Keeper) applyDirect() error {
+	k.applying.Lock()
+	defer k.applying.Unlock()
 	k.mu.Lock()
 	c, p := k.config, k.policy
 	k.mu.Unlock()
 	want := directState{told: true}
+	children, err := k.gate.tagged.Children()
+	if err != nil {
+		return err
+	}
+	for _, cg := range children[:min(len(children), maxDirectCgroups)] {
+		want.tag(cg)
+	}
+	want.tag(k.prober.cgroup)
 	hosts, nets := split(k.own.Prefixes())
 	if hasExceptions(c) {
 		cgroups, err := below(k.gate.tagged, maxDirectCgroups)
@@ -50,7 +63,7 @@ func (k *Keeper) applyDirect() error {
 			if len(rules) == 0 && len(ports) == 0 {
 				continue
 			}
-			want.tagged = append(want.tagged, guard.Cgroup{ID: cg.ID(), Level: cg.Level()})
+			want.tag(cg)
 			for _, r := range rules {
 				want.rules = append(want.rules, directRule(cg.ID(), r))
 			}
@@ -59,6 +72,7 @@ func (k *Keeper) applyDirect() error {
 			}
 		}
 	}
+	slices.SortFunc(want.tagged, func(a, b guard.Cgroup) int { return cmp.Compare(a.ID, b.ID) })
 	if k.direct.told && slices.Equal(k.direct.rules, want.rules) && slices.Equal(k.direct.tagged, want.tagged) && slices.Equal(k.direct.inbound, want.inbound) {
 		return nil
 	}
@@ -67,6 +81,14 @@ func (k *Keeper) applyDirect() error {
 	}
 	k.direct = want
 	return nil
+}
+
+// tag adds a cgroup that the guard has to know by itself.
+func (s *directState) tag(cg workload.Cgroup) {
+	g := guard.Cgroup{ID: cg.ID(), Level: cg.Level()}
+	if !slices.Contains(s.tagged, g) {
+		s.tagged = append(s.tagged, g)
+	}
 }
 
 // split tells the host's addresses from whole local networks.

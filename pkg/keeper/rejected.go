@@ -1,0 +1,45 @@
+package keeper
+
+import (
+	"maps"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/keeper/protocol"
+)
+
+// reportRejected tells the worker what the guard rejected since the last time,
+// for the audit. While no worker serves it adds up.
+func (k *Keeper) reportRejected() {
+	k.mu.Lock()
+	serving := k.serving
+	k.mu.Unlock()
+	if !serving {
+		return
+	}
+	counters, err := k.gate.guard.Counters()
+	if err != nil {
+		k.log.Warn("guard counters", zap.Error(err))
+		return
+	}
+	news := newlyRejected(counters.Cgroups, k.rejectedSeen, k.prober.cgroup.ID())
+	if len(news) > 0 {
+		if err := k.tell(protocol.Kernel, protocol.KernelArgs{Rejected: news}); err != nil {
+			k.log.Warn("rejected packets were not recorded", zap.Error(err))
+			return
+		}
+	}
+	k.rejectedSeen = maps.Clone(counters.Cgroups)
+}
+
+// newlyRejected compares two readings. What the self-probe made the guard reject
+// is no news.
+func newlyRejected(now, seen map[uint64]uint64, probe uint64) []protocol.Rejected {
+	var news []protocol.Rejected
+	for cgroup, n := range now {
+		if cgroup != probe && n > seen[cgroup] {
+			news = append(news, protocol.Rejected{Cgroup: cgroup, Packets: n - seen[cgroup]})
+		}
+	}
+	return news
+}

@@ -1,0 +1,35 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"sallyport/pkg/audit"
+)
+
+// TestConnectedUDPIsRecorded: send(2) on a connected UDP socket calls no BPF
+// program and meets the guard first; the refusal is in the audit all the same,
+// with its workload.
+func TestConnectedUDPIsRecorded(t *testing.T) {
+	h := newHost(t)
+	r := h.run(h.command(h.exec("", "python3", "-c", `
+import errno, socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("203.0.113.10", 443))
+try:
+    s.send(b"initial")
+    print("sent")
+except OSError as e:
+    print(errno.errorcode[e.errno])
+time.sleep(1.5)
+`)...))
+	if strings.TrimSpace(r.stdout) != "EPERM" {
+		t.Fatalf("send: %v", r)
+	}
+	e := h.waitAudit("the rejected packet", func(e *audit.Event) bool {
+		return e.Kind == audit.Refused && e.Workload.Name == "python3"
+	})
+	if e.Reason != "guard_rejected" && e.Reason != "udp_denied" || e.Verdict != "deny" {
+		t.Errorf("refused: %+v", e)
+	}
+}
