@@ -24,24 +24,29 @@ type tailFlags struct {
 func (e *env) tailCommand() *cobra.Command {
 	var f tailFlags
 	c := &cobra.Command{
-		Use:   "tail [FILE]",
+		Use:   "tail [FILE...]",
 		Short: "Show audit events",
-		Long: `Shows the newest audit events of the running daemon, or those of a file that
-an exec without a daemon wrote.`,
+		Long: `Shows the newest audit events of the running daemon, or those of files that an
+exec without a daemon wrote.`,
 		Example: `  sallyport tail --follow --verdict deny
   sallyport tail --since 1h --host '*.github.com'
-  sallyport tail sallyport-audit.4711.jsonl`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+  sallyport tail sallyport-audit.*.jsonl`,
+		Args: usageArgs(cobra.ArbitraryArgs),
 		RunE: func(c *cobra.Command, args []string) error {
 			filter, err := filterOf(c)
 			if err != nil {
 				return err
 			}
-			if len(args) == 1 {
+			if len(args) > 0 {
 				if f.follow {
 					return usageError{errors.New("tail: --follow follows the daemon, not a file")}
 				}
-				return e.tailFile(args[0], filter, f.json)
+				for _, name := range args {
+					if err := e.tailFile(name, filter, f.json); err != nil {
+						return err
+					}
+				}
+				return nil
 			}
 			return e.askDaemon(c, func(ctx context.Context, client *admin.Client) error {
 				ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
