@@ -105,4 +105,14 @@ type dnsMeter struct{ metrics *metrics.Metrics }
 
 func (m *dnsMeter) Query(workload string, v policy.Verdict) { m.metrics.Workload(workload).DNSQuery(v) }
 
-func (m *dnsMeter) Dropped(resolver.Drop) {}
+// Dropped counts what got no answer, and whose workload nobody knows.
+func (m *dnsMeter) Dropped(why resolver.Drop) {
+	reason := policy.FlowLost
+	switch why {
+	case resolver.DropNotAQuery:
+		reason = policy.MalformedRequest
+	case resolver.DropOverload:
+		reason = policy.Overloaded
+	}
+	m.metrics.Workload("").Rule("").Denied(reason, policy.Deny)
+}
