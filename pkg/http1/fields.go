@@ -296,9 +296,11 @@ func offered(upgrade string) (string, error) {
 	return kept, nil
 }
 
+// carriesHTTP also knows the names of drafts, such as h2c-14 and SPDY/3.1, which
+// servers have kept.
 func carriesHTTP(protocol string) bool {
-	for _, name := range [...]string{"HTTP", "h2c", "h2", "h3", "TLS", "SSL"} {
-		if exchange.EqualFold(protocol, name) {
+	for _, name := range [...]string{"HTTP", "h2", "h3", "SPDY", "TLS", "SSL"} {
+		if len(protocol) >= len(name) && exchange.EqualFold(protocol[:len(name)], name) {
 			return true
 		}
 	}

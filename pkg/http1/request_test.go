@@ -64,6 +64,7 @@ func TestRequestForwarded(t *testing.T) {
 		{"9110 7.8", "Upgrade with content", "POST / HTTP/1.1\r\n" + host + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi"},
 		{"9113 3.1", "h2c is no upgrade to offer", "GET / HTTP/1.1\r\n" + host + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: H2C, HTTP/2.0, TLS/1.2, websocket\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		{"9113 3.1", "names of drafts", "GET / HTTP/1.1\r\n" + host + "Connection: Upgrade\r\nUpgrade: h2c-14, H2-16, HTTP2, spdy/3.1, h3-29, tls1.3\r\n\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"},
 		{"9113 3.1", "h2c alone", "GET / HTTP/1.1\r\n" + host + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"},
 		{"9110 10.1.1", "Expect passes", "POST / HTTP/1.1\r\n" + host + "Expect: 100-continue\r\nContent-Length: 1\r\n\r\na", "POST / HTTP/1.1\r\nHost: a.example\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\na"},
 		{"9110 10.1.1", "Expect of HTTP/1.0 does not", "POST / HTTP/1.0\r\n" + host + "Expect: 100-continue\r\nContent-Length: 1\r\n\r\na", "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\na"},
