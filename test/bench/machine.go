@@ -29,7 +29,6 @@ type machine struct {
 	cpus    [2]int // of the proxies; of client and origin
 	host    *exec.Cmd
 	outside *exec.Cmd // holds the origin's namespaces
-	running []*exec.Cmd
 	closers []func()
 
 	nginx, worker, keeper int // pids
