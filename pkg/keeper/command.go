@@ -53,6 +53,9 @@ type command struct {
 	trust  *ca.Directory
 	id     workload.Identity
 	plan   Plan
+	// exposed says that hiding sockets from it again failed the last time; it
+	// belongs to hideAgain.
+	exposed bool
 }
 
 // admit makes the cgroup of a command and everything else that it needs before
@@ -68,6 +71,7 @@ func (k *Keeper) admit(l *Launch, path string) (*command, error) {
 		k.dismiss(c)
 		return nil, err
 	}
+	k.running.add(c)
 	return c, nil
 }
 
@@ -119,9 +123,11 @@ func (k *Keeper) equip(c *command, l *Launch) (err error) {
 	return nil
 }
 
-// ownDirectories are sallyport's own, hidden from every command.
+// ownDirectories are sallyport's own, hidden from every command, and so is the
+// file that tells what the command does: without a daemon it belongs to the
+// caller, as whom the command runs.
 func (k *Keeper) ownDirectories() []string {
-	own := []string{k.config.RuntimeDir, k.config.StateDir, k.config.BPFDir}
+	own := []string{k.config.RuntimeDir, k.config.StateDir, k.config.BPFDir, k.auditOptions().Path}
 	if dir := filepath.Dir(k.config.Admin.Socket); !slices.Contains(own, dir) && dir != "/run" && dir != "/tmp" {
 		own = append(own, dir)
 	}
@@ -131,6 +137,7 @@ func (k *Keeper) ownDirectories() []string {
 // dismiss ends whatever still runs of a command and takes away what was made
 // for it.
 func (k *Keeper) dismiss(c *command) error {
+	k.running.remove(c)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := c.cgroup.Kill(ctx); err != nil {

@@ -93,6 +93,7 @@ type Keeper struct {
 	callers  callers
 	// rotateAt is the size from which on the running worker rotates the audit file.
 	rotateAt atomic.Int64
+	running  running
 	// events are the kernel's that wait for the worker.
 	events chan datapath.Event
 	// eventsLost counts kernel events that did not reach a worker.
@@ -256,6 +257,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return k.own.Run(ctx, func([]netip.Prefix) { k.prodWatch() })
 	})
 	start("exec", k.serveExec)
+	start("hidden sockets", k.hideAgain)
 	start("configuration file", k.watchConfig)
 	<-ctx.Done()
 	wg.Wait()
