@@ -245,7 +245,8 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 	// The child has them. Held here they would use up the keeper's own, and keep
 	// pipes open whose readers wait for their end.
 	closeFiles(files)
-	c.plan = Plan{}
+	// What is large is not needed any more; what hides sockets is.
+	c.plan.Spec.Argv, c.plan.Spec.Env = nil, nil
 	// The child's connection closes on execve; a message before is its failure.
 	child.conn.Socket().SetReadDeadline(time.Now().Add(launchTimeout))
 	stop := context.AfterFunc(ctx, func() { child.conn.Close() })

@@ -164,3 +164,30 @@ rules: [{name: local, match: {hosts: [localhost, 127.0.0.1, 0.0.0.0]}, private: 
 		}
 	}
 }
+
+// TestCommandCannotRewriteItsAudit: without a daemon the audit is the caller's
+// file in the caller's directory, and the command runs as the caller.
+func TestCommandCannotRewriteItsAudit(t *testing.T) {
+	h := newHost(t)
+	h.ownAccounts()
+	script := `curl -sS https://api.example.com/evidence
+for f in "$PWD"/sallyport-audit.*.jsonl /proc/self/cwd/sallyport-audit.*.jsonl; do
+  : > "$f"; echo '{"forged":1}' >> "$f"; ln "$f" linked; mv "$f" moved; rm -f "$f"; cat "$f" linked
+done 2>&1
+mkdir sub; mv sallyport-audit.* sub/; cp -l sallyport-audit.* copied; truncate -s 0 copied`
+	r := h.run(h.command(as(alice, "sudo", "/srv/bin/sallyport", "exec", "--", "sh", "-c", script)...))
+	if !strings.Contains(r.stdout, "/evidence") {
+		t.Fatalf("%v", r)
+	}
+	files, _ := filepath.Glob(h.path("/srv/home/alice/sallyport-audit.*.jsonl"))
+	if len(files) != 1 {
+		t.Fatalf("audit files %v: %v", files, r)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := string(b); !strings.Contains(text, `"path":"/evidence"`) || strings.Contains(text, "forged") {
+		t.Errorf("the command changed its audit: %.500s", text)
+	}
+}
