@@ -238,12 +238,12 @@ func TestRedactedHeaders(t *testing.T) {
 		"anthropic-ratelimit-tokens-remaining", "Sec-WebSocket-Key", "",
 	}
 	for _, name := range secret {
-		if !SecretHeader(name) {
+		if !secretHeader(name) {
 			t.Errorf("%s is recorded", name)
 		}
 	}
 	for _, name := range open {
-		if SecretHeader(name) {
+		if secretHeader(name) {
 			t.Errorf("%s is redacted", name)
 		}
 	}

@@ -5,12 +5,10 @@ import "strings"
 // Redacted stands in the place of a credential.
 const Redacted = "[redacted]"
 
-// SecretHeader reports whether the value of a header is a credential and
+// secretHeader reports whether the value of a header is a credential and
 // therefore never reaches a sink: Authorization, Proxy-Authorization, Cookie,
 // Set-Cookie, X-Api-Key, and every name that says of itself that it carries a
 // token, key, secret, password, credential or signature.
-func SecretHeader(name string) bool { return secretHeader(name) }
-
 func secretHeader(name string) bool {
 	var folded [64]byte
 	key := fold(&folded, name)
@@ -23,13 +21,11 @@ func secretHeader(name string) bool {
 	return tellsSecret(key) && !contains(key, "ratelimit")
 }
 
-// SecretQuery reports whether a query parameter carries a credential, by its
+// secretQuery reports whether a query parameter carries a credential, by its
 // decoded name in any case: key, sig, auth, jwt, code_verifier, assertion and
 // every name that contains token, apikey, secret, passw, credential, signature
 // or authorization (so access_token, client_secret, X-Amz-Signature,
 // X-Goog-Credential …).
-func SecretQuery(name string) bool { return secretQuery(name) }
-
 func secretQuery(name string) bool {
 	var folded [64]byte
 	key := fold(&folded, name)

@@ -219,10 +219,6 @@ func (t *Trust) Close() error {
 	return os.RemoveAll(t.workloadDir)
 }
 
-// RemoveShared deletes the shared directory of every root, for a teardown when
-// nothing runs any more.
-func RemoveShared(shared string) error { return os.RemoveAll(shared) }
-
 // readKept gives the certificates of a user's file, and nothing else of it.
 func readKept(p string, open func(string) (*os.File, error)) ([]byte, error) {
 	f, err := open(p)

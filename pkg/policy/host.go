@@ -37,16 +37,3 @@ func CanonicalAuthority(authority string, port uint16) (string, uint16, error) {
 	canonical, err := CanonicalHost(host)
 	return canonical, port, err
 }
-
-// DefaultPort gives the port that a URL of this scheme means when it names none
-// (RFC 9110 section 4.2), and 0 for a scheme that has none.
-func DefaultPort(scheme string) uint16 {
-	switch scheme {
-	case "http", "ws":
-		return 80
-	case "https", "wss":
-		return 443
-	default:
-		return 0
-	}
-}
