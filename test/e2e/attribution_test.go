@@ -42,6 +42,7 @@ func get(host, path string) string {
 // a source port is closed early, and another workload, or an untagged process,
 // connects from the same port. Each is judged as itself or closed.
 func TestSourcePortTakenOver(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	h.startDaemon(h.config(twoWorkloads))
@@ -134,6 +135,7 @@ func TestSourcePortTakenOver(t *testing.T) {
 // TestAttribution: a flow belongs to the cgroup that made its socket, whoever
 // uses it, and to the task that called connect.
 func TestAttribution(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	h.startDaemon(h.config(twoWorkloads))

@@ -392,7 +392,7 @@ type thief struct {
 	close func()
 }
 
-// thiefPorts are our default ports (contract.md §3).
+// thiefPlaces are at our default ports (contract.md §3).
 var thiefPlaces = []struct{ network, addr string }{
 	{"tcp4", "127.0.0.1:15001"}, {"tcp6", "[::1]:15001"}, {"tcp4", "0.0.0.0:15001"}, {"tcp6", "[::]:15001"},
 	{"udp4", "127.0.0.1:15053"}, {"udp6", "[::1]:15053"}, {"udp4", "0.0.0.0:15053"}, {"udp6", "[::]:15053"},
@@ -473,7 +473,7 @@ func TestForeignListener(t *testing.T) {
 	conf := h.config("mode: observe\ntimeouts: { drain: 1s }\n")
 	d := h.startDaemon(conf)
 	h.below("victim")
-	thieves := func(t *testing.T, during func()) {
+	thieves := func(t *testing.T, places func(int) int, during func()) {
 		outside := h.steal()
 		defer outside.close()
 		// uid 0 inside the workload's own cgroup does the same.
@@ -483,12 +483,15 @@ func TestForeignListener(t *testing.T) {
 				h.startSock(h.inside("victim", 0), "socket "+f.family+" stream 6", "reuse", "bind "+f.addr+" 15001", "listen", "pause", "accept"),
 				h.startSock(h.inside("victim", 0), "socket "+f.family+" dgram 17", "reuse", "bind "+f.addr+" 15053", "pause", "recv"))
 		}
-		t.Logf("thieves: %q; %q", outside.bound, func() (said [][]string) {
-			for _, i := range inside {
-				said = append(said, i.said)
+		bound := len(outside.bound)
+		for _, i := range inside {
+			if i.result("bind") == "ok" {
+				bound++
 			}
-			return said
-		}())
+		}
+		if all := len(thiefPlaces) + len(inside); bound != places(all) {
+			t.Errorf("thieves hold %d of %d places, want %d: %q", bound, all, places(all), outside.bound)
+		}
 		during()
 		if n := outside.got.Load(); n != 0 {
 			t.Errorf("an untagged process received %d connections or datagrams", n)
@@ -504,7 +507,7 @@ func TestForeignListener(t *testing.T) {
 		}
 	}
 	t.Run("running", func(t *testing.T) {
-		thieves(t, func() {
+		thieves(t, func(int) int { return 0 }, func() {
 			for range 5 {
 				for _, line := range h.victim() {
 					if !strings.HasSuffix(line, " ok") {
@@ -517,35 +520,53 @@ func TestForeignListener(t *testing.T) {
 			}
 		})
 	})
-	reached := h.net.connections.Load()
-	d.stop()
-	t.Run("down", func(t *testing.T) {
-		thieves(t, func() {
-			for range 5 {
-				for _, line := range h.victim() {
-					what, result, _ := strings.Cut(line, " ")
-					switch {
-					case what == "socket" && result == "ok", result == "EPERM", result == "ECONNREFUSED":
-					case what == "send" && result == "EDESTADDRREQ": // its connect was refused
-					default:
-						t.Errorf("the workload saw %q", line)
+	for _, end := range []struct {
+		name string
+		end  func()
+	}{
+		// Killed, it has taken nothing back: the kernel is still told of its ports.
+		{"killed", func() {
+			h.kill(h.role("worker"), unix.SIGKILL)
+			h.kill(d.pid, unix.SIGKILL)
+			<-d.ended
+		}},
+		{"stopped", func() { d.stop() }},
+	} {
+		reached := h.net.connections.Load()
+		end.end()
+		t.Run(end.name, func(t *testing.T) {
+			thieves(t, func(all int) int { return all }, func() {
+				for range 5 {
+					for _, line := range h.victim() {
+						what, result, _ := strings.Cut(line, " ")
+						switch {
+						case what == "socket" && result == "ok", result == "EPERM", result == "ECONNREFUSED":
+						case what == "send" && result == "EDESTADDRREQ": // its connect was refused
+						default:
+							t.Errorf("the workload saw %q", line)
+						}
 					}
 				}
-			}
+			})
 		})
-	})
-	h.startDaemon(conf)
-	if r := h.run(h.inside("victim", nobody, "curl", "-sS", "http://api.example.com/")); !strings.Contains(r.stdout, `"ok":true`) {
-		t.Errorf("after the restart: %v", r)
-	}
-	if n := h.net.connections.Load() - reached; n != 1 {
-		t.Errorf("%d connections reached the origin, want the last one alone", n)
+		d = h.startDaemon(conf)
+		if r := h.run(h.inside("victim", nobody, "curl", "-sS", "http://api.example.com/")); !strings.Contains(r.stdout, `"ok":true`) {
+			t.Errorf("after the restart: %v", r)
+		}
+		if n := h.net.connections.Load() - reached; n != 1 {
+			t.Errorf("%d connections reached the origin, want the last one alone", n)
+		}
+		// The kernel's counters outlive the daemon.
+		if n := h.scrape(`sallyport_bpf_refused_total{reason="foreign_listener"}`); end.name == "killed" && n == 0 {
+			t.Error("metrics: no foreign listener was counted")
+		}
 	}
 }
 
 // TestForeignSockets: a socket that was made outside does not connect or send
 // from inside, however it got there.
 func TestForeignSockets(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	h.startDaemon(h.config("mode: observe\n"))
@@ -658,6 +679,7 @@ func (h *host) startGiver(c *exec.Cmd, statements ...string) func() {
 // the tagged cgroup all the time: a socket belongs to the cgroup that made it,
 // and moving a process does not move its sockets.
 func TestOlderConnection(t *testing.T) {
+	t.Parallel()
 	for _, f := range ipFamilies {
 		t.Run(f.name, func(t *testing.T) {
 			h := newHost(t)

@@ -60,6 +60,7 @@ var goLookup = sync.OnceValues(func() ([]byte, error) {
 // attributed to their workload; a name that no rule lists does not exist, and
 // nobody outside learns that it was asked.
 func TestDNSClients(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.startDaemon(h.config(dnsPolicy))
 	w := h.tap()
@@ -185,6 +186,7 @@ func extendedError(m *dnsmessage.Message) (code int, text string) {
 // TestDNSAnswers: whichever server a workload asks, we answer; what no rule
 // lists is answered with NXDOMAIN, extended error 17 and how to allow it.
 func TestDNSAnswers(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	h.startDaemon(h.config(dnsPolicy))
@@ -265,6 +267,7 @@ func (n *internet) countUDP(port int) *atomic.Int64 {
 // TestOtherUDP: what is not DNS does not leave; connect still succeeds, since
 // libc sorts addresses with it.
 func TestOtherUDP(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	h.startDaemon(h.config(dnsPolicy))
@@ -310,6 +313,7 @@ func TestOtherUDP(t *testing.T) {
 
 // TestEncryptedDNS: DNS over TLS and over HTTPS are connections like any other.
 func TestEncryptedDNS(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.setName("dot.example.com", originV4)
 	h.net.setName("doh.example.com", originV4)

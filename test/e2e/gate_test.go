@@ -421,6 +421,7 @@ type tryout struct {
 // TestKernelRules: what a program can try against the kernel's half, with both
 // locks in place and the daemon running: the error it sees, and the audit.
 func TestKernelRules(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	h.sh("sysctl -qw net.ipv4.ping_group_range='0 2147483647' net.ipv4.tcp_fastopen=1")
@@ -518,6 +519,7 @@ func TestKernelRules(t *testing.T) {
 // TestSocketsUnderExec: the sockets that cgroup programs do not see, exec's
 // confinement refuses, also to root.
 func TestSocketsUnderExec(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	w := h.tap()
@@ -552,9 +554,10 @@ func (n *internet) dialHost(addr string) (heard string, err error) {
 // TestInbound: a workload answers the internet on the ports of `listen` alone,
 // and its own host on all.
 func TestInbound(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
-	h.startDaemon(h.config(`
+	d := h.startDaemon(h.config(`
 workloads:
   server: { match: { unit: server.service }, listen: [8080] }
   other: { match: { unit: other.service } }
@@ -609,7 +612,36 @@ workloads:
 			}
 		})
 	}
-	// The guard drops a SYN before a program can see it.
+	t.Run("bpf alone", func(t *testing.T) {
+		h.kill(d.pid, unix.SIGSTOP)
+		defer h.kill(d.pid, unix.SIGCONT)
+		h.flush()
+		for _, f := range ipFamilies {
+			any := map[string]string{"inet": "0.0.0.0", "inet6": "::"}[f.name]
+			for _, tt := range []struct {
+				cgroup string
+				port   int
+				heard  string
+			}{{"server.service", 8080, "welcome"}, {"server.service", 8081, ""}, {"other.service", 8080, ""}} {
+				p := h.startSock(h.inside(tt.cgroup, 0), "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, tt.port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
+				io.WriteString(p.stdin, "\n")
+				if heard, _ := h.net.dialHost(net.JoinHostPort(f.near, strconv.Itoa(tt.port))); heard != tt.heard {
+					t.Errorf("%s port %d: the internet heard %q, want %q", tt.cgroup, tt.port, heard, tt.heard)
+				}
+				p.cmd.Process.Kill()
+			}
+		}
+	})
+	h.waitLocks(2 * time.Second)
+	for _, workload := range []string{"server", "other"} {
+		e := h.waitAudit("the refusal of "+workload, func(e *audit.Event) bool {
+			return e.Kind == audit.Refused && e.Direction == "inbound" && e.Workload.Name == workload
+		})
+		if e.Reason != "inbound_denied" || e.Verdict != "deny" || e.Dst.IP.String() != originV4 && e.Dst.IP.String() != originV6 {
+			t.Errorf("audit: %+v", e)
+		}
+	}
+	// With both locks the guard drops a SYN before a program can see it.
 	if n := h.scrape("sallyport_guard_rejected_packets_total") - rejected; n < 8 {
 		t.Errorf("metrics: %v attempts were counted, want 8", n)
 	}
@@ -618,6 +650,7 @@ workloads:
 // TestDirect: `handling: direct` lets exactly what a rule lists pass, without the
 // worker and with its figures.
 func TestDirect(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putSock()
 	for _, port := range []int{9000, 9001, 9002} {
@@ -663,6 +696,25 @@ rules:
 			return e.Kind == audit.FlowClose && e.TLS.Handling == "direct" && e.Rule == "straight" && e.Dst.IP.String() == f.far && e.Counters.Upstream.BytesSent == 5 && e.Counters.Upstream.BytesReceived == 5
 		})
 	}
+	t.Run("flows", func(t *testing.T) {
+		p := h.startSock(h.inside("lucky.service", nobody), "socket inet stream 6", "connect "+originV4+" 9000", "send hello", "recv", "pid", "pause")
+		var seen string
+		eventually(t, 5*time.Second, "the open flow in `flows`", func() bool {
+			r := h.run(h.sallyport("flows", "--json", "--config", "/srv/daemon/policy.yaml"))
+			for line := range strings.Lines(r.stdout) {
+				if strings.Contains(line, `"handling":"direct"`) {
+					seen = line
+				}
+			}
+			return seen != ""
+		})
+		pid, _, _ := strings.Cut(strings.TrimPrefix(p.result("pid"), "ok "), " ")
+		for _, want := range []string{`"name":"lucky"`, `"pid":` + pid, `"uid":` + strconv.Itoa(nobody), `"ip":"` + originV4 + `"`, `"port":9000`, `"rule":"straight"`} {
+			if !strings.Contains(seen, want) {
+				t.Errorf("flows: %s lacks %s", seen, want)
+			}
+		}
+	})
 	if n := h.scrape(`sallyport_flow_sent_bytes_total{leg="upstream",workload="lucky"}`); n < 10 {
 		t.Errorf("metrics: %v bytes were sent directly, want at least 10", n)
 	}
@@ -714,6 +766,7 @@ rules:
 // TestFlowFigures: the kernel's figures of a captured transfer reach audit,
 // metrics and `flows`, for both legs.
 func TestFlowFigures(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.startDaemon(h.config("rules:\n  - { name: all, match: { hosts: [api.example.com] }, action: allow }\n"))
 	const up, down = 1_500_000, 2_500_000
