@@ -95,6 +95,21 @@ func ReadRootCertificate(dir string) ([]byte, error) {
 	return encodeCertificate(cert.Raw), nil
 }
 
+// RemoveRoot deletes the root in dir, and dir if nothing else is in it. What
+// others keep there stays: dir is any that the configuration names.
+func RemoveRoot(dir string) error {
+	var errs []error
+	for _, name := range []string{KeyFile, RootFile, lockFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // Certificate gives the parsed certificate; it must not be changed.
 func (r *Root) Certificate() *x509.Certificate { return r.cert }
 

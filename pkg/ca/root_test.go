@@ -298,3 +298,35 @@ func remove(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// TestRemoveRoot: a directory that holds more than the root keeps it.
+func TestRemoveRoot(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	if _, err := OpenRoot(dir); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "somebody", "else.conf")
+	if err := errors.Join(os.Mkdir(filepath.Dir(other), 0o755), os.WriteFile(other, []byte("x"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveRoot(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(other); err != nil {
+		t.Errorf("a file that is not ours was removed: %v", err)
+	}
+	for _, name := range []string{KeyFile, RootFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	if err := os.RemoveAll(filepath.Dir(other)); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveRoot(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the empty directory stays")
+	}
+}

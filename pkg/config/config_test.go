@@ -417,3 +417,13 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+// TestReservedSlices: whoever captures these captures the host itself.
+func TestReservedSlices(t *testing.T) {
+	for slice, want := range map[string]bool{"system.slice": false, "user.slice": false, "mcp.slice": true, "system-mcp.slice": true} {
+		_, err := Parse([]File{{"f", []byte("version: 1\nslice: " + slice + "\n")}})
+		if ok := err == nil; ok != want {
+			t.Errorf("%s: %v", slice, err)
+		}
+	}
+}

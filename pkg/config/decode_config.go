@@ -152,6 +152,12 @@ func (d *decoder) slice(n *node, into *string) {
 		d.add(n.place, "slice: want the name of a slice such as mcp.slice, found %q", s)
 		return
 	}
+	// systemd.special(7). Whoever captures these captures the host itself, and
+	// ends it with `teardown --stop`.
+	if name == "system" || name == "user" || name == "init" {
+		d.add(n.place, "slice: %s holds the host's own services and logins: name one of your own, such as mcp.slice", s)
+		return
+	}
 	*into = s
 }
 

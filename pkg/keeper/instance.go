@@ -115,5 +115,29 @@ func (p Places) Execs() ([]Instance, error) {
 
 // PlacesOf gives the places that a configuration names.
 func PlacesOf(c *config.Config) Places {
-	return Places{RuntimeDir: c.RuntimeDir, BPFDir: c.BPFDir, Table: c.NFTTable, Slice: c.Slice}
+	return Places{RuntimeDir: c.RuntimeDir, BPFDir: c.BPFDir, Table: c.NFTTable, Slice: slicePath(c.Slice, booted())}
+}
+
+// slicePath is where a slice lies below the cgroup2 mount. With systemd a name
+// with dashes is below those that it begins with (systemd.slice(5)): a cgroup of
+// that name at the top would be one in which nobody ever runs, and what systemd
+// starts in the slice would not be captured.
+func slicePath(slice string, systemd bool) string {
+	name := strings.TrimSuffix(slice, ".slice")
+	if !systemd {
+		return "/" + slice
+	}
+	var path strings.Builder
+	for at, c := range name {
+		if c == '-' {
+			path.WriteString("/" + name[:at] + ".slice")
+		}
+	}
+	return path.String() + "/" + slice
+}
+
+// booted is sd_booted(3).
+func booted() bool {
+	info, err := os.Lstat("/run/systemd/system")
+	return err == nil && info.IsDir()
 }

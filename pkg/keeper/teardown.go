@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/workload"
 )
@@ -136,10 +137,7 @@ func (e *BusyError) add(cg workload.Cgroup) {
 // removeState removes the certificate authority and the trust files. Other
 // files below state_dir, and the audit, are the operator's.
 func removeState(c *config.Config) error {
-	var errs []error
-	for _, dir := range []string{c.TLS.CADir, filepath.Join(c.StateDir, trustDir)} {
-		errs = append(errs, os.RemoveAll(dir))
-	}
+	errs := []error{ca.RemoveRoot(c.TLS.CADir), os.RemoveAll(filepath.Join(c.StateDir, trustDir))}
 	for _, dir := range []string{c.StateDir, c.RuntimeDir} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, err)
