@@ -632,7 +632,7 @@ workloads:
 			}
 		}
 	})
-	h.waitLocks(2 * time.Second)
+	h.waitLocks()
 	for _, workload := range []string{"server", "other"} {
 		e := h.waitAudit("the refusal of "+workload, func(e *audit.Event) bool {
 			return e.Kind == audit.Refused && e.Direction == "inbound" && e.Workload.Name == workload
