@@ -7,6 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
 )
@@ -189,5 +192,24 @@ mkdir sub; mv sallyport-audit.* sub/; cp -l sallyport-audit.* copied; truncate -
 	}
 	if text := string(b); !strings.Contains(text, `"path":"/evidence"`) || strings.Contains(text, "forged") {
 		t.Errorf("the command changed its audit: %.500s", text)
+	}
+}
+
+// TestWorkerThatTakesNothing: a worker in hostile hands that answers nobody does
+// not keep the locks from being compared and repaired.
+func TestWorkerThatTakesNothing(t *testing.T) {
+	h := newHost(t)
+	h.startDaemon(h.config("default: deny\n"))
+	worker := h.role("worker")
+	h.kill(worker, unix.SIGSTOP)
+	defer unix.Kill(worker, unix.SIGKILL) // if it was not replaced by then
+	for range 4 {
+		begin := time.Now()
+		h.flush()
+		eventually(t, 12*time.Second, "the table is back", h.tabled)
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("the table was away for %s", took)
+		}
+		time.Sleep(50 * time.Millisecond) // for the report of the repair to be on its way
 	}
 }
