@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -143,6 +144,32 @@ func TestConfigCheck(t *testing.T) {
 	}
 	got = run(t, "config", "check", "--json", file(t, "version: 1\n"))
 	if got.code != 0 || !strings.Contains(got.stdout, `"valid":true,"errors":[]`) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestTailSince: all events since then are shown, not only the newest.
+func TestTailSince(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "audit.jsonl")
+	var lines strings.Builder
+	for i := range 300 {
+		year := 2001
+		if i >= 100 {
+			year = 2011
+		}
+		fmt.Fprintf(&lines, `{"time":"%d-01-01T00:00:00.000000000Z","event":"e-%d","kind":"lifecycle"}`+"\n", year, i)
+	}
+	if err := os.WriteFile(log, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := file(t, "audit: { file: { path: "+log+" } }\nadmin: { socket: "+filepath.Join(dir, "none.sock")+" }\n")
+	got := run(t, "tail", "--config", conf, "--json", "--since", "2010-01-01")
+	if n := strings.Count(got.stdout, "\n"); got.code != 0 || n != 200 || !strings.HasPrefix(got.stdout, `{"time":"2011-01-01`) {
+		t.Errorf("exit %d, %d lines: %s", got.code, n, got.stderr)
+	}
+	// Following is the daemon's.
+	if got := run(t, "tail", "--config", conf, "--follow", "--since", "2010-01-01"); got.code != exitFailed || got.stdout != "" {
 		t.Errorf("%+v", got)
 	}
 }

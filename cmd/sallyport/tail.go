@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"sallyport/pkg/admin"
 	"sallyport/pkg/admin/show"
 	"sallyport/pkg/audit"
+	"sallyport/pkg/config"
 )
 
 // tailFlags are the options of tail.
@@ -27,7 +29,8 @@ func (e *env) tailCommand() *cobra.Command {
 		Use:   "tail [FILE...]",
 		Short: "Show audit events",
 		Long: `Shows the newest audit events of the running daemon, or those of files that an
-exec without a daemon wrote.`,
+exec without a daemon wrote. With --since it shows all since then where you may
+read the daemon's file, else those that the daemon still remembers.`,
 		Example: `  sallyport tail --follow --verdict deny
   sallyport tail --since 1h --host '*.github.com'
   sallyport tail sallyport-audit.*.jsonl`,
@@ -48,6 +51,14 @@ exec without a daemon wrote.`,
 				}
 				return nil
 			}
+			if !filter.Since.IsZero() && !c.Flags().Changed("lines") {
+				// Everything since then is wanted, and the daemon remembers only the
+				// newest; its file has all, for whoever may read it.
+				f.lines = admin.MaxRecent
+				if path, ok := e.auditFile(c); ok && !f.follow {
+					return e.tailFile(path, filter, f.json)
+				}
+			}
 			return e.askDaemon(c, func(ctx context.Context, client *admin.Client) error {
 				ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 				defer stop()
@@ -60,6 +71,19 @@ exec without a daemon wrote.`,
 	c.Flags().IntVarP(&f.lines, "lines", "n", 100, "how many of the newest `events` to begin with")
 	addFilterFlags(c)
 	return c
+}
+
+// auditFile gives the file of the configuration if the caller may read it.
+func (e *env) auditFile(c *cobra.Command) (string, bool) {
+	conf, err := loadConfig(c, config.Enforce)
+	if err != nil {
+		return "", false
+	}
+	file, err := os.Open(conf.Audit.File.Path)
+	if err != nil {
+		return "", false
+	}
+	return conf.Audit.File.Path, file.Close() == nil
 }
 
 // printEvent prints one event.

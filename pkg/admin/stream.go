@@ -19,8 +19,8 @@ const (
 	paramRecent = "recent"
 )
 
-// maxRecent bounds the lines that tail gives before it follows.
-const maxRecent = 10000
+// MaxRecent bounds the lines that tail gives before it follows.
+const MaxRecent = 10000
 
 // flowList is the answer of flows without follow.
 type flowList struct {
@@ -101,8 +101,8 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 	recent := 0
 	if text := query.Get(paramRecent); err == nil && text != "" {
 		recent, err = strconv.Atoi(text)
-		if err == nil && (recent < 0 || recent > maxRecent) {
-			err = fmt.Errorf("%s is %d; at most %d lines are possible", paramRecent, recent, maxRecent)
+		if err == nil && (recent < 0 || recent > MaxRecent) {
+			err = fmt.Errorf("%s is %d; at most %d lines are possible", paramRecent, recent, MaxRecent)
 		}
 	}
 	if err != nil {
@@ -110,7 +110,7 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// The newest lines that pass the filter are wanted, so all are looked at.
-	sub, err := s.o.Backend.Follow(maxRecent)
+	sub, err := s.o.Backend.Follow(MaxRecent)
 	if err != nil {
 		fail(w, http.StatusServiceUnavailable, err)
 		return
