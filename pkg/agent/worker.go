@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,11 +200,26 @@ func (w *worker) openAudit() (err error) {
 func (w *worker) openMetrics() error {
 	w.snapshots = newSnapshots(w)
 	w.metrics = metrics.New(metrics.Options{
-		Version: w.args.Version, Datapath: w.snapshots, Guard: w.snapshots, Audit: w.audit,
+		Version: w.args.Version, Revision: revision(), Datapath: w.snapshots, Guard: w.snapshots, Audit: w.audit,
 		Resources: w.resources, Runtime: true,
 	})
 	w.metrics.SetReload(true, time.Now())
 	return nil
+}
+
+// revision is the commit that the binary was built from, "" where the build did
+// not know it.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
+	}
+	return ""
 }
 
 func (w *worker) openIdentities() (err error) {
