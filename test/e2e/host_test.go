@@ -65,7 +65,7 @@ func newHost(t *testing.T) *host {
 		t.Fatalf("%v: make builds it", err)
 	}
 	n := fmt.Sprintf("spt%d-%d", os.Getpid(), hostSerial.Add(1))
-	h := &host{t: t, name: n, slice: n + ".slice", binary: "/srv/bin/sallyport"}
+	h := &host{t: t, name: n, slice: strings.ReplaceAll(n, "-", "_") + ".slice", binary: "/srv/bin/sallyport"}
 	h.net = newInternet(t, n)
 	h.boot(binary)
 	h.net.connect(h)
