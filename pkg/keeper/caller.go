@@ -112,7 +112,7 @@ func (p *caller) check(tree *workload.Tree, tagged workload.Cgroup) error {
 		return fmt.Errorf("the caller's umask %q: %w", status["Umask"], err)
 	}
 	p.umask = int(umask)
-	for _, ns := range []string{"user", "mnt", "pid"} {
+	for _, ns := range []string{"user", "mnt", "pid", "net"} {
 		same, err := sameFile(proc+"/ns/"+ns, "/proc/self/ns/"+ns)
 		if err != nil {
 			return fmt.Errorf("the caller's %s namespace: %w", ns, err)

@@ -213,3 +213,32 @@ func TestWorkerThatTakesNothing(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // for the report of the repair to be on its way
 	}
 }
+
+// TestCallerWithoutNetwork: the daemon's commands are in the daemon's network. A
+// caller that was given none, or another, must not get one by asking.
+func TestCallerWithoutNetwork(t *testing.T) {
+	h := newHost(t)
+	h.ownAccounts()
+	h.startDaemon(h.config("default: allow\n"))
+	argv := as(alice, "/srv/bin/sallyport", "exec", "--config", "/srv/daemon/policy.yaml", "--", "curl", "-sS", "https://api.example.com/")
+	if r := h.run(h.command(argv...)); r.code != 0 {
+		t.Fatalf("%v", r)
+	}
+	for _, apart := range [][]string{{"unshare", "--net"}, {"chroot", "/"}} {
+		r := h.run(h.command(append(apart, argv...)...))
+		if want := apart[0] == "chroot"; (r.code == 0) != want {
+			t.Errorf("%v: %v", apart, r)
+		}
+	}
+	// A directory that is a root of its own, with what the caller needs in it.
+	if r := h.sh(`set -e; for d in usr bin sbin lib lib64 etc proc dev run tmp srv; do
+  if [ -d /$d ]; then mkdir -p /srv/jail/$d; mount --bind /$d /srv/jail/$d; fi
+done
+mount --bind /srv/bin/sallyport /srv/jail/srv/bin/sallyport; mount --bind /srv/etc/passwd /srv/jail/etc/passwd`); r.code != 0 {
+		t.Fatalf("%v", r)
+	}
+	r := h.run(h.command(append([]string{"chroot", "/srv/jail"}, argv...)...))
+	if r.code == 0 || !strings.Contains(r.stderr, "root directory") {
+		t.Errorf("a caller in a chroot: %v", r)
+	}
+}
