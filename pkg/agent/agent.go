@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -43,6 +44,11 @@ func Main(conn *wire.Conn, newLogger func(level, format string) *zap.Logger) err
 		protocol.Health:    a.health,
 		protocol.Stop:      a.stop,
 	})
+	// The package reads and parses the host's roots once, which takes longer than
+	// all else; the keeper is not ready to start us yet.
+	var roots sync.WaitGroup
+	defer roots.Wait()
+	roots.Go(func() { x509.SystemCertPool() })
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan error, 1)

@@ -71,6 +71,8 @@ type Keeper struct {
 	reporting  sync.Mutex
 	generation uint64
 	worker     *process
+	// prestarted is the first worker until it is taken.
+	prestarted *prestarted
 	// serving is set while a started worker answers.
 	serving bool
 	health  health
@@ -145,7 +147,11 @@ func Open(o Options) (*Keeper, error) {
 	authority := make(chan error, 1)
 	go func() { authority <- k.openAuthority() }()
 	k.gate, err = openGate(o.Instance, c, o.Log.Named("gate"))
+	if err == nil {
+		k.prestart() // in our own cgroup, which we are in now
+	}
 	if aerr := <-authority; err == nil && aerr != nil {
+		k.dropWorker()
 		k.gate.abandon()
 		err = aerr
 	}
@@ -153,6 +159,7 @@ func Open(o Options) (*Keeper, error) {
 		return nil, err
 	}
 	if err := k.furnish(); err != nil {
+		k.dropWorker()
 		k.gate.abandon()
 		return nil, err
 	}
@@ -275,6 +282,7 @@ func (k *Keeper) Close() {
 
 // closeFiles closes what is neither the kernel's nor the worker's.
 func (k *Keeper) closeFiles() {
+	k.dropWorker()
 	k.prober.close()
 	k.audit.Close()
 	if k.admin != nil {

@@ -197,16 +197,21 @@ func (s *standalone) begin(conn *wire.Conn, m *wire.Message, args *StandaloneArg
 		return err
 	}
 	s.command = c
+	// The watcher starts while the worker does.
+	watching := make(chan error, 1)
+	go func() { watching <- s.startWatcher() }()
 	select {
 	case <-s.keeper.Ready():
-	case err := <-s.done:
+	case err = <-s.done:
 		s.done <- err
 		if err == nil {
 			err = errors.New("stopped")
 		}
-		return err
 	}
-	if err := s.startWatcher(); err != nil {
+	if werr := <-watching; err == nil {
+		err = werr
+	}
+	if err != nil {
 		return err
 	}
 	if err := c.cgroup.Move(args.PID); err != nil {

@@ -65,7 +65,7 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 	// The worker is stopped by us, after it drained, not by the context.
 	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	w, err := startWorker(alive, k.handlers())
+	w, err := k.takeWorker(alive)
 	if err != nil {
 		return err
 	}
