@@ -8,7 +8,7 @@ import (
 
 	"sallyport/pkg/policy"
 	"sallyport/pkg/sniff"
-	"sallyport/pkg/socket"
+	"sallyport/pkg/tcpconn"
 	"sallyport/pkg/upstream"
 )
 
@@ -140,7 +140,7 @@ func plain(conn net.Conn) *net.TCPConn {
 	switch t := conn.(type) {
 	case *net.TCPConn:
 		return t
-	case *socket.Conn:
+	case *tcpconn.Conn:
 		return t.TCPConn
 	case *sniff.Conn:
 		return plain(t.Conn)
@@ -197,7 +197,7 @@ func closeWrite(conn net.Conn) error {
 		return closeWrite(t.Conn)
 	case *tls.Conn:
 		return t.CloseWrite()
-	case *socket.Conn:
+	case *tcpconn.Conn:
 		return t.CloseWrite()
 	case *net.TCPConn:
 		return t.CloseWrite()

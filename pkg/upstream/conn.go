@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"sallyport/pkg/socket"
+	"sallyport/pkg/tcpconn"
 )
 
 // A Conn is one connection to an upstream. It is used by one exchange or
@@ -20,7 +20,7 @@ type Conn struct {
 	tcp *net.TCPConn
 	raw syscall.RawConn
 	// socket is tcp as Conn uses it.
-	socket *socket.Conn
+	socket *tcpconn.Conn
 	tls    *tls.Conn
 	host   *Host
 	addr   netip.Addr

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"sallyport/pkg/socket"
+	"sallyport/pkg/tcpconn"
 )
 
 // A Host is the connections of one key. Its idle ones sit in slots that are
@@ -190,7 +190,7 @@ func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, 
 		tcp.Close()
 		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
 	}
-	s, err := socket.New(tcp)
+	s, err := tcpconn.New(tcp)
 	if err != nil {
 		tcp.Close()
 		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true

@@ -1,6 +1,6 @@
-// Package socket makes the reads and writes of a TCP socket cheap for a process
+// Package tcpconn makes the reads and writes of a TCP socket cheap for a process
 // that does little else.
-package socket
+package tcpconn
 
 import (
 	"errors"
