@@ -74,11 +74,16 @@ func (w *worker) rejected(ctx context.Context, r *protocol.Rejected) {
 	if err != nil {
 		id.Identity.Name = metrics.OtherName
 	}
+	reason, direction, message := guardRejected, "", "packets rejected by the guard, which does not tell where they were going"
+	if r.Inbound {
+		reason, direction = datapath.InboundDenied.String(), "inbound"
+		message = "connections from elsewhere dropped by the guard, which does not tell from where"
+	}
 	w.audit.Record(&audit.Event{
-		Kind: audit.Refused, Verdict: policy.Deny.String(), Reason: guardRejected, Count: r.Packets,
+		Kind: audit.Refused, Verdict: policy.Deny.String(), Reason: reason, Direction: direction, Count: r.Packets,
 		Mode:     w.config.Load().policy.WorkloadMode(id.Identity.Name).String(),
 		Workload: auditWorkload(&id, 0, 0),
-		Message:  "packets rejected by the guard, which does not tell where they were going",
+		Message:  message,
 	})
 }
 

@@ -281,8 +281,8 @@ func TestPlanIsSmall(t *testing.T) {
 	if p.remake || p.create || len(p.rewrite)+len(p.addSets)+len(p.addChains)+len(p.removeElements) > 0 {
 		t.Errorf("one more cgroup does more than add elements: %+v", p)
 	}
-	if len(p.addElements) != 4 { // tagged, refused, inbound, direct
-		t.Errorf("%d sets grow, want 4", len(p.addElements))
+	if len(p.addElements) != 5 { // tagged, refused, dropped, inbound, direct
+		t.Errorf("%d sets grow, want 5", len(p.addElements))
 	}
 	other := mirror(want)
 	other.chains["output"] = kernelChain{base: true, hook: 1, priority: priority, policy: policyAccept, kind: "filter"}

@@ -19,6 +19,8 @@ type Counters struct {
 	Rerouted uint64
 	// Cgroups has the rejected packets of each tagged cgroup by its id.
 	Cgroups map[uint64]uint64
+	// InboundCgroups has the dropped connection attempts to the listeners of each.
+	InboundCgroups map[uint64]uint64
 }
 
 // Rejected is the sum over all reasons.
@@ -42,12 +44,17 @@ func (g *Guard) Counters() (Counters, error) {
 	c := Counters{
 		TCP: reason(countTCP), UDP: reason(countUDP), Other: reason(countOther),
 		Inbound: reason(countInbound), Rerouted: reason(countRerouted),
-		Cgroups: make(map[uint64]uint64, len(g.totals.cgroups)),
-	}
-	for id, t := range g.totals.cgroups {
-		c.Cgroups[id] = t.sum()
+		Cgroups: sums(g.totals.cgroups), InboundCgroups: sums(g.totals.inbound),
 	}
 	return c, nil
+}
+
+func sums(totals map[uint64]total) map[uint64]uint64 {
+	out := make(map[uint64]uint64, len(totals))
+	for id, t := range totals {
+		out[id] = t.sum()
+	}
+	return out
 }
 
 // A total adds a kernel counter up over the lives of that counter.
@@ -74,11 +81,12 @@ func (t total) restart() total { return total{before: t.sum()} }
 // are as bounded as the table.
 type totals struct {
 	reasons map[string]total
-	cgroups map[uint64]total
+	// cgroups count what was rejected, inbound what was dropped.
+	cgroups, inbound map[uint64]total
 }
 
 func newTotals() totals {
-	t := totals{map[string]total{}, map[uint64]total{}}
+	t := totals{map[string]total{}, map[uint64]total{}, map[uint64]total{}}
 	for _, reason := range reasons() {
 		t.reasons[reason] = total{}
 	}
@@ -87,13 +95,15 @@ func newTotals() totals {
 
 // tag forgets the cgroups that are not tagged and takes those in that are.
 func (t *totals) tag(levels map[uint64]int) {
-	maps.DeleteFunc(t.cgroups, func(id uint64, _ total) bool {
-		_, stays := levels[id]
-		return !stays
-	})
-	for id := range levels {
-		if _, known := t.cgroups[id]; !known {
-			t.cgroups[id] = total{}
+	for _, of := range []map[uint64]total{t.cgroups, t.inbound} {
+		maps.DeleteFunc(of, func(id uint64, _ total) bool {
+			_, stays := levels[id]
+			return !stays
+		})
+		for id := range levels {
+			if _, known := of[id]; !known {
+				of[id] = total{}
+			}
 		}
 	}
 }
@@ -103,16 +113,22 @@ func (t *totals) observe(s snapshot) {
 	for reason, sum := range t.reasons {
 		t.reasons[reason] = sum.observe(s.counters[reason])
 	}
+	observeSets(t.cgroups, s, refusedName)
+	observeSets(t.inbound, s, droppedName)
+}
+
+// observeSets takes the elements' counters of the sets of all levels.
+func observeSets(of map[uint64]total, s snapshot, prefix string) {
 	packets := map[string]uint64{}
 	for name, set := range s.sets {
-		if strings.HasPrefix(name, refusedName) {
+		if strings.HasPrefix(name, prefix) {
 			for e, n := range set.elements {
 				packets[e.key] += n
 			}
 		}
 	}
-	for id, sum := range t.cgroups {
-		t.cgroups[id] = sum.observe(packets[tagged(id).key])
+	for id, sum := range of {
+		of[id] = sum.observe(packets[tagged(id).key])
 	}
 }
 
@@ -121,7 +137,9 @@ func (t *totals) restart() {
 	for reason, sum := range t.reasons {
 		t.reasons[reason] = sum.restart()
 	}
-	for id, sum := range t.cgroups {
-		t.cgroups[id] = sum.restart()
+	for _, of := range []map[uint64]total{t.cgroups, t.inbound} {
+		for id, sum := range of {
+			of[id] = sum.restart()
+		}
 	}
 }

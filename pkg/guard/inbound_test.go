@@ -27,6 +27,9 @@ func TestInbound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if c.InboundCgroups[id] != c.Inbound {
+			t.Errorf("%d attempts, of which %d to the one workload", c.Inbound, c.InboundCgroups[id])
+		}
 		return c.Inbound
 	}
 	for _, v := range []string{"tcp4 203.0.113.1", "tcp6 [2001:db8::1]"} {

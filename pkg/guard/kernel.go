@@ -182,13 +182,18 @@ func (c *connection) counters(table string) (snapshot, error) {
 	s := snapshot{exists: true, counters: map[string]uint64{}, sets: map[string]kernelSet{}}
 	err := c.readCounters(table, &s)
 	if err == nil {
-		err = c.readSets(table, &s, func(set string) bool { return strings.HasPrefix(set, refusedName) })
+		err = c.readSets(table, &s, counting)
 	}
 	// While the table is missing nothing new is counted.
 	if errors.Is(err, unix.ENOENT) {
 		err = nil
 	}
 	return s, err
+}
+
+// counting names the sets whose elements count, for readSets.
+func counting(set string) bool {
+	return strings.HasPrefix(set, refusedName) || strings.HasPrefix(set, droppedName)
 }
 
 // everySet is for readSets.

@@ -73,6 +73,7 @@ const (
 
 	taggedName  = "tagged_"
 	refusedName = "refused_"
+	droppedName = "dropped_"
 	inboundName = "inbound_"
 	directName  = "direct"
 	localName   = "local"
@@ -191,6 +192,7 @@ func inboundChain(level int) chain {
 	return chain{name: named(inboundName, level), rules: []rule{
 		{"from this namespace", concat(cameByLoopback(), fromHere(), direction(ctDirectionOriginal), setLabel(), accept())},
 		{"to a port that may answer", concat(port, direction(ctDirectionOriginal), setLabel(), accept())},
+		{"count for this workload", cgroupIn(level, named(droppedName, level))},
 		{"no answer", concat(count(countInbound), drop())},
 	}}
 }
@@ -234,6 +236,7 @@ func buildSets(s State, levels map[uint64]int) ([]set, error) {
 	for id, level := range levels {
 		b.add(named(taggedName, level), tagged(id))
 		b.add(named(refusedName, level), tagged(id))
+		b.add(named(droppedName, level), tagged(id))
 	}
 	for _, in := range s.Inbound {
 		level, ok := levels[in.Cgroup]

@@ -38,6 +38,10 @@ func newSetBuilder(depths []int) *setBuilder {
 			key: nftables.TypeCGroupV2,
 		})
 		b.define(set{
+			name: named(droppedName, level), comment: "dropped connection attempts to each", capacity: taggedCapacity, counting: true,
+			key: nftables.TypeCGroupV2,
+		})
+		b.define(set{
 			name: named(inboundName, level), comment: "ports that may answer", capacity: inboundCapacity,
 			key: fields(nftables.TypeCGroupV2, nftables.TypeInetService),
 		})

@@ -79,9 +79,9 @@ type Keeper struct {
 	// direct remembers what the kernel was told, to tell it only changes.
 	direct   directState
 	applying sync.Mutex
-	// rejectedSeen is what of the guard's rejections was recorded, by cgroup; it
-	// belongs to watch.
-	rejectedSeen map[uint64]uint64
+	// rejectedSeen and droppedSeen are what of the guard's refusals was recorded,
+	// by cgroup; they belong to watch.
+	rejectedSeen, droppedSeen map[uint64]uint64
 
 	// ready is closed once both probes answered as they must for the first time.
 	ready     chan struct{}

@@ -23,13 +23,17 @@ func (k *Keeper) reportRejected() {
 		return
 	}
 	news := newlyRejected(counters.Cgroups, k.rejectedSeen, k.prober.cgroup.ID())
+	for _, in := range newlyRejected(counters.InboundCgroups, k.droppedSeen, k.prober.cgroup.ID()) {
+		in.Inbound = true
+		news = append(news, in)
+	}
 	if len(news) > 0 {
 		if err := k.tell(protocol.Kernel, protocol.KernelArgs{Rejected: news}); err != nil {
 			k.log.Warn("rejected packets were not recorded", zap.Error(err))
 			return
 		}
 	}
-	k.rejectedSeen = maps.Clone(counters.Cgroups)
+	k.rejectedSeen, k.droppedSeen = maps.Clone(counters.Cgroups), maps.Clone(counters.InboundCgroups)
 }
 
 // newlyRejected compares two readings. What the self-probe made the guard reject

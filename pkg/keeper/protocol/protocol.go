@@ -188,4 +188,6 @@ func ProbeAnswer(dst netip.AddrPort, cgroup uint64, pid uint32) string {
 type Rejected struct {
 	Cgroup  uint64 `json:"cgroup"`
 	Packets uint64 `json:"packets"`
+	// Inbound is set for attempts of others to connect to the cgroup's listeners.
+	Inbound bool `json:"inbound"`
 }
