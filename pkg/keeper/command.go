@@ -62,7 +62,13 @@ type command struct {
 // its first instruction. The gate holds for the cgroup from its first moment:
 // it lies below the tagged one.
 func (k *Keeper) admit(l *Launch, path string) (*command, error) {
-	cg, err := k.gate.tree.Create(path)
+	create := k.gate.tree.Create
+	if path == k.options.Instance.Command() {
+		// That of a standalone exec is there already; the instance is locked, so
+		// it is ours and empty.
+		create = func(path string) (workload.Cgroup, error) { return ensureCgroup(k.gate.tree, path) }
+	}
+	cg, err := create(path)
 	if err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,17 +87,56 @@ func openGate(i Instance, c *config.Config, log *zap.Logger) (g *gate, err error
 	if g.tagged, err = ensureCgroup(g.tree, i.Tagged); err != nil {
 		return g, fmt.Errorf("tagged cgroup: %w", err)
 	}
-	if err := g.load(); err != nil {
+	// The two locks do not need each other, and each takes its time.
+	guarded := make(chan error, 1)
+	go func() { guarded <- g.guardAndListen(c) }()
+	err = g.load()
+	if gerr := <-guarded; err == nil {
+		err = gerr
+	}
+	if err != nil {
 		return g, err
 	}
-	if g.guard, err = guard.New(guard.Options{Table: i.Table}); err != nil {
-		return g, err
+	if err := g.ls.register(g.data, g.probe); err != nil {
+		return g, fmt.Errorf("bpf: listeners: %w", err)
 	}
-	g.state.Tagged = []guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}
+	return g, nil
+}
+
+// guardAndListen opens the listeners and makes the table, in one transaction
+// with all that the guard has to know from the beginning.
+func (g *gate) guardAndListen(c *config.Config) (err error) {
+	if g.guard, err = guard.New(guard.Options{Table: g.instance.Table}); err != nil {
+		return err
+	}
+	if g.ls, err = openListeners(nil, c.Listen.TCP, c.Listen.DNS); err != nil {
+		return err
+	}
+	g.state.Listeners, g.state.Resolvers = g.ls.addresses()
+	known := []string{g.instance.ProbeCgroup()}
+	if g.instance.Name != servicePrefix {
+		known = append(known, g.instance.Command())
+	}
+	var below []guard.Cgroup
+	for _, path := range known {
+		cg, err := ensureCgroup(g.tree, path)
+		if err != nil {
+			return err
+		}
+		below = append(below, guard.Cgroup{ID: cg.ID(), Level: cg.Level()})
+	}
+	g.state.Tagged = g.withTagged(below)
 	if err := g.guard.Apply(g.state); err != nil {
-		return g, fmt.Errorf("guard: %w", err)
+		return fmt.Errorf("guard: %w", err)
 	}
-	return g, g.listen(c.Listen.TCP, c.Listen.DNS)
+	return nil
+}
+
+// withTagged gives the tagged cgroup and those below it that the guard knows by
+// themselves, in one order.
+func (g *gate) withTagged(below []guard.Cgroup) []guard.Cgroup {
+	below = slices.SortedFunc(slices.Values(below), func(a, b guard.Cgroup) int { return cmp.Compare(a.ID, b.ID) })
+	return append([]guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}, below...)
 }
 
 // goHome moves the keeper into a cgroup of its own, unless a service manager
@@ -228,7 +268,7 @@ func (g *gate) setDirect(rules []datapath.DirectRule, tagged []guard.Cgroup, inb
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	state := g.state
-	state.Tagged = append([]guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}, tagged...)
+	state.Tagged = g.withTagged(tagged)
 	state.Inbound = inbound
 	state.Direct = nil
 	for _, r := range rules {
