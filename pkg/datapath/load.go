@@ -90,15 +90,16 @@ func (d *Datapath) load(pinned map[string]*ebpf.Map) error {
 			spec.Maps[name].MaxEntries = m.MaxEntries()
 		}
 	}
-	objects := bpf.SallyportObjects{}
-	err = spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: pinned})
+	err = spec.Copy().LoadAndAssign(&d.maps, &ebpf.CollectionOptions{MapReplacements: pinned})
 	switch {
 	case errors.Is(err, ebpf.ErrMapIncompatible):
 		return fmt.Errorf("datapath: %w: %w", ErrIncompatible, err)
 	case err != nil:
-		return fmt.Errorf("datapath: loading programs: %w", err)
+		return fmt.Errorf("datapath: making maps: %w", err)
 	}
-	d.maps, d.progs = objects.SallyportMaps, objects.SallyportPrograms
+	if err := d.loadPrograms(spec); err != nil {
+		return errors.Join(fmt.Errorf("datapath: loading programs: %w", err), d.maps.Close())
+	}
 	return nil
 }
 
