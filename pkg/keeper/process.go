@@ -88,7 +88,13 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 	// Nothing of the caller's environment concerns the worker, and some of it
 	// steers the Go runtime (GODEBUG, SSLKEYLOGFILE).
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
-	cmd.Stderr = os.Stderr
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	defer null.Close()
+	cmd.Stdout, cmd.Stderr = null, os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	if err := startUnprivileged(cmd); err != nil {

@@ -6,22 +6,29 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/confine"
 )
 
 // lastCapability bounds the search for capabilities that the kernel knows; the
 // kernel answers EINVAL beyond its last one (40 on Linux 6.1).
 const lastCapability = 63
 
-// startUnprivileged starts a process that can never have a capability: its
-// bounding set is empty and no_new_privs is set from its first instruction.
+// startUnprivileged starts a process that can never have a capability and is in
+// a sandbox (confine.Sandbox) from its first instruction. Its standard output and
+// error must be given: a file for them could not be opened any more.
 //
-// Both are properties of a thread that a fork inherits. So they are set on a
+// All of this belongs to a thread, and a fork inherits it. So it is done on a
 // thread that does nothing else than this one fork and ends with its goroutine.
 func startUnprivileged(cmd *exec.Cmd) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked
-		if err := renounce(); err != nil {
+		err := renounce()
+		if err == nil {
+			err = confine.Sandbox()
+		}
+		if err != nil {
 			started <- err
 			return
 		}
