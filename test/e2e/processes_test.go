@@ -225,9 +225,14 @@ func procStatus(pid int) map[string]string {
 }
 
 // living reports whether a process exists and has not ended.
+// A zombie whose other threads are not gone yet still has its descriptors.
 func living(pid int) bool {
 	s := procStatus(pid)
-	return s != nil && !strings.HasPrefix(s["State"], "Z") && !strings.HasPrefix(s["State"], "X")
+	if s == nil {
+		return false
+	}
+	dead := strings.HasPrefix(s["State"], "Z") || strings.HasPrefix(s["State"], "X")
+	return !dead || s["Threads"] != "1"
 }
 
 // kill sends a signal.

@@ -79,7 +79,7 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	conf := h.config("mode: observe\n")
 	h.write(daemonConfig, conf)
 	i := h.startInmate(h.binary, "exec", "--standalone", "--config", daemonConfig, "--", inmatePath)
-	keeper, watch := h.role("keeper"), h.role("watch")
+	keeper, watch, worker := h.role("keeper"), h.role("watch"), h.role("worker")
 	objects := h.pinnedObjects()
 
 	r := h.run(h.sallyport("teardown", "--config", daemonConfig))
@@ -89,7 +89,7 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	h.kill(watch, unix.SIGKILL)
 	h.kill(keeper, unix.SIGKILL)
 	eventually(t, patience(atOnce), "the worker ends with its keeper", func() bool {
-		return !slices.ContainsFunc(h.processes(), func(p hostProcess) bool { return p.role() != "" })
+		return !living(keeper) && !living(worker) && !slices.ContainsFunc(h.processes(), func(p hostProcess) bool { return p.role() != "" })
 	})
 	// Nobody is left to end the command, and the gate is still shut.
 	reached := h.net.connections.Load()
@@ -111,12 +111,16 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	// The next exec sweeps as well.
 	i = h.startInmate(h.binary, "exec", "--standalone", "--config", daemonConfig, "--", inmatePath)
 	objects = h.pinnedObjects()
+	keeper = h.role("keeper")
 	h.kill(h.role("watch"), unix.SIGKILL)
-	h.kill(h.role("keeper"), unix.SIGKILL)
+	h.kill(keeper, unix.SIGKILL)
+	// A dying keeper still has its lock, and the next exec leaves it alone.
+	eventually(t, patience(goneAfter), "the keeper is dead", func() bool { return !living(keeper) })
 	if r := h.run(h.command(h.binary, "exec", "--standalone", "--config", daemonConfig, "--", "true")); r.code != 0 {
 		t.Errorf("the next exec: %v", r)
 	}
-	eventually(t, patience(goneAfter), "the earlier exec is gone", func() bool { return !living(i.pid) && len(remaining(objects)) == 0 })
+	eventually(t, patience(goneAfter), "the earlier command is gone", func() bool { return !living(i.pid) })
+	eventually(t, patience(goneAfter), "the earlier exec's programs and maps are gone", func() bool { return len(remaining(objects)) == 0 })
 	if r := h.run(h.sallyport("teardown", "--stop", "--config", daemonConfig)); r.code != 0 {
 		eventually(t, patience(goneAfter), "teardown", func() bool {
 			return h.run(h.sallyport("teardown", "--stop", "--config", daemonConfig)).code == 0
