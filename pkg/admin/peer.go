@@ -8,9 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/admin/socket"
 )
 
 // A Peer is who connected, in the kernel's words: the process that called
@@ -53,7 +54,7 @@ func peerOfFD(fd int) (*Peer, error) {
 		return nil, errors.New("the peer's process is not visible here")
 	}
 	p := &Peer{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid, pidfd: -1}
-	if p.Groups, err = peerGroups(fd); err != nil {
+	if p.Groups, err = socket.PeerGroups(fd); err != nil {
 		return nil, fmt.Errorf("SO_PEERGROUPS: %w", err)
 	}
 	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, soPeerPIDFD)
@@ -66,26 +67,6 @@ func peerOfFD(fd int) (*Peer, error) {
 		return nil, fmt.Errorf("SO_PEERPIDFD: the peer has ended: %w", err)
 	}
 	return p, nil
-}
-
-// maxGroups is NGROUPS_MAX.
-const maxGroups = 65536
-
-func peerGroups(fd int) ([]uint32, error) {
-	groups := make([]uint32, 64)
-	for {
-		size := uint32(len(groups) * 4)
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-			uintptr(unsafe.Pointer(unsafe.SliceData(groups))), uintptr(unsafe.Pointer(&size)), 0)
-		switch {
-		case errno == 0:
-			return groups[:size/4], nil
-		case errno == unix.ERANGE && size/4 <= maxGroups && int(size/4) > len(groups):
-			groups = make([]uint32, size/4)
-		default:
-			return nil, errno
-		}
-	}
 }
 
 func (p *Peer) close() {

@@ -8,11 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/admin/socket"
 	"sallyport/pkg/workload"
 )
 
@@ -62,8 +61,12 @@ func (p *caller) fromSocket(fd int) error {
 		return errors.New("the caller is in another pid namespace: start sallyport on the host")
 	}
 	p.pid, p.uid, p.gid = int(cred.Pid), int(cred.Uid), int(cred.Gid)
-	if p.groups, err = peerGroups(fd); err != nil {
+	groups, err := socket.PeerGroups(fd)
+	if err != nil {
 		return fmt.Errorf("peer groups: %w", err)
+	}
+	for _, g := range groups {
+		p.groups = append(p.groups, int(g))
 	}
 	// SO_PEERPIDFD is Linux 6.5. Before, the pid is opened here and proven by
 	// the next message, which the kernel stamps with its sender (see proven).
@@ -170,31 +173,6 @@ func sameFile(a, b string) (bool, error) {
 		return false, err
 	}
 	return os.SameFile(sa, sb), nil
-}
-
-// maxGroups is NGROUPS_MAX of Linux.
-const maxGroups = 65536
-
-// peerGroups reads SO_PEERGROUPS (Linux 4.13).
-func peerGroups(fd int) ([]int, error) {
-	buf := make([]uint32, 64)
-	for {
-		size := uint32(len(buf) * 4)
-		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-			uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&size)), 0)
-		switch {
-		case errno == unix.ERANGE && len(buf) < maxGroups:
-			buf = make([]uint32, maxGroups)
-			continue
-		case errno != 0:
-			return nil, errno
-		}
-		groups := make([]int, 0, size/4)
-		for _, g := range buf[:size/4] {
-			groups = append(groups, int(g))
-		}
-		return groups, nil
-	}
 }
 
 // member reports whether the caller is root or in the group; -1 is nobody's.
