@@ -247,8 +247,11 @@ func (g *gate) unlisten() {
 	if g.ls == nil {
 		return
 	}
-	if err := g.data.RemoveListeners(g.ls.cookie); err != nil {
-		g.log.Error("remove listeners", zap.Error(err))
+	// There are no programs where they could not be loaded.
+	if g.data != nil {
+		if err := g.data.RemoveListeners(g.ls.cookie); err != nil {
+			g.log.Error("remove listeners", zap.Error(err))
+		}
 	}
 	g.ls.close()
 	g.ls = nil
