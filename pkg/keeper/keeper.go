@@ -80,7 +80,7 @@ type Keeper struct {
 	direct   directState
 	applying sync.Mutex
 	// rejectedSeen and droppedSeen are what of the guard's refusals was recorded,
-	// by cgroup; they belong to watch.
+	// by cgroup; they belong to reportRejections.
 	rejectedSeen, droppedSeen map[uint64]uint64
 
 	// ready is closed once both probes answered as they must for the first time.
@@ -254,6 +254,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	start("worker", k.supervise)
 	start("watch", k.watch)
 	start("tidy", k.tidy)
+	start("rejected packets", k.reportRejections)
 	start("guard notices", func(ctx context.Context) error { return k.gate.guard.Watch(ctx, k.prodWatch) })
 	start("probe", k.probeLoop)
 	start("reports", k.reportLoop)

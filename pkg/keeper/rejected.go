@@ -1,12 +1,30 @@
 package keeper
 
 import (
+	"context"
 	"maps"
+	"time"
 
 	"go.uber.org/zap"
 
 	"sallyport/pkg/keeper/protocol"
 )
+
+// reportRejections looks at the guard's counters until ctx ends. It is apart from
+// watch: the worker may hang, and a workload decides when there is something to
+// tell, so whoever repairs must not wait for either.
+func (k *Keeper) reportRejections(ctx context.Context) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			k.reportRejected()
+		}
+	}
+}
 
 // reportRejected tells the worker what the guard rejected since the last time,
 // for the audit. While no worker serves it adds up.

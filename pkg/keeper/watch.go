@@ -69,7 +69,6 @@ func (k *Keeper) watch(ctx context.Context) error {
 			k.log.Error("direct rules", zap.Error(err))
 			k.note("direct rules: " + err.Error())
 		}
-		k.reportRejected()
 		if changed {
 			k.prodReport()
 		}

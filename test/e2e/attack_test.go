@@ -242,3 +242,43 @@ mount --bind /srv/bin/sallyport /srv/jail/srv/bin/sallyport; mount --bind /srv/e
 		t.Errorf("a caller in a chroot: %v", r)
 	}
 }
+
+// TestRejectedPacketsDoNotHoldRepair: what the guard rejects is told to the
+// worker. A workload can have as much rejected as it likes, and where the worker
+// answers nobody, that must not keep the locks from being repaired either.
+func TestRejectedPacketsDoNotHoldRepair(t *testing.T) {
+	h := newHost(t)
+	h.startDaemon(h.config("default: deny\n"))
+	c := h.inside("sender.service", nobody, "python3", "-c", `
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("203.0.113.10", 443))
+print("sending", flush=True)
+while True:
+    try: s.send(b"x")
+    except OSError: pass
+    time.sleep(0.02)
+`)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { c.Process.Kill(); c.Wait() }()
+	if n, err := out.Read(make([]byte, 16)); n == 0 {
+		t.Fatalf("the sender did not start: %v", err)
+	}
+	h.waitAudit("a rejected packet", func(e *audit.Event) bool { return e.Reason == "guard_rejected" })
+	worker := h.role("worker")
+	h.kill(worker, unix.SIGSTOP)
+	defer unix.Kill(worker, unix.SIGKILL)
+	time.Sleep(time.Second) // for the next report to be on its way
+	begin := time.Now()
+	h.flush()
+	eventually(t, 12*time.Second, "the table is back", h.tabled)
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("the table was away for %s", took)
+	}
+}
