@@ -45,7 +45,7 @@ func BenchmarkExchange(b *testing.B) {
 		if err := s.ReadRequest(&x.Request); err != nil {
 			b.Fatal(err)
 		}
-		if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err != nil {
+		if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := s.WriteResponse(&x.Request, &x.Response); err != nil {
@@ -106,7 +106,7 @@ func BenchmarkBody(b *testing.B) {
 				if err := s.ReadRequest(&x.Request); err != nil {
 					b.Fatal(err)
 				}
-				if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err != nil {
+				if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err != nil {
 					b.Fatal(err)
 				}
 				if n, err := s.WriteResponse(&x.Request, &x.Response); err != nil || n != 1<<20 {

@@ -164,7 +164,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		var timed net.Error
 		if b.interrupted.Load() && errors.As(err, &timed) && timed.Timeout() {
-			err = ErrInterrupted
+			err = exchange.ErrInterrupted
 		}
 		b.err = err
 	}

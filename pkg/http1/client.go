@@ -42,33 +42,23 @@ func (c *Codec) Client(conn net.Conn) *ClientConn {
 	return cc
 }
 
-// Options of one exchange.
-type Options struct {
-	// HeaderTimeout bounds the wait from the end of the request to the head of
-	// the final response; 0 is no bound.
-	HeaderTimeout time.Duration
-	// Informational is given each interim response (1xx but not 101); nil drops
-	// them. An error from it ends the exchange.
-	Informational func(*exchange.Response) error
-}
-
 // RoundTrip sends req, head and first content in one write, and reads the head
 // of the final response into resp, which is reset first. It returns while the
 // rest of the request is still being sent where the upstream answers early.
-// req and resp must stay until Finish. A failure is a *RoundTripError, except
+// req and resp must stay until Finish. A failure is a *exchange.RoundTripError, except
 // ErrInvalidField and errors of Informational; Finish must be called all the
 // same, and before a refusal is written to the client: until then the body may
 // be in use.
-func (c *ClientConn) RoundTrip(req *exchange.Request, resp *exchange.Response, opts Options) error {
+func (c *ClientConn) RoundTrip(req *exchange.Request, resp *exchange.Response, opts exchange.Options) error {
 	resp.Reset()
 	c.persists, c.content, c.answered, c.sending, c.sendErr = false, false, false, nil, nil
 	c.cut.Store(false)
 	c.out = outgoing{body: req.Body, chunked: req.Length < 0, length: req.Length, trailer: &req.Trailer, done: req.Body == nil}
 	if c.rd.buffered() > 0 {
-		return &RoundTripError{Op: "write request", Err: ErrUnsolicited, Replayable: true}
+		return &exchange.RoundTripError{Op: "write request", Err: ErrUnsolicited, Replayable: true}
 	}
 	if req.Body == nil && req.Length != exchange.NoBody {
-		return &RoundTripError{Op: "read request body", Err: ErrBodyLength}
+		return &exchange.RoundTripError{Op: "read request body", Err: exchange.ErrBodyLength}
 	}
 	if err := c.start(req, opts.HeaderTimeout); err != nil {
 		return err
@@ -114,12 +104,12 @@ func (c *ClientConn) start(req *exchange.Request, timeout time.Duration) error {
 	if err != nil {
 		// Nothing has been sent: the request can only be refused.
 		c.rd.codec.putBuffer(buffer)
-		return &RoundTripError{Op: "read request body", Err: err}
+		return &exchange.RoundTripError{Op: "read request body", Err: err}
 	}
 	_, err = c.rd.conn.Write(b)
 	c.rd.codec.putBuffer(buffer)
 	if err != nil {
-		return &RoundTripError{Op: "write request", Err: err, Replayable: req.Body == nil || req.Body.Rewind()}
+		return &exchange.RoundTripError{Op: "write request", Err: err, Replayable: req.Body == nil || req.Body.Rewind()}
 	}
 	if c.out.done {
 		c.headers.start(timeout)
@@ -175,19 +165,19 @@ func (c *ClientConn) failed(err error, first bool, req *exchange.Request) error 
 			<-c.sending
 			var source *exchange.SourceError
 			if errors.As(c.sendErr, &source) {
-				return &RoundTripError{Op: "read request body", Err: source.Err}
+				return &exchange.RoundTripError{Op: "read request body", Err: source.Err}
 			}
 		}
-		return &RoundTripError{Op: "read response", Err: err}
+		return &exchange.RoundTripError{Op: "read response", Err: err}
 	}
-	var bad *MalformedError
+	var bad *exchange.MalformedError
 	if errors.As(err, &bad) {
 		untouched = false
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return &RoundTripError{Op: "read response", Err: err, Replayable: untouched && (req.Body == nil || req.Body.Rewind())}
+	return &exchange.RoundTripError{Op: "read response", Err: err, Replayable: untouched && (req.Body == nil || req.Body.Rewind())}
 }
 
 // Finish ends the exchange: it stops and waits for the sending of a request
@@ -232,7 +222,7 @@ func (c *ClientConn) join(req *exchange.Request) error {
 		// failing means that the connection is closed.
 		_ = c.rd.conn.SetWriteDeadline(time.Unix(1, 0))
 		<-c.sending
-		if errors.Is(c.sendErr, ErrInterrupted) || errors.Is(c.sendErr, os.ErrDeadlineExceeded) {
+		if errors.Is(c.sendErr, exchange.ErrInterrupted) || errors.Is(c.sendErr, os.ErrDeadlineExceeded) {
 			// We stopped it: nobody failed.
 			return nil
 		}

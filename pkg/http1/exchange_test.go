@@ -32,7 +32,7 @@ func serve(codec *Codec, down, up net.Conn) error {
 		if err := s.ReadRequest(&x.Request); err != nil {
 			return err
 		}
-		err := c.RoundTrip(&x.Request, &x.Response, Options{HeaderTimeout: 10 * time.Second, Informational: func(r *exchange.Response) error {
+		err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{HeaderTimeout: 10 * time.Second, Informational: func(r *exchange.Response) error {
 			return s.WriteInformational(&x.Request, r)
 		}})
 		if err == nil {
@@ -198,7 +198,7 @@ func TestRequestBodyCutReachesUpstreamAsCut(t *testing.T) {
 			if err == nil || strings.HasSuffix(string(rest), "0\r\n\r\n") {
 				t.Errorf("origin got %q and a clean end (%v)", rest, err)
 			}
-			var rt *RoundTripError
+			var rt *exchange.RoundTripError
 			if err := <-done; !errors.As(err, &rt) || rt.Op != "read request body" || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v", err)
 			}
@@ -276,7 +276,7 @@ func TestSwitchedConnection(t *testing.T) {
 	if err := s.ReadRequest(&x.Request); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err != nil {
+	if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.WriteResponse(&x.Request, &x.Response); err != nil {
@@ -311,7 +311,7 @@ func TestHeaderTimeout(t *testing.T) {
 			if x.Request.Body != nil {
 				send(t, client, "hi")
 			}
-			err := c.RoundTrip(&x.Request, &x.Response, Options{HeaderTimeout: 30 * time.Millisecond})
+			err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{HeaderTimeout: 30 * time.Millisecond})
 			var timed net.Error
 			if !errors.As(err, &timed) || !timed.Timeout() {
 				t.Errorf("error %v", err)

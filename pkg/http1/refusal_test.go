@@ -93,7 +93,7 @@ func TestRefusalOfHEADAndMalformed(t *testing.T) {
 	conn = &memConn{in: []byte("GET / HTTP/1.1\nHost: a\n\n")}
 	s = codec.Server(conn)
 	err := s.ReadRequest(&x.Request)
-	var bad *MalformedError
+	var bad *exchange.MalformedError
 	if !errors.As(err, &bad) {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestRefusalRewindsJSONRPC(t *testing.T) {
 		if err := s.ReadRequest(&x.Request); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err == nil {
+		if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err == nil {
 			t.Fatal("no error")
 		}
 		c.Finish(&x.Request)

@@ -107,7 +107,7 @@ func dechunk(t *testing.T, wire string) string {
 
 func TestRequestParts(t *testing.T) {
 	req, _, err := forward("CONNECT b.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n", 0)
-	if !errors.Is(err, ErrInvalidField) || req.Form != exchange.AuthorityForm || req.Authority != "b.example:443" || req.Path != "" {
+	if !errors.Is(err, exchange.ErrInvalidField) || req.Form != exchange.AuthorityForm || req.Authority != "b.example:443" || req.Path != "" {
 		t.Errorf("CONNECT: %+v %v", req, err)
 	}
 	req, _, _ = forward("GET https://B.example/p?q?r HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 0)
@@ -218,7 +218,7 @@ func TestRequestRefused(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%s/%d", tt.section, tt.name, step), func(t *testing.T) {
 				_, wire, err := forward(tt.raw, step)
-				var bad *MalformedError
+				var bad *exchange.MalformedError
 				if !errors.As(err, &bad) || !strings.Contains(bad.Text, tt.want) {
 					t.Fatalf("error %v, want %q", err, tt.want)
 				}
@@ -238,7 +238,7 @@ func TestRequestRefused(t *testing.T) {
 func TestOtherCodings(t *testing.T) {
 	for _, value := range []string{"gzip", "gzip, chunked", "chunked, gzip", "identity", "xchunked", "chunked-"} {
 		_, wire, err := forward("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: "+value+"\r\n\r\n0\r\n\r\n", 0)
-		var bad *MalformedError
+		var bad *exchange.MalformedError
 		if !errors.As(err, &bad) || bad.Refusal().Code() != 501 || wire != "" {
 			t.Errorf("%q: %v, upstream got %q", value, err, wire)
 		}

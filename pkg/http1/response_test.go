@@ -21,7 +21,7 @@ func relay(request, raw string, step int) (wire string, keep, reusable bool, err
 	if err := s.ReadRequest(&x.Request); err != nil {
 		return "", false, false, err
 	}
-	err = c.RoundTrip(&x.Request, &x.Response, Options{Informational: func(r *exchange.Response) error {
+	err = c.RoundTrip(&x.Request, &x.Response, exchange.Options{Informational: func(r *exchange.Response) error {
 		return s.WriteInformational(&x.Request, r)
 	}})
 	if err == nil {
@@ -136,8 +136,8 @@ func TestResponseRefused(t *testing.T) {
 	} {
 		t.Run(tt.section+"/"+tt.name, func(t *testing.T) {
 			got, _, reusable, err := relay(tt.request, tt.raw, 0)
-			var bad *MalformedError
-			var rt *RoundTripError
+			var bad *exchange.MalformedError
+			var rt *exchange.RoundTripError
 			if !errors.As(err, &bad) || !strings.Contains(bad.Text, tt.want) || !errors.As(err, &rt) || rt.Replayable {
 				t.Fatalf("error %v, want %q", err, tt.want)
 			}
@@ -189,7 +189,7 @@ func TestNoResponse(t *testing.T) {
 		{"closed behind an interim response", get, "HTTP/1.1 103 Early Hints\r\n\r\n", false},
 	} {
 		_, _, _, err := relay(tt.request, tt.raw, 0)
-		var rt *RoundTripError
+		var rt *exchange.RoundTripError
 		if !errors.As(err, &rt) || !errors.Is(err, io.ErrUnexpectedEOF) || rt.Replayable != tt.replayable {
 			t.Errorf("%s: %v, %+v", tt.name, err, rt)
 		}
@@ -205,12 +205,12 @@ func TestWriterRefusesWhatStagesMustNotAdd(t *testing.T) {
 		conn := &memConn{}
 		resp := exchange.Response{Status: 200, Length: exchange.NoBody}
 		resp.Header.Add(f.Name, f.Value)
-		if _, err := codec.Server(conn).WriteResponse(&exchange.Request{Method: "GET", Version: exchange.HTTP11}, &resp); !errors.Is(err, ErrInvalidField) || conn.writes != 0 {
+		if _, err := codec.Server(conn).WriteResponse(&exchange.Request{Method: "GET", Version: exchange.HTTP11}, &resp); !errors.Is(err, exchange.ErrInvalidField) || conn.writes != 0 {
 			t.Errorf("%+v: %v, wrote %q", f, err, conn.out.String())
 		}
 		req := exchange.Request{Method: "GET", Path: "/", Authority: "a"}
 		req.Header.Add(f.Name, f.Value)
-		if err := codec.Client(conn).RoundTrip(&req, &resp, Options{}); !errors.Is(err, ErrInvalidField) || conn.writes != 0 {
+		if err := codec.Client(conn).RoundTrip(&req, &resp, exchange.Options{}); !errors.Is(err, exchange.ErrInvalidField) || conn.writes != 0 {
 			t.Errorf("%+v: %v, wrote %q", f, err, conn.out.String())
 		}
 	}
@@ -236,7 +236,7 @@ func TestBodyLongerThanDeclared(t *testing.T) {
 		resp := exchange.Response{Status: 200, Length: length, Body: exchange.NewBytes([]byte("hi"))}
 		s := codec.Server(conn)
 		_, err := s.WriteResponse(&exchange.Request{Method: "GET", Version: exchange.HTTP11}, &resp)
-		if !errors.Is(err, ErrBodyLength) || s.Finish() {
+		if !errors.Is(err, exchange.ErrBodyLength) || s.Finish() {
 			t.Errorf("declared %d: %v", length, err)
 		}
 	}
@@ -255,7 +255,7 @@ func TestOneWriteForHeadAndBody(t *testing.T) {
 		if err := s.ReadRequest(&x.Request); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err != nil {
+		if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.WriteResponse(&x.Request, &x.Response); err != nil {

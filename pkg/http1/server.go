@@ -45,7 +45,7 @@ func (s *ServerConn) Wait() error { return s.rd.wait() }
 
 // ReadRequest reads the head of the next request into req, which is reset
 // first. The errors are io.EOF (no further request), io.ErrUnexpectedEOF, those
-// of the connection, and *MalformedError: then req holds what was understood,
+// of the connection, and *exchange.MalformedError: then req holds what was understood,
 // a refusal can still be written, and Finish answers false.
 func (s *ServerConn) ReadRequest(req *exchange.Request) error {
 	req.Reset()
@@ -121,7 +121,7 @@ func (s *ServerConn) WriteResponse(req *exchange.Request, resp *exchange.Respons
 	out.done = !content || resp.Body == nil
 	if content && resp.Body == nil && resp.Length > 0 {
 		s.broken = true
-		return 0, &exchange.SourceError{Err: ErrBodyLength}
+		return 0, &exchange.SourceError{Err: exchange.ErrBodyLength}
 	}
 	if content && resp.Body == nil && out.chunked {
 		b = append(b, lastChunk+"\r\n"...)

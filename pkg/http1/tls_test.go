@@ -93,7 +93,7 @@ func TestSystemCallsOverTLS(t *testing.T) {
 		if err := s.ReadRequest(&x.Request); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err != nil {
+		if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.WriteResponse(&x.Request, &x.Response); err != nil {
@@ -129,7 +129,7 @@ func TestCutOverTLS(t *testing.T) {
 	if err := s.ReadRequest(&x.Request); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.RoundTrip(&x.Request, &x.Response, Options{}); err != nil {
+	if err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.WriteResponse(&x.Request, &x.Response); !errors.Is(err, io.ErrUnexpectedEOF) {

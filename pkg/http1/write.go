@@ -15,7 +15,7 @@ func appendRequest(b []byte, req *exchange.Request) ([]byte, error) {
 	if !isTokenString(req.Method) || req.Method == "CONNECT" || req.Path == "" ||
 		!all(req.Path, isTarget) || !all(req.Query, isTarget) || !all(req.Authority, isTarget) ||
 		!all(req.Upgrade, isValue) {
-		return nil, ErrInvalidField
+		return nil, exchange.ErrInvalidField
 	}
 	b = append(b, req.Method...)
 	b = append(b, ' ')
@@ -44,7 +44,7 @@ func appendRequest(b []byte, req *exchange.Request) ([]byte, error) {
 		case f.ID.HopByHop():
 			// The parser removed them; one that a stage added concerns nobody.
 		case !validField(f):
-			return nil, ErrInvalidField
+			return nil, exchange.ErrInvalidField
 		default:
 			b = appendField(b, f.Name, f.Value)
 		}
@@ -107,7 +107,7 @@ func frameResponse(req *exchange.Request, resp *exchange.Response) (framing resp
 // appendResponse appends the head of resp for a client.
 func appendResponse(b []byte, req *exchange.Request, resp *exchange.Response, framing responseFraming, closing bool) ([]byte, error) {
 	if resp.Status < 100 || resp.Status > 999 || !all(resp.Phrase, isValue) || !all(resp.Upgrade, isValue) {
-		return nil, ErrInvalidField
+		return nil, exchange.ErrInvalidField
 	}
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(resp.Status), 10)
@@ -132,7 +132,7 @@ func appendResponse(b []byte, req *exchange.Request, resp *exchange.Response, fr
 			}
 		case f.ID.HopByHop() || f.ID == exchange.AltSvc:
 		case !validField(f):
-			return nil, ErrInvalidField
+			return nil, exchange.ErrInvalidField
 		default:
 			b = appendField(b, f.Name, f.Value)
 		}
@@ -243,7 +243,7 @@ func (o *outgoing) gather(b []byte) ([]byte, error) {
 func (o *outgoing) count(n int) error {
 	o.sent += int64(n)
 	if o.length >= 0 && o.sent > o.length {
-		return &exchange.SourceError{Err: ErrBodyLength}
+		return &exchange.SourceError{Err: exchange.ErrBodyLength}
 	}
 	return nil
 }
@@ -255,7 +255,7 @@ func (o *outgoing) fulfilled() bool { return o.length >= 0 && o.sent == o.length
 func (o *outgoing) finish(b []byte) ([]byte, error) {
 	o.done = true
 	if o.length >= 0 && o.sent != o.length {
-		return b, &exchange.SourceError{Err: ErrBodyLength}
+		return b, &exchange.SourceError{Err: exchange.ErrBodyLength}
 	}
 	if !o.chunked {
 		return b, nil
@@ -264,7 +264,7 @@ func (o *outgoing) finish(b []byte) ([]byte, error) {
 	for i := range o.trailer.Len() {
 		f := o.trailer.At(i)
 		if !validField(f) {
-			return b, &exchange.SourceError{Err: ErrInvalidField}
+			return b, &exchange.SourceError{Err: exchange.ErrInvalidField}
 		}
 		b = appendField(b, f.Name, f.Value)
 	}

@@ -119,7 +119,7 @@ func (c *conn) exchange(h *hop, sc *http1.ServerConn, x *exchange.Exchange, now 
 // requestFailed ends a connection whose request could not be read, with an
 // answer if it was read and is wrong.
 func (c *conn) requestFailed(h *hop, sc *http1.ServerConn, x *exchange.Exchange, err error) {
-	var bad *http1.MalformedError
+	var bad *exchange.MalformedError
 	if errors.As(err, &bad) {
 		c.answer(sc, x, bad.Refusal(), c.ownDecision(policy.MalformedRequest))
 		return
@@ -224,7 +224,7 @@ func (c *conn) forward(h *hop, sc *http1.ServerConn, x *exchange.Exchange, d pol
 	if w.interim == nil {
 		w.interim = func(interim *exchange.Response) error { return w.server.WriteInformational(w.running, interim) }
 	}
-	opts := http1.Options{HeaderTimeout: d.Timeouts.ResponseHeader, Informational: w.interim}
+	opts := exchange.Options{HeaderTimeout: d.Timeouts.ResponseHeader, Informational: w.interim}
 	c.ev.Upstream.Target, c.ev.Upstream.Attempts = r.text, 0
 	var u *upstream.Conn
 	var cc *http1.ClientConn
@@ -284,7 +284,7 @@ func (c *conn) forward(h *hop, sc *http1.ServerConn, x *exchange.Exchange, d pol
 // pool may be sent once more: nothing of a response came, and either it was not
 // sent or sending it twice means the same.
 func resendable(err error, method string) bool {
-	var failed *http1.RoundTripError
+	var failed *exchange.RoundTripError
 	return errors.As(err, &failed) && failed.Replayable && (idempotent(method) || failed.Op == "write request")
 }
 
@@ -351,9 +351,9 @@ func cutText(werr, ferr error) string {
 
 // roundTripFailed answers a request that got no response.
 func (c *conn) roundTripFailed(sc *http1.ServerConn, x *exchange.Exchange, d policy.Decision, err error) {
-	var failed *http1.RoundTripError
+	var failed *exchange.RoundTripError
 	if !errors.As(err, &failed) {
-		if errors.Is(err, http1.ErrInvalidField) {
+		if errors.Is(err, exchange.ErrInvalidField) {
 			// Nothing that the parser let through comes here.
 			c.answer(sc, x, &exchange.Refusal{Reason: policy.MalformedRequest, Message: "the request cannot be written for the upstream"}, c.ownDecision(policy.MalformedRequest))
 			return
@@ -363,7 +363,7 @@ func (c *conn) roundTripFailed(sc *http1.ServerConn, x *exchange.Exchange, d pol
 		c.endExchange(&x.Request, d, "the workload is gone")
 		return
 	}
-	var bad *http1.MalformedError
+	var bad *exchange.MalformedError
 	switch {
 	case c.phase.Load() == stopped:
 		sc.CloseAfter()
