@@ -24,12 +24,15 @@ type Conn struct {
 	tls    *tls.Conn
 	host   *Host
 	addr   netip.Addr
-	// version is the TLS version, 0 in clear.
+	// version is the TLS version, 0 in clear; protocol is what ALPN agreed on.
 	version  uint16
+	protocol string
 	trust    *Trust
 	attempts int
 	// Codec is what the user of the connection keeps with it while it is idle:
-	// the HTTP codec that knows its state.
+	// the HTTP codec that knows its state. Where it is a Codec, the pool asks it
+	// whether the connection is alive and closes the connection through it. It
+	// is set before the first Release and not changed after it.
 	Codec any
 	abort atomic.Bool
 	// slot is where the connection was last parked.
@@ -60,6 +63,10 @@ func (c *Conn) Reused() bool { return c.reused }
 
 // TLSVersion is the version that was agreed on, 0 in clear.
 func (c *Conn) TLSVersion() uint16 { return c.version }
+
+// Protocol is what the upstream chose of Key.ALPN (RFC 7301), "" where it chose
+// nothing.
+func (c *Conn) Protocol() string { return c.protocol }
 
 // TCP gives the socket below. Data may be written to and read from it only
 // where the connection is in clear.
@@ -116,8 +123,17 @@ func (c *Conn) Interrupt() { c.tcp.SetDeadline(time.Unix(1, 0)) }
 // caller has read one whole response and nothing is left unread.
 func (c *Conn) Release() {
 	if !c.host.park(c) {
-		c.Close()
+		c.retire()
 	}
+}
+
+// retire closes a connection that nobody uses. A codec that reads on its own
+// is ended with it.
+func (c *Conn) retire() {
+	if codec, ok := c.Codec.(Codec); ok {
+		codec.Close()
+	}
+	c.Close()
 }
 
 // finish charges the flow; it reports false if that was done before.
@@ -170,5 +186,18 @@ func (c *Conn) take(l *Leg) {
 // alive reports whether an idle connection may be used again. One of HTTP/1.1
 // has nothing to say: data, FIN and errors all mean that it must not be used,
 // and so does what the last exchange left in the TLS layer, which would be read
-// as the beginning of the next response.
-func (c *Conn) alive() bool { return c.socket.Silent(c.Conn) }
+// as the beginning of the next response. Of HTTP/2 only the codec knows, which
+// goes on reading.
+func (c *Conn) alive() bool {
+	if codec, ok := c.Codec.(Codec); ok {
+		return codec.Usable()
+	}
+	return c.socket.Silent(c.Conn)
+}
+
+// over reports whether the codec of a parked connection says that it is of no
+// further use. It reads nothing and may be asked at any time.
+func (c *Conn) over() bool {
+	codec, ok := c.Codec.(Codec)
+	return ok && !codec.Usable()
+}

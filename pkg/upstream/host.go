@@ -22,6 +22,33 @@ type Host struct {
 	used   atomic.Int64
 	gone   atomic.Bool
 	config atomic.Pointer[hostConfig]
+	spoke  atomic.Pointer[spoken]
+}
+
+// spokeTime is how long it is taken for granted that an upstream goes on
+// choosing the same protocol.
+const spokeTime = 10 * time.Minute
+
+// A spoken is what an upstream chose, and when.
+type spoken struct {
+	protocol string
+	at       time.Duration // since the pool's start
+}
+
+// Spoke gives the protocol that the upstream chose of Key.ALPN when it was last
+// asked, "" for none of them; known is false where that was never or is too
+// long ago.
+func (h *Host) Spoke() (protocol string, known bool) {
+	s := h.spoke.Load()
+	if s == nil || time.Since(h.pool.start)-s.at > spokeTime {
+		return "", false
+	}
+	return s.protocol, true
+}
+
+// heard remembers what the upstream chose.
+func (h *Host) heard(protocol string) {
+	h.spoke.Store(&spoken{protocol, time.Since(h.pool.start)})
 }
 
 type hostConfig struct {
@@ -69,7 +96,7 @@ func (h *Host) usable(c *Conn, r Route, leg *Leg) *Conn {
 		c.Release()
 		return nil
 	case c.trust != h.pool.trust.Load(), !c.alive():
-		c.Close()
+		c.retire()
 		return nil
 	}
 	c.reused = true
@@ -110,16 +137,17 @@ func (h *Host) park(c *Conn) bool {
 	return false
 }
 
-// expire closes what was parked before limit or verified against other roots.
+// expire closes what was parked before limit or verified against other roots,
+// and what its codec says is over.
 func (h *Host) expire(limit time.Duration, trust *Trust) {
 	for i := range h.slots {
 		c := h.slots[i].Load()
-		if c == nil || c.trust == trust && time.Duration(c.parked.Load()) >= limit {
+		if c == nil || c.trust == trust && time.Duration(c.parked.Load()) >= limit && !c.over() {
 			continue
 		}
 		if h.slots[i].CompareAndSwap(c, nil) {
 			h.unparked()
-			c.Close()
+			c.retire()
 		}
 	}
 }
@@ -130,7 +158,7 @@ func (h *Host) shut() {
 	for i := range h.slots {
 		if c := h.slots[i].Swap(nil); c != nil {
 			h.unparked()
-			c.Close()
+			c.retire()
 		}
 	}
 }
@@ -208,7 +236,9 @@ func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, 
 		return nil, e, again
 	}
 	c.Conn, c.tls, c.trust = t, t, hc.trust
-	c.version = t.ConnectionState().Version
+	state := t.ConnectionState()
+	c.version, c.protocol = state.Version, state.NegotiatedProtocol
+	h.heard(c.protocol)
 	return c, nil, false
 }
 

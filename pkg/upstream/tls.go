@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -69,15 +70,15 @@ func addPEM(roots *x509.CertPool, f PEMFile) error {
 // standard library verify chain, dates, usage and name; verifyStrength adds
 // what it lets pass. There is no option that skips any of it.
 func clientConfig(trust Trust, key Key, sessions tls.ClientSessionCache) *tls.Config {
-	alpn := key.ALPN
-	if alpn == "" {
-		alpn = "http/1.1"
+	var alpn []string
+	if key.ALPN != "" {
+		alpn = strings.Split(key.ALPN, ",")
 	}
 	return &tls.Config{
 		ServerName:         key.Name,
 		RootCAs:            trust.Roots,
 		MinVersion:         max(trust.MinVersion, tls.VersionTLS12),
-		NextProtos:         []string{alpn},
+		NextProtos:         alpn,
 		ClientSessionCache: sessions,
 		VerifyConnection:   verifyStrength,
 	}

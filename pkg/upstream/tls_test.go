@@ -51,7 +51,7 @@ func TestUpstreamTLSFaults(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := serve(t, "127.0.0.1:0", tt.cfg)
 			p := newPool(t, Options{Trust: Trust{Roots: ca.pool()}})
-			h := p.Host(Key{Workload: "w", Host: "api.example.com", Port: s.addr.Port(), Name: "api.example.com"})
+			h := p.Host(Key{Workload: "w", Host: "api.example.com", Port: s.addr.Port(), Name: "api.example.com", ALPN: "h2,http/1.1"})
 			c, err := h.Dial(context.Background(), route(s), nil)
 			if tt.fault == NoFault {
 				if err != nil {

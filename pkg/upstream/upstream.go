@@ -31,8 +31,21 @@ type Key struct {
 	// Name is what TLS verifies: a DNS name or an IP address as text. Empty
 	// for Clear.
 	Name string
-	// ALPN is what is spoken on the connection where that is not HTTP/1.1.
+	// ALPN lists the protocols to offer, the preferred one first and with
+	// commas between, such as "h2,http/1.1"; "" offers none. It is what the
+	// workload's client offered, so that the upstream chooses as it would have
+	// chosen without us.
 	ALPN string
+}
+
+// A Codec is what the user of a connection may keep with it where the codec
+// reads on its own, as one of HTTP/2 does. The pool then never reads from the
+// parked connection itself.
+type Codec interface {
+	// Usable reports whether the connection takes further exchanges.
+	Usable() bool
+	// Close ends the codec and closes the Conn that it was made for.
+	Close() error
 }
 
 // A Route is where a new connection may go.
