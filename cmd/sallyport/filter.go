@@ -16,7 +16,7 @@ var filterNames = []struct{ name, usage string }{
 	{"reason", "for example no_rule or udp_denied"},
 	{"rule", "name of a rule; `glob`, repeatable"},
 	{"host", "any name of the event, or its address; `glob`, repeatable"},
-	{"kind", "flow_open, flow_close, exchange, dns, refused, foreign_socket, tls_rejected, admin or lifecycle"},
+	{"kind", "flow_open, flow_close, exchange, dns, refused, foreign_socket, tls_rejected, websocket_open, admin or lifecycle"},
 	{"since", "`time`: a duration before now (10m), a date, or RFC 3339"},
 }
 

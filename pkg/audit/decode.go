@@ -41,6 +41,7 @@ func Decode(line []byte, e *Event) error {
 			RequestHeaders: headers(w.HTTP.RequestHeaders), ResponseHeaders: headers(w.HTTP.ResponseHeaders),
 			Truncated: w.HTTP.Truncated,
 		},
+		WebSocket:   WebSocket(w.WebSocket),
 		DNS:         DNSQuery(w.DNS),
 		Upstream:    Upstream{Target: w.Upstream.Target, IP: d.ip(w.Upstream.IP), Attempts: w.Upstream.Attempts},
 		Traceparent: w.Traceparent,

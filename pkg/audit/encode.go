@@ -41,6 +41,7 @@ func appendEvent(b []byte, e *Event, t time.Time, id []byte) []byte {
 	b = appendDst(b, &e.Dst)
 	b = appendTLS(b, &e.TLS)
 	b = appendHTTP(b, &e.HTTP)
+	b = appendWebSocket(b, &e.WebSocket)
 	b = appendDNS(b, &e.DNS)
 	b = appendUpstream(b, &e.Upstream)
 	b = appendName(b, nameTraceparent, e.Traceparent)
@@ -172,6 +173,19 @@ next:
 		b = append(b, '"')
 	}
 	return append(b, '}'), truncated
+}
+
+func appendWebSocket(b []byte, w *WebSocket) []byte {
+	if *w == (WebSocket{}) {
+		return b
+	}
+	b = open(b, nameWebSocket)
+	b = appendNumber(b, nameMessagesSent, w.MessagesSent)
+	b = appendNumber(b, nameMessagesReceived, w.MessagesReceived)
+	if w.CloseCode != 0 {
+		b = appendNumber(b, nameCloseCode, uint64(w.CloseCode))
+	}
+	return append(b, '}')
 }
 
 func appendDNS(b []byte, d *DNSQuery) []byte {

@@ -69,6 +69,8 @@ func TestEncodeLeavesOutWhatIsEmpty(t *testing.T) {
 			`{"time":"2026-03-04T05:06:07.000000089Z","event":"x","kind":"dns","dns":{"name":"a.example","type":"A","answers":["192.0.2.1","192.0.2.2"],"rcode":"NOERROR"}}`},
 		{"clock stepped back", Event{Time: at, ID: "x", Kind: Exchange, Duration: Duration{Total: -5}},
 			`{"time":"2026-03-04T05:06:07.000000089Z","event":"x","kind":"exchange","duration":{"total":0}}`},
+		{"websocket", Event{Time: at, ID: "x", Kind: Exchange, WebSocket: WebSocket{MessagesReceived: 2, CloseCode: 1000}},
+			`{"time":"2026-03-04T05:06:07.000000089Z","event":"x","kind":"exchange","websocket":{"messages_sent":0,"messages_received":2,"close_code":1000}}`},
 		{"userinfo", Event{Time: at, ID: "x", Kind: Exchange, HTTP: HTTP{Method: "GET", Host: "user:pw@h.example"}},
 			`{"time":"2026-03-04T05:06:07.000000089Z","event":"x","kind":"exchange","http":{"method":"GET","host":"h.example","request_bytes":0,"response_bytes":0}}`},
 	}

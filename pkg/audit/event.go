@@ -32,6 +32,7 @@ type Event struct {
 	Dst         Destination
 	TLS         TLS
 	HTTP        HTTP
+	WebSocket   WebSocket
 	DNS         DNSQuery
 	Upstream    Upstream
 	Traceparent string
@@ -88,6 +89,18 @@ type HTTP struct {
 
 // A Header is one field line.
 type Header struct{ Name, Value string }
+
+// WebSocket is the section `websocket`, written at the end of a WebSocket
+// beside the bytes of both directions, which are those of HTTP.
+type WebSocket struct {
+	// MessagesSent and MessagesReceived are whole text and binary messages, as
+	// the workload counts them; written together, zero too.
+	MessagesSent, MessagesReceived uint64
+	// CloseCode is that of the first Close frame (RFC 6455 section 7.4), 1005
+	// where it had none and 1006 where there was no such frame; 0 where it could
+	// not be told.
+	CloseCode uint16
+}
 
 // DNSQuery is the section `dns`.
 type DNSQuery struct {

@@ -19,6 +19,7 @@ const (
 	TLSRejected
 	Admin
 	Lifecycle
+	WebSocketOpen
 	kindCount
 )
 
@@ -32,6 +33,7 @@ var kindNames = [kindCount]string{
 	TLSRejected:   "tls_rejected",
 	Admin:         "admin",
 	Lifecycle:     "lifecycle",
+	WebSocketOpen: "websocket_open",
 }
 
 // String gives the kind's name in events and metrics; it panics for a value

@@ -18,6 +18,7 @@ const (
 	nameDst         = `"dst":`
 	nameTLS         = `"tls":`
 	nameHTTP        = `"http":`
+	nameWebSocket   = `"websocket":`
 	nameDNS         = `"dns":`
 	nameUpstream    = `"upstream":`
 	nameTraceparent = `"traceparent":`
@@ -57,6 +58,10 @@ const (
 	nameRequestHeaders  = `"request_headers":`
 	nameResponseHeaders = `"response_headers":`
 	nameTruncated       = `"truncated":`
+
+	nameMessagesSent     = `"messages_sent":`
+	nameMessagesReceived = `"messages_received":`
+	nameCloseCode        = `"close_code":`
 
 	nameType    = `"type":`
 	nameAnswers = `"answers":`
@@ -121,6 +126,11 @@ type wire struct {
 		ResponseHeaders map[string]string `json:"response_headers"`
 		Truncated       bool              `json:"truncated"`
 	} `json:"http"`
+	WebSocket struct {
+		MessagesSent     uint64 `json:"messages_sent"`
+		MessagesReceived uint64 `json:"messages_received"`
+		CloseCode        uint16 `json:"close_code"`
+	} `json:"websocket"`
 	DNS struct {
 		Name    string   `json:"name"`
 		Type    string   `json:"type"`

@@ -32,7 +32,7 @@ func Event(w io.Writer, e *audit.Event, loc *time.Location) error {
 
 var (
 	eventColumns = make([]column, 5)
-	eventWidths  = []int{12, 10, 12, 16, 0}
+	eventWidths  = []int{12, 10, 14, 16, 0}
 )
 
 // what happened, in the words of its kind.
@@ -44,6 +44,8 @@ func what(e *audit.Event) []string {
 		}
 	}
 	switch e.Kind {
+	case audit.WebSocketOpen:
+		add(short(target(e), 120, false))
 	case audit.Exchange:
 		add(e.HTTP.Method)
 		add(short(target(e), 120, false))
@@ -52,6 +54,13 @@ func what(e *audit.Event) []string {
 		}
 		add("↑" + size(uint64(max(e.HTTP.RequestBytes, 0))))
 		add("↓" + size(uint64(max(e.HTTP.ResponseBytes, 0))))
+		if w := e.WebSocket; w != (audit.WebSocket{}) {
+			add("messages ↑" + strconv.FormatUint(w.MessagesSent, 10))
+			add("↓" + strconv.FormatUint(w.MessagesReceived, 10))
+			if w.CloseCode != 0 {
+				add("closed " + strconv.Itoa(int(w.CloseCode)))
+			}
+		}
 		add(span(e.Duration.Total))
 	case audit.DNS:
 		add(e.DNS.Type)

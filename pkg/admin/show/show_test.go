@@ -118,6 +118,11 @@ func TestEvents(t *testing.T) {
 		{Kind: audit.FlowClose, Verdict: "allow", Rule: "github-read", Workload: workload, Dst: dst, Duration: audit.Duration{Total: 75 * time.Second},
 			Counters: audit.Counters{Workload: audit.Leg{BytesSent: 2000, BytesReceived: 1_000_000}}},
 		{Kind: audit.TLSRejected, Verdict: "deny", Workload: workload, Dst: dst, Message: "the client does not trust our certificate (unknown_ca)"},
+		{Kind: audit.WebSocketOpen, Verdict: "allow", Rule: "chat", Workload: workload, Dst: dst,
+			HTTP: audit.HTTP{Method: "GET", Scheme: "https", Host: "chat.example", Path: "/ws", Status: 101}},
+		{Kind: audit.Exchange, Verdict: "allow", Rule: "chat", Workload: workload, Dst: dst, Duration: audit.Duration{Total: 61 * time.Second},
+			HTTP:      audit.HTTP{Method: "GET", Scheme: "https", Host: "chat.example", Path: "/ws", Status: 101, RequestBytes: 900, ResponseBytes: 12000},
+			WebSocket: audit.WebSocket{MessagesSent: 12, MessagesReceived: 140, CloseCode: 1000}},
 		{Kind: audit.Lifecycle, Count: 4, Message: "4 events were lost here: the audit queue was full"},
 		{Kind: audit.Admin, Verdict: "allow", Workload: audit.Workload{PID: 1, UID: 0}, Message: "reload: configuration 3f9a"},
 	}
