@@ -178,7 +178,6 @@ func (s *street) tryCurl() {
 		options       []string
 	}{
 		{"https://go.example.com:" + portTLSOne, "1.1", []string{"--http2"}},
-		{"https://go.example.com:" + portTLS, "1.1", []string{"--http1.1"}},
 		{"http://go.example.com:" + portClear, "1.1", nil},
 		{"https://go.example.com:" + portTLS, "2", []string{"--http2"}},
 		{"http://go.example.com:" + portClear, "2", []string{"--http2-prior-knowledge"}},
@@ -188,7 +187,7 @@ func (s *street) tryCurl() {
 			if c.version == "2" {
 				s.needsTwo()
 			}
-			s.checks(50, nil, append([]string{"bash", script, c.base, c.version}, c.options...)...)
+			s.checks(45, nil, append([]string{"bash", script, c.base, c.version}, c.options...)...)
 		})
 	}
 }

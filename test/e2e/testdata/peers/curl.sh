@@ -70,7 +70,7 @@ if [ $? -ne 0 ]; then echo "ok cut"; else echo "not ok cut: curl saw no error"; 
 is keep-alive "$(ask -o /dev/null "$base/sum" -o /dev/null "$base/bytes/1000" -o /dev/null "$base/bytes/70000?chunked" -w '%{num_connects} ')" "1 0 0 "
 parallel=()
 for n in 1000 16384 70000 3000000 1000 16384 70000 3000000; do parallel+=(-o "p${#parallel[@]}" "$base/bytes/$n"); done
-ask -Z --parallel-max 8 "${parallel[@]}"
+ask -Z --no-progress-meter --parallel-max 8 "${parallel[@]}"
 is parallel "$(cat p* | wc -c)" $((2 * (1000 + 16384 + 70000 + 3000000)))
 
 has refused "$(ask -w '%{http_code}' "$base/secret/x")" '"reason":"rule_denied"'
