@@ -52,7 +52,7 @@ type conn struct {
 	tunnelled atomic.Bool
 
 	mu  sync.Mutex
-	up  *upstream.Conn // in use
+	up  inUse
 	leg upstream.Leg
 
 	ours audit.Leg // of the workload's side, as our end counted it
@@ -131,6 +131,7 @@ func (p *Proxy) meet(tcp *net.TCPConn) *conn {
 		return nil
 	}
 	c := &conn{p: p, tcp: tcp, raw: raw, flow: flow, id: id, opened: time.Now(), count: p.Metrics.Workload(id.Name)}
+	c.work.c = c
 	c.ev = audit.Event{
 		Workload: audit.Workload{
 			Name: id.Name, Cgroup: id.Cgroup, Unit: id.Unit, Container: id.Container,
@@ -236,9 +237,9 @@ func (c *conn) interruptUpstream() {
 	c.mu.Unlock()
 }
 
-// use notes the upstream connection that is in use; nil for none. Between the
+// use notes what is in use towards the upstream; nil for nothing. Between the
 // two calls it may be interrupted from outside.
-func (c *conn) use(u *upstream.Conn) {
+func (c *conn) use(u inUse) {
 	c.mu.Lock()
 	c.up = u
 	c.mu.Unlock()

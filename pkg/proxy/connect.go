@@ -6,22 +6,20 @@ import (
 	"time"
 
 	"sallyport/pkg/exchange"
-	"sallyport/pkg/http1"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/sniff"
-	"sallyport/pkg/upstream"
 )
 
-// connectRequest judges CONNECT as a connection to its target, answers it
+// connect judges CONNECT as a connection to its target, answers it
 // itself, and has what follows sniffed anew: the proxy that the workload named
 // is never contacted.
-func (c *conn) connectRequest(h *hop, sc *http1.ServerConn, x *exchange.Exchange, s *Settings, t *target, now time.Time) after {
-	req, resp := &x.Request, &x.Response
-	if h.depth+1 > c.p.Limits.Nesting {
-		c.refuse(sc, x, c.ownDecision(policy.ProtocolDenied), "CONNECT within CONNECT is nested too deep")
+func (k *call) connect(s *Settings, t *target, now time.Time) after {
+	c, req, resp := k.c, &k.x.Request, &k.x.Response
+	if k.h.depth+1 > c.p.Limits.Nesting {
+		k.refuse(c.ownDecision(policy.ProtocolDenied), "CONNECT within CONNECT is nested too deep")
 		return nil
 	}
-	inner := &hop{port: t.port, depth: h.depth + 1}
+	inner := &hop{port: t.port, depth: k.h.depth + 1}
 	if addr, err := netip.ParseAddr(t.host); err == nil {
 		inner.addr = addr
 		t.addr = addr
@@ -33,32 +31,32 @@ func (c *conn) connectRequest(h *hop, sc *http1.ServerConn, x *exchange.Exchange
 	} else {
 		inner.name = t.host
 	}
-	addrs, n := c.addresses(s, t, now)
-	d := s.Policy.DecideConn(c.query(t, policy.AnyTCP, addrs, nil))
+	addrs, n := k.work.addresses(s, t, now)
+	d := s.Policy.DecideConn(k.work.ask(t, policy.AnyTCP, addrs, nil))
 	switch {
 	case inner.addr.IsValid() && c.p.ours(inner.addr, t.port):
-		c.refuse(sc, x, c.ownDecision(policy.AddressDenied), "the target is sallyport itself")
+		k.refuse(c.ownDecision(policy.AddressDenied), "the target is sallyport itself")
 		return nil
 	case d.Action == policy.Refuse && !d.Verdict.Passes():
-		c.refuse(sc, x, d.Decision, "")
+		k.refuse(d.Decision, "")
 		return nil
 	case n != nil && !n.allowed.Verdict.Passes():
-		c.refuse(sc, x, n.allowed, "")
+		k.refuse(n.allowed, "")
 		return nil
 	case n != nil && n.err != nil:
-		c.unreachable(sc, x, d.Decision, lookupFailure(t.host, n.err))
+		k.unreachable(d.Decision, lookupFailure(t.host, n.err))
 		return nil
 	}
 	resp.Reset()
 	resp.Version, resp.Status, resp.Phrase, resp.Local = exchange.HTTP11, 200, "Connection established", true
-	_, err := sc.WriteResponse(req, resp)
-	c.ev.HTTP.Status = 200
-	c.endExchange(req, d.Decision, cut(err, nil))
+	_, err := k.http1.WriteResponse(req, resp)
+	k.ev.HTTP.Status = 200
+	k.end(d.Decision, cut(err, nil))
 	if err != nil {
-		sc.CloseAfter()
+		k.http1.CloseAfter()
 		return nil
 	}
-	inner.conn, inner.prefix = sc.Detach()
+	inner.conn, inner.prefix = k.http1.Detach()
 	return func(*hop) {
 		c.enter(starting, time.Now())
 		c.clearTarget(inner)
@@ -75,19 +73,20 @@ func (c *conn) clearTarget(h *hop) {
 
 // upgrade passes a 101 on; from then on the connection belongs to the protocol
 // that both sides agreed on.
-func (c *conn) upgrade(h *hop, sc *http1.ServerConn, cc *http1.ClientConn, u *upstream.Conn, x *exchange.Exchange, d policy.Decision) after {
-	req := &x.Request
-	_, err := sc.WriteResponse(req, &x.Response)
+func (k *call) upgrade(car *carrier, d policy.Decision) after {
+	c, req := k.c, &k.x.Request
+	_, err := k.http1.WriteResponse(req, &k.x.Response)
 	if err != nil {
-		cc.Finish(req)
-		c.use(nil)
-		cc.Close()
-		c.endExchange(req, d, cut(err, nil))
+		car.finish(req)
+		k.use(nil)
+		car.drop()
+		k.end(d, cut(err, nil))
 		return nil
 	}
-	client, rest := sc.Detach()
-	cc.Finish(req)
-	_, early := cc.Detach()
+	client, rest := k.http1.Detach()
+	car.finish(req)
+	u := car.u
+	_, early := car.h1.Detach()
 	// The event is written at the end, when the exchange's memory is with
 	// someone else: only what the event needs is kept.
 	method := req.Method
@@ -96,8 +95,8 @@ func (c *conn) upgrade(h *hop, sc *http1.ServerConn, cc *http1.ClientConn, u *up
 		sent, received := c.relay(replayed(client, rest), u, early)
 		c.use(nil)
 		u.Close()
-		c.ev.HTTP.RequestBytes, c.ev.HTTP.ResponseBytes = sent, received
-		c.endMethod(method, d, "")
+		k.ev.HTTP.RequestBytes, k.ev.HTTP.ResponseBytes = sent, received
+		k.endMethod(method, d, "")
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"sallyport/pkg/exchange"
-	"sallyport/pkg/http1"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/upstream"
@@ -17,8 +16,10 @@ import (
 // it asks again. The resolver has its own memory; this only saves its lock.
 const freshTime = 5 * time.Second
 
-// work is what a connection reuses from one decision to the next.
+// work is what one goroutine of a connection reuses from one decision to the
+// next.
 type work struct {
+	c       *conn
 	query   policy.Query
 	request policy.HTTPQuery
 	fields  fields
@@ -33,12 +34,6 @@ type work struct {
 	rule   *metrics.Rule
 	ruleAt string
 	last   *upstream.Conn
-
-	// interim passes a 1xx response on to the running exchange. It is made once,
-	// so that a request does not cost a closure.
-	interim func(*exchange.Response) error
-	server  *http1.ServerConn
-	running *exchange.Request
 }
 
 // fields lets policy look at a request's header.
@@ -78,10 +73,10 @@ type failure struct {
 	attempts int
 }
 
-// lookup fills c.work.names for host, asking policy before anyone else: the
+// lookup fills w.names for host, asking policy before anyone else: the
 // question alone can carry data out.
-func (c *conn) lookup(s *Settings, host string, now time.Time) *names {
-	n := &c.work.names
+func (w *work) lookup(s *Settings, host string, now time.Time) *names {
+	n := &w.names
 	if n.settings == s && n.host == host && n.err == nil && now.Sub(n.at) < freshTime {
 		return n
 	}
@@ -92,9 +87,9 @@ func (c *conn) lookup(s *Settings, host string, now time.Time) *names {
 		n.addrs = []netip.Addr{addr}
 		return n
 	}
-	n.allowed = s.Policy.DecideName(c.id.Name, host)
+	n.allowed = s.Policy.DecideName(w.c.id.Name, host)
 	if n.allowed.Verdict.Passes() {
-		n.addrs, n.err = c.p.Resolver.Lookup(c.context(), c.id.Name, host)
+		n.addrs, n.err = w.c.p.Resolver.Lookup(w.c.context(), w.c.id.Name, host)
 	}
 	return n
 }
@@ -115,29 +110,29 @@ type target struct {
 	alpn string
 }
 
-// query fills c.work.query for a target. Without HTTP request is nil.
-func (c *conn) query(t *target, protocol policy.Protocol, addrs []netip.Addr, request *policy.HTTPQuery) *policy.Query {
-	q := &c.work.query
-	*q = policy.Query{Workload: c.id.Name, Host: t.host, Addrs: addrs, Port: t.port, Protocol: protocol, HTTP: request}
+// ask fills w.query for a target. Without HTTP request is nil.
+func (w *work) ask(t *target, protocol policy.Protocol, addrs []netip.Addr, request *policy.HTTPQuery) *policy.Query {
+	q := &w.query
+	*q = policy.Query{Workload: w.c.id.Name, Host: t.host, Addrs: addrs, Port: t.port, Protocol: protocol, HTTP: request}
 	return q
 }
 
 // addresses gives what a target may be judged by and dialled at.
-func (c *conn) addresses(s *Settings, t *target, now time.Time) (addrs []netip.Addr, n *names) {
+func (w *work) addresses(s *Settings, t *target, now time.Time) (addrs []netip.Addr, n *names) {
 	if t.host == "" || t.only {
-		c.work.one[0] = t.addr
-		return c.work.one[:], nil
+		w.one[0] = t.addr
+		return w.one[:], nil
 	}
-	n = c.lookup(s, t.host, now)
+	n = w.lookup(s, t.host, now)
 	return n.addrs, n
 }
 
 // decide judges a target whose protocol is known for good, with its request if
 // it has one, and finds the way to it. A decision that passes comes with a
 // route or a failure.
-func (c *conn) decide(s *Settings, t *target, protocol policy.Protocol, request *policy.HTTPQuery, now time.Time) (policy.Decision, *route, *failure) {
-	addrs, n := c.addresses(s, t, now)
-	q := c.query(t, protocol, addrs, request)
+func (w *work) decide(s *Settings, t *target, protocol policy.Protocol, request *policy.HTTPQuery, now time.Time) (policy.Decision, *route, *failure) {
+	addrs, n := w.addresses(s, t, now)
+	q := w.ask(t, protocol, addrs, request)
 	d := s.Policy.Decide(q)
 	if !d.Verdict.Passes() {
 		return d, nil, nil
@@ -151,7 +146,7 @@ func (c *conn) decide(s *Settings, t *target, protocol policy.Protocol, request 
 	if n != nil && n.err != nil {
 		return d, nil, lookupFailure(t.host, n.err)
 	}
-	return c.routeTo(s, t, d, addrs, now)
+	return w.routeTo(s, t, d, addrs, now)
 }
 
 func lookupFailure(host string, err error) *failure {
@@ -178,21 +173,21 @@ type route struct {
 
 // routeTo applies the address classes and cidrs of the deciding rule, and
 // never lets anyone reach ourselves.
-func (c *conn) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.Addr, now time.Time) (policy.Decision, *route, *failure) {
-	r := &c.work.route
+func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.Addr, now time.Time) (policy.Decision, *route, *failure) {
+	r := &w.route
 	named := t.host != "" && !t.only
 	fresh := r.settings == s && r.rule == d.Rule && r.mode == d.Mode && r.verdict == d.Verdict && r.target == *t
 	if named {
-		fresh = fresh && r.at.Equal(c.work.names.at)
+		fresh = fresh && r.at.Equal(w.names.at)
 	} else {
 		fresh = fresh && now.Sub(r.at) < freshTime
 	}
 	if !fresh {
 		at := now
 		if named {
-			at = c.work.names.at
+			at = w.names.at
 		}
-		c.newRoute(s, t, &d, addrs, at)
+		w.newRoute(s, t, &d, addrs, at)
 	}
 	if r.refused != policy.NoReason && d.Verdict == policy.Allow {
 		// What observe mode let pass already keeps its first reason.
@@ -207,23 +202,23 @@ func (c *conn) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 		return d, nil, nil
 	}
 	if r.host == nil || r.host.Gone() {
-		r.host = c.p.Upstream.Host(c.key(t))
+		r.host = w.c.p.Upstream.Host(w.c.key(t))
 	}
 	r.way.Timeout = d.Timeouts.Connect
 	return d, r, nil
 }
 
-func (c *conn) newRoute(s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, at time.Time) {
-	r := &c.work.route
+func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, at time.Time) {
+	r := &w.route
 	*r = route{settings: s, at: at, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
 	r.way.Own = t.addr
 	var open []netip.Addr
 	for _, a := range addrs {
-		if c.p.ours(a, t.port) {
+		if w.c.p.ours(a, t.port) {
 			continue
 		}
 		open = append(open, a)
-		if d.Permits(a, c.p.Own.Host) {
+		if d.Permits(a, w.c.p.Own.Host) {
 			r.way.Addrs = append(r.way.Addrs, a)
 		}
 	}

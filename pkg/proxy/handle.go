@@ -113,7 +113,7 @@ func (c *conn) firstBytes(h *hop) (first, error) {
 		return first{conn: sc, result: result}, err
 	}
 	if p.Audit.Healthy() == nil {
-		d, r, _ := c.decide(s, &t, h.plain(), nil, time.Now())
+		d, r, _ := c.work.decide(s, &t, h.plain(), nil, time.Now())
 		if d.Verdict.Passes() && r != nil {
 			if u, _ := c.connect(r); u != nil {
 				return c.race(h, u)
@@ -133,7 +133,7 @@ func (c *conn) decidedUnseen(s *Settings, t *target) bool {
 		return false
 	}
 	c.work.one[0] = t.addr
-	return s.Policy.DecideConn(c.query(t, policy.AnyTCP, c.work.one[:], nil)).Action == policy.TunnelConn
+	return s.Policy.DecideConn(c.work.ask(t, policy.AnyTCP, c.work.one[:], nil)).Action == policy.TunnelConn
 }
 
 // race waits for the first bytes of either side.
@@ -205,8 +205,8 @@ func (c *conn) handleTLS(h *hop, f *first) {
 	t := target{scheme: upstream.Clear, host: c.host(h), addr: h.addr, port: h.port, only: sni == "" && h.name == ""}
 	c.ev.Dst.Host = t.host
 	now := time.Now()
-	addrs, n := c.addresses(s, &t, now)
-	d := s.Policy.DecideConn(c.query(&t, protocol, addrs, nil))
+	addrs, n := c.work.addresses(s, &t, now)
+	d := s.Policy.DecideConn(c.work.ask(&t, protocol, addrs, nil))
 	if n != nil && !n.allowed.Verdict.Passes() && d.Verdict.Passes() {
 		// A rule by address could match, but a name that may not be resolved
 		// has none.
@@ -237,8 +237,8 @@ func (c *conn) handleTLS(h *hop, f *first) {
 func (c *conn) handleHTTP2(h *hop, f *first) {
 	s := c.p.settings.Load()
 	t := c.plainTarget(h)
-	addrs, _ := c.addresses(s, &t, time.Now())
-	if !h.secure && s.Policy.DecideConn(c.query(&t, policy.HTTP, addrs, nil)).Action == policy.TunnelConn {
+	addrs, _ := c.work.addresses(s, &t, time.Now())
+	if !h.secure && s.Policy.DecideConn(c.work.ask(&t, policy.HTTP, addrs, nil)).Action == policy.TunnelConn {
 		c.tunnel(h, f, &t, policy.HTTP, 0)
 		return
 	}

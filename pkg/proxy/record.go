@@ -8,14 +8,13 @@ import (
 
 	"sallyport/pkg/audit"
 	"sallyport/pkg/exchange"
-	"sallyport/pkg/http1"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
 )
 
-// beginRecord prepares the event of an exchange.
-func (c *conn) beginRecord(h *hop, req *exchange.Request, now time.Time) {
-	e := &c.ev
+// begin prepares the event of an exchange.
+func (k *call) begin(now time.Time) {
+	e, h, req := k.ev, k.h, &k.x.Request
 	e.Time, e.ID, e.Kind, e.Message = now, "", audit.Exchange, ""
 	e.Verdict, e.Reason, e.Rule, e.Mode = "", "", "", ""
 	e.Duration, e.Counters, e.Count = audit.Duration{}, audit.Counters{}, 0
@@ -34,58 +33,58 @@ const traceparentLength = 55
 
 // refuse answers a request that is not forwarded. text replaces the hint that
 // policy gives.
-func (c *conn) refuse(sc *http1.ServerConn, x *exchange.Exchange, d policy.Decision, text string) {
+func (k *call) refuse(d policy.Decision, text string) {
 	if text == "" {
-		text = policy.Hint(&c.work.query, &d)
+		text = policy.Hint(&k.work.query, &d)
 	}
 	if text == "" {
 		text = "refused: " + d.Reason.String()
 	}
-	c.answer(sc, x, &exchange.Refusal{Reason: d.Reason, Rule: d.Rule, Message: text}, d)
+	k.answer(&exchange.Refusal{Reason: d.Reason, Rule: d.Rule, Message: text}, d)
 }
 
 // unreachable answers a permitted request that could not be carried out.
-func (c *conn) unreachable(sc *http1.ServerConn, x *exchange.Exchange, d policy.Decision, f *failure) {
+func (k *call) unreachable(d policy.Decision, f *failure) {
 	if f.ip.IsValid() {
-		c.ev.Upstream.IP = f.ip
+		k.ev.Upstream.IP = f.ip
 	}
 	if f.attempts > 0 {
-		c.ev.Upstream.Attempts = f.attempts
+		k.ev.Upstream.Attempts = f.attempts
 	}
 	d.Verdict, d.Reason = policy.Deny, f.reason
-	c.answer(sc, x, &exchange.Refusal{Reason: f.reason, Rule: d.Rule, Message: f.text}, d)
+	k.answer(&exchange.Refusal{Reason: f.reason, Rule: d.Rule, Message: f.text}, d)
 }
 
 // answer writes a refusal and ends the exchange.
-func (c *conn) answer(sc *http1.ServerConn, x *exchange.Exchange, r *exchange.Refusal, d policy.Decision) {
-	c.ev.ID = c.p.Audit.NextID()
-	r.Event = c.ev.ID
-	req, resp := &x.Request, &x.Response
+func (k *call) answer(r *exchange.Refusal, d policy.Decision) {
+	k.ev.ID = k.c.p.Audit.NextID()
+	r.Event = k.ev.ID
+	req, resp := &k.x.Request, &k.x.Response
 	// For JSON-RPC the body is read, and a slow sender bounds nothing itself.
-	c.enter(reading, time.Now())
+	k.enter(reading, time.Now())
 	r.Answer(req, resp)
-	_, err := sc.WriteResponse(req, resp)
+	_, err := k.client.WriteResponse(req, resp)
 	if err == nil {
-		c.ev.HTTP.Status = resp.Status
+		k.ev.HTTP.Status = resp.Status
 	}
-	c.ev.HTTP.RequestBytes = transferred(req)
-	c.ev.HTTP.ResponseBytes = max(resp.Length, 0)
+	k.ev.HTTP.RequestBytes = transferred(req)
+	k.ev.HTTP.ResponseBytes = max(resp.Length, 0)
 	d.Verdict, d.Reason, d.Rule = policy.Deny, r.Reason, r.Rule
-	c.endExchange(req, d, r.Message)
+	k.end(d, r.Message)
 }
 
-// endExchange writes the event of an exchange and counts it.
-func (c *conn) endExchange(req *exchange.Request, d policy.Decision, message string) {
-	c.endMethod(req.Method, d, message)
+// end writes the event of an exchange and counts it.
+func (k *call) end(d policy.Decision, message string) {
+	k.endMethod(k.x.Request.Method, d, message)
 }
 
-func (c *conn) endMethod(method string, d policy.Decision, message string) {
-	e := &c.ev
+func (k *call) endMethod(method string, d policy.Decision, message string) {
+	e := k.ev
 	e.Kind, e.Message = audit.Exchange, message
-	c.verdict(d)
+	judged(e, &d)
 	e.Duration.Total = time.Since(e.Time)
-	c.p.Audit.Record(e)
-	rule := c.rule(d.Rule)
+	k.c.p.Audit.Record(e)
+	rule := k.c.rule(k.work, d.Rule)
 	rule.Request(&metrics.Request{
 		Method: method, Status: e.HTTP.Status, Duration: e.Duration.Total, Upstream: e.Duration.Upstream,
 		RequestBytes: e.HTTP.RequestBytes, ResponseBytes: e.HTTP.ResponseBytes,
@@ -96,8 +95,8 @@ func (c *conn) endMethod(method string, d policy.Decision, message string) {
 	e.ID, e.Message = "", ""
 }
 
-func (c *conn) verdict(d policy.Decision) {
-	e := &c.ev
+// judged puts a decision into an event.
+func judged(e *audit.Event, d *policy.Decision) {
 	e.Verdict, e.Reason, e.Rule, e.Mode = d.Verdict.String(), "", d.Rule, d.Mode.String()
 	if d.Verdict != policy.Allow {
 		e.Reason = d.Reason.String()
@@ -105,11 +104,11 @@ func (c *conn) verdict(d policy.Decision) {
 }
 
 // rule gives the metrics of a rule for this workload.
-func (c *conn) rule(name string) *metrics.Rule {
-	if c.work.rule == nil || c.work.ruleAt != name {
-		c.work.rule, c.work.ruleAt = c.count.Rule(name), name
+func (c *conn) rule(w *work, name string) *metrics.Rule {
+	if w.rule == nil || w.ruleAt != name {
+		w.rule, w.ruleAt = c.count.Rule(name), name
 	}
-	return c.work.rule
+	return w.rule
 }
 
 // openFlow writes flow_open, once per connection. refused is a decision that
@@ -127,7 +126,7 @@ func (c *conn) openFlow(h *hop, handling policy.Handling, decided *policy.Decisi
 	c.count.FlowOpened(handling, d.Verdict)
 	e := &c.ev
 	e.Time, e.ID, e.Kind, e.Message = c.opened, "", audit.FlowOpen, ""
-	c.verdict(d)
+	judged(e, &d)
 	c.p.Audit.Record(e)
 }
 
@@ -162,9 +161,9 @@ func (c *conn) refuseFlow(d policy.Decision, text string) {
 	e := &c.ev
 	e.Time, e.ID, e.Kind, e.Message = c.opened, "", audit.Refused, text
 	e.Duration = audit.Duration{Total: time.Since(c.opened)}
-	c.verdict(d)
+	judged(e, &d)
 	c.p.Audit.Record(e)
-	c.rule(d.Rule).Denied(d.Reason, d.Verdict)
+	c.rule(&c.work, d.Rule).Denied(d.Reason, d.Verdict)
 	e.Message, e.Duration = "", audit.Duration{}
 }
 
@@ -193,7 +192,7 @@ func (c *conn) abandon() { c.note("the client left before it said anything") }
 // recordCrowded counts a connection beyond the workload's or everybody's share.
 func (c *conn) recordCrowded(sh *share) {
 	c.count.FlowRefused(policy.Inspect)
-	c.rule("").Denied(policy.Overloaded, policy.Deny)
+	c.rule(&c.work, "").Denied(policy.Overloaded, policy.Deny)
 	n, due := sh.crowded.hit(time.Now())
 	if !due {
 		return
@@ -201,7 +200,8 @@ func (c *conn) recordCrowded(sh *share) {
 	e := &c.ev
 	e.Time, e.Kind, e.Count = c.opened, audit.Refused, n
 	e.Message = "too many connections are open; the workload must close some"
-	c.verdict(c.ownDecision(policy.Overloaded))
+	d := c.ownDecision(policy.Overloaded)
+	judged(e, &d)
 	c.p.Audit.Record(e)
 }
 

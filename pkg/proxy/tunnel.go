@@ -21,7 +21,7 @@ const relayBuffer = 16 << 10
 func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, alert byte) {
 	defer f.drop()
 	s := c.p.settings.Load()
-	d, r, fail := c.decide(s, t, protocol, nil, time.Now())
+	d, r, fail := c.work.decide(s, t, protocol, nil, time.Now())
 	switch {
 	case !d.Verdict.Passes():
 		f.drop()
