@@ -42,7 +42,8 @@ func (r *Refusal) Code() int {
 const ReasonField = "X-Sallyport-Reason"
 
 // Answer fills resp with the answer to a refused request: an object in JSON,
-// or for JSON-RPC over POST the error objects that its clients wait for. The
+// for JSON-RPC over POST the error objects that its clients wait for, for gRPC
+// its status. The
 // ids are taken from the request's body if it is still readable from its
 // start: at most maxRPCBody bytes of it are read. req may be nil or incomplete
 // where its head could not be parsed.
@@ -50,6 +51,10 @@ func (r *Refusal) Answer(req *Request, resp *Response) {
 	resp.Reset()
 	resp.Version = HTTP11
 	resp.Local = true
+	if isGRPC(req) {
+		r.answerGRPC(resp)
+		return
+	}
 	resp.Status = r.Code()
 	body := r.rpcBody(req)
 	if body != nil {
@@ -59,6 +64,14 @@ func (r *Refusal) Answer(req *Request, resp *Response) {
 	}
 	resp.Phrase = http.StatusText(resp.Status)
 	resp.Header.Append(Field{Name: "Content-Type", Value: "application/json", ID: ContentType, Checked: true})
+	r.appendCommon(resp)
+	resp.Length = int64(len(body))
+	resp.Header.Append(Field{Name: "Content-Length", Value: strconv.Itoa(len(body)), ID: ContentLength, Checked: true})
+	resp.Body = NewBytes(body)
+}
+
+// appendCommon appends the fields that every form of the answer has.
+func (r *Refusal) appendCommon(resp *Response) {
 	resp.Header.Append(Field{Name: ReasonField, Value: r.Reason.String(), Checked: true})
 	if r.RetryAfter > 0 {
 		seconds := int64((r.RetryAfter + time.Second - 1) / time.Second)
@@ -67,9 +80,6 @@ func (r *Refusal) Answer(req *Request, resp *Response) {
 	for _, f := range r.Fields {
 		resp.Header.Append(f)
 	}
-	resp.Length = int64(len(body))
-	resp.Header.Append(Field{Name: "Content-Length", Value: strconv.Itoa(len(body)), ID: ContentLength, Checked: true})
-	resp.Body = NewBytes(body)
 }
 
 // appendObject appends the object of a refused HTTP request.
