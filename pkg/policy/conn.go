@@ -89,6 +89,38 @@ func (p *Policy) conn(before connState, d Decision, ask *asked) ConnDecision {
 	}
 }
 
+// Prospect gives the decision of the first rule by which some request on an
+// inspected connection could pass, for what must be known of the upstream before
+// a request is seen: which of its addresses may be dialled, and how. false
+// means that no request can pass. q.HTTP is not looked at.
+func (p *Policy) Prospect(q *Query) (Decision, bool) {
+	if p == nil {
+		return Decision{}, false
+	}
+	var ask asked
+	p.ask(&ask, q, nil)
+	ask.methods = noRequest | anyMethod
+	var c cursor
+	p.hosts.candidates(&c, q.Host)
+	for list := c.next(); list != nil; list = c.next() {
+		for i := ask.scan(list, 0); i < len(list); i = ask.scan(list, i+1) {
+			r := &p.rules[list[i].rule]
+			out := p.checkUnseen(r, &ask, false)
+			switch {
+			case out == fails:
+			case r.allow || r.observes(p, &ask):
+				d := p.decided(r, &ask)
+				d.Verdict, d.Reason = Allow, NoReason
+				return d, true
+			case out == holds:
+				return Decision{}, false
+			}
+		}
+	}
+	d := p.fallback(&ask)
+	return d, d.Verdict.Passes()
+}
+
 // DecideName says whether the workload may have this name resolved at all. It
 // is asked before any upstream look-up: a question carries data out too. A name
 // is listed by a rule that allows it on some port for some request; one that
