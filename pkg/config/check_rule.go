@@ -32,6 +32,9 @@ func (d *decoder) checkRule(n *node, r *Rule) {
 		if len(r.Private) > 0 {
 			d.add(at("private"), "private: a rule that denies reaches no address")
 		}
+		if r.UpstreamProxy != nil {
+			d.add(at("upstream_proxy"), "upstream_proxy: a rule that denies reaches no proxy")
+		}
 	}
 	if r.Handling != Inspect {
 		for _, key := range []struct {
@@ -56,7 +59,7 @@ func (d *decoder) checkRule(n *node, r *Rule) {
 	for _, key := range []struct {
 		name string
 		set  bool
-	}{{"hosts", len(m.Hosts) > 0}, {"private", len(r.Private) > 0}, {"timeouts", r.Timeouts != nil}} {
+	}{{"hosts", len(m.Hosts) > 0}, {"private", len(r.Private) > 0}, {"timeouts", r.Timeouts != nil}, {"upstream_proxy", r.UpstreamProxy != nil}} {
 		if key.set {
 			d.add(at(key.name), "%s: a rule with handling direct has cidrs and ports only", key.name)
 		}

@@ -28,18 +28,20 @@ type Config struct {
 	// NFTTable is the name of the guard's table.
 	NFTTable string
 	// Slice is the cgroup below which workloads run.
-	Slice     string
-	Listen    Listen
-	Admin     Admin
-	Metrics   Metrics
-	Log       Log
-	TLS       TLS
-	DNS       DNS
-	Timeouts  Timeouts
-	Audit     Audit
-	Defaults  Defaults
-	Workloads []Workload
-	Rules     []Rule
+	Slice    string
+	Listen   Listen
+	Admin    Admin
+	Metrics  Metrics
+	Log      Log
+	TLS      TLS
+	DNS      DNS
+	Timeouts Timeouts
+	Audit    Audit
+	// UpstreamProxy is that of every rule without one of its own.
+	UpstreamProxy UpstreamProxy
+	Defaults      Defaults
+	Workloads     []Workload
+	Rules         []Rule
 }
 
 // Listen holds the ports of the listeners, on loopback in each network
@@ -151,7 +153,8 @@ const MinAuditFileSize Size = 1 << 20
 
 // Defaults hold for each rule that does not set that key itself.
 type Defaults struct {
-	Timeouts *RuleTimeouts
+	UpstreamProxy *UpstreamProxy
+	Timeouts      *RuleTimeouts
 }
 
 // A Workload is one entry of `workloads`, in file order.
@@ -193,6 +196,8 @@ type Rule struct {
 	Mode Mode
 	// Timeouts are the rule's own or, where it has none, those of `defaults`.
 	Timeouts *RuleTimeouts
+	// UpstreamProxy is the rule's own or that of `defaults`; nil: the file's.
+	UpstreamProxy *UpstreamProxy
 }
 
 // A Match holds when every key that is set holds; of a list any one must.

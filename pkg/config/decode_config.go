@@ -54,8 +54,15 @@ func (c *Config) derive() {
 		c.Admin.Socket = path.Join(c.RuntimeDir, "admin.sock")
 	}
 	for i := range c.Rules {
-		if r := &c.Rules[i]; r.Timeouts == nil && r.Action == Allow && r.Handling != Direct {
+		r := &c.Rules[i]
+		if r.Action != Allow || r.Handling == Direct {
+			continue
+		}
+		if r.Timeouts == nil {
 			r.Timeouts = c.Defaults.Timeouts
+		}
+		if r.UpstreamProxy == nil {
+			r.UpstreamProxy = c.Defaults.UpstreamProxy
 		}
 	}
 }
@@ -109,8 +116,12 @@ func (d *decoder) config(n *node) *Config {
 		}),
 		section("timeouts", func(n *node) { d.timeouts(n, &c.Timeouts) }),
 		section("audit", func(n *node) { d.audit(n, &c.Audit) }),
+		section("upstream_proxy", func(n *node) { c.UpstreamProxy = *d.upstreamProxy(n, "upstream_proxy", false) }),
 		section("defaults", func(n *node) {
 			d.object(n, "defaults",
+				field{"upstream_proxy", func(n *node) {
+					c.Defaults.UpstreamProxy = d.upstreamProxy(n, "defaults.upstream_proxy", true)
+				}},
 				field{"timeouts", func(n *node) { c.Defaults.Timeouts = d.ruleTimeouts(n, "defaults.timeouts") }})
 		}),
 		section("workloads", func(n *node) { workloads = n }),

@@ -51,6 +51,7 @@ func (d *decoder) rule(n *node, r *Rule) {
 		field{"handling", func(n *node) { word(d, n, "rules[].handling", &r.Handling, Inspect, Tunnel, Direct) }},
 		field{"mode", func(n *node) { word(d, n, "rules[].mode", &r.Mode, Enforce, Observe) }},
 		field{"timeouts", func(n *node) { r.Timeouts = d.ruleTimeouts(n, "rules[].timeouts") }},
+		field{"upstream_proxy", func(n *node) { r.UpstreamProxy = d.upstreamProxy(n, "rules[].upstream_proxy", true) }},
 	)
 	if n.kind == mapping {
 		d.checkRule(n, r)

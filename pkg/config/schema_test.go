@@ -17,25 +17,26 @@ import (
 // TestSchemaKnowsEveryKey holds them against what the decoder reads.
 type (
 	docFile struct {
-		Version    int               `yaml:"version,omitempty" jsonschema:"enum=1" jsonschema_description:"Format of the file."`
-		Mode       docMode           `yaml:"mode,omitempty" jsonschema:"default=enforce" jsonschema_description:"enforce carries refusals out, observe only records them. The narrowest wins: rule, workload, file."`
-		Default    docAction         `yaml:"default,omitempty" jsonschema:"default=deny" jsonschema_description:"What happens where no rule matches."`
-		StateDir   docPath           `yaml:"state_dir,omitempty" jsonschema:"default=/var/lib/sallyport" jsonschema_description:"What outlives a restart; tls.ca_dir derives from it."`
-		RuntimeDir docPath           `yaml:"runtime_dir,omitempty" jsonschema:"default=/run/sallyport" jsonschema_description:"Sockets and trust files; admin.socket derives from it."`
-		BPFDir     docPath           `yaml:"bpf_dir,omitempty" jsonschema:"default=/sys/fs/bpf/sallyport" jsonschema_description:"Where links and maps are pinned; bpffs is mounted there if the host has none."`
-		NFTTable   string            `yaml:"nft_table,omitempty" jsonschema:"default=sallyport" jsonschema_description:"Name of the guard's nftables table."`
-		Slice      string            `yaml:"slice,omitempty" jsonschema:"default=mcp.slice,pattern=\\.slice$" jsonschema_description:"The cgroup below which workloads run."`
-		Listen     docListen         `yaml:"listen,omitempty" jsonschema_description:"Ports on loopback, in each network namespace; 0 is any free one."`
-		Admin      docAdmin          `yaml:"admin,omitempty"`
-		Metrics    docMetrics        `yaml:"metrics,omitempty"`
-		Log        docLog            `yaml:"log,omitempty" jsonschema_description:"The daemon's own log, not the audit."`
-		TLS        docTLS            `yaml:"tls,omitempty"`
-		DNS        docDNS            `yaml:"dns,omitempty"`
-		Timeouts   docTimeouts       `yaml:"timeouts,omitempty"`
-		Audit      docAudit          `yaml:"audit,omitempty"`
-		Defaults   docDefaults       `yaml:"defaults,omitempty" jsonschema_description:"For each rule that does not set that key itself."`
-		Workloads  map[string]docOne `yaml:"workloads,omitempty" jsonschema_description:"Entries by name; the first in file order that matches names a workload."`
-		Rules      []docRule         `yaml:"rules,omitempty" jsonschema_description:"In order: the first that matches decides."`
+		Version       int               `yaml:"version,omitempty" jsonschema:"enum=1" jsonschema_description:"Format of the file."`
+		Mode          docMode           `yaml:"mode,omitempty" jsonschema:"default=enforce" jsonschema_description:"enforce carries refusals out, observe only records them. The narrowest wins: rule, workload, file."`
+		Default       docAction         `yaml:"default,omitempty" jsonschema:"default=deny" jsonschema_description:"What happens where no rule matches."`
+		StateDir      docPath           `yaml:"state_dir,omitempty" jsonschema:"default=/var/lib/sallyport" jsonschema_description:"What outlives a restart; tls.ca_dir derives from it."`
+		RuntimeDir    docPath           `yaml:"runtime_dir,omitempty" jsonschema:"default=/run/sallyport" jsonschema_description:"Sockets and trust files; admin.socket derives from it."`
+		BPFDir        docPath           `yaml:"bpf_dir,omitempty" jsonschema:"default=/sys/fs/bpf/sallyport" jsonschema_description:"Where links and maps are pinned; bpffs is mounted there if the host has none."`
+		NFTTable      string            `yaml:"nft_table,omitempty" jsonschema:"default=sallyport" jsonschema_description:"Name of the guard's nftables table."`
+		Slice         string            `yaml:"slice,omitempty" jsonschema:"default=mcp.slice,pattern=\\.slice$" jsonschema_description:"The cgroup below which workloads run."`
+		Listen        docListen         `yaml:"listen,omitempty" jsonschema_description:"Ports on loopback, in each network namespace; 0 is any free one."`
+		Admin         docAdmin          `yaml:"admin,omitempty"`
+		Metrics       docMetrics        `yaml:"metrics,omitempty"`
+		Log           docLog            `yaml:"log,omitempty" jsonschema_description:"The daemon's own log, not the audit."`
+		TLS           docTLS            `yaml:"tls,omitempty"`
+		DNS           docDNS            `yaml:"dns,omitempty"`
+		Timeouts      docTimeouts       `yaml:"timeouts,omitempty"`
+		Audit         docAudit          `yaml:"audit,omitempty"`
+		UpstreamProxy docUpstreamProxy  `yaml:"upstream_proxy,omitempty" jsonschema_description:"The proxy through which the network lets connections out, for each rule without one of its own."`
+		Defaults      docDefaults       `yaml:"defaults,omitempty" jsonschema_description:"For each rule that does not set that key itself."`
+		Workloads     map[string]docOne `yaml:"workloads,omitempty" jsonschema_description:"Entries by name; the first in file order that matches names a workload."`
+		Rules         []docRule         `yaml:"rules,omitempty" jsonschema_description:"In order: the first that matches decides."`
 	}
 	docListen struct {
 		TCP int `yaml:"tcp,omitempty" jsonschema:"minimum=0,maximum=65535,default=15001"`
@@ -86,7 +87,14 @@ type (
 		MaxFiles int     `yaml:"max_files,omitempty" jsonschema:"minimum=1,maximum=1000,default=10"`
 	}
 	docDefaults struct {
-		Timeouts docRuleTimeouts `yaml:"timeouts,omitempty"`
+		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
+		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty"`
+	}
+	docUpstreamProxy struct {
+		URL          string       `yaml:"url,omitempty" jsonschema:"pattern=^(https?://.+)?$" jsonschema_description:"http://host:port or https://host:port; empty is none."`
+		Username     string       `yaml:"username,omitempty" jsonschema:"pattern=^[^:]*$" jsonschema_description:"For Basic authentication."`
+		PasswordFile string       `yaml:"password_file,omitempty" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"Holds the password; read at start and at each reload."`
+		NoProxy      many[string] `yaml:"no_proxy,omitempty" jsonschema_description:"What is reached without the proxy: a name with all below it, .name for what lies below it only, an address, a prefix, or *; each may end in :port."`
 	}
 	docOne struct {
 		Match  docWorkloadMatch `yaml:"match,omitempty" jsonschema_description:"All keys must hold; absent where only --workload names it."`
@@ -101,13 +109,14 @@ type (
 		User    many[string] `yaml:"user,omitempty"`
 	}
 	docRule struct {
-		Name     string          `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Unique; appears in audit, metrics and refusals."`
-		Match    docMatch        `yaml:"match,omitempty" jsonschema_description:"All keys must hold; of a list any one."`
-		Private  many[string]    `yaml:"private,omitempty" jsonschema_description:"Prefixes inside refused address classes that this rule's names may resolve to."`
-		Action   docAction       `yaml:"action"`
-		Handling string          `yaml:"handling,omitempty" jsonschema:"enum=inspect,enum=tunnel,enum=direct,default=inspect" jsonschema_description:"direct is decided in the kernel: cidrs and ports only."`
-		Mode     docMode         `yaml:"mode,omitempty"`
-		Timeouts docRuleTimeouts `yaml:"timeouts,omitempty"`
+		Name          string           `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Unique; appears in audit, metrics and refusals."`
+		Match         docMatch         `yaml:"match,omitempty" jsonschema_description:"All keys must hold; of a list any one."`
+		Private       many[string]     `yaml:"private,omitempty" jsonschema_description:"Prefixes inside refused address classes that this rule's names may resolve to."`
+		Action        docAction        `yaml:"action"`
+		Handling      string           `yaml:"handling,omitempty" jsonschema:"enum=inspect,enum=tunnel,enum=direct,default=inspect" jsonschema_description:"direct is decided in the kernel: cidrs and ports only."`
+		Mode          docMode          `yaml:"mode,omitempty"`
+		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
+		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty" jsonschema_description:"Instead of the file's; an empty url is none. Nothing is taken over from the file's."`
 	}
 	docMatch struct {
 		Workloads many[string]            `yaml:"workloads,omitempty" jsonschema_description:"Globs of the names of workloads."`
@@ -207,9 +216,10 @@ tls: {}
 dns: {}
 timeouts: {}
 audit: { file: {} }
-defaults: { timeouts: {} }
+upstream_proxy: {}
+defaults: { timeouts: {}, upstream_proxy: {} }
 workloads: { a: { match: {} } }
-rules: [{ match: {}, timeouts: {} }]
+rules: [{ match: {}, timeouts: {}, upstream_proxy: {} }]
 `
 	d.config(parseFile(File{"f", []byte(text)}, d.report, &left))
 	s, _ := generateSchema(t)

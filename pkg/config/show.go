@@ -100,7 +100,8 @@ func (c *Config) document() *yaml.Node {
 				"max_size", text(c.Audit.File.MaxSize.String()),
 				"max_files", number(c.Audit.File.MaxFiles)),
 			"on_failure", text(c.Audit.OnFailure)),
-		"defaults", object("timeouts", showTimeouts(c.Defaults.Timeouts)),
+		"upstream_proxy", showUpstreamProxy(&c.UpstreamProxy),
+		"defaults", object("timeouts", showTimeouts(c.Defaults.Timeouts), "upstream_proxy", showUpstreamProxy(c.Defaults.UpstreamProxy)),
 		"workloads", showWorkloads(c.Workloads),
 		"rules", showRules(c.Rules),
 	)
@@ -134,7 +135,8 @@ func showRules(all []Rule) *yaml.Node {
 			timeouts = showTimeouts(r.Timeouts)
 		}
 		entry := object("name", text(r.Name), "match", showMatch(&r.Match), "private", prefixTexts(r.Private),
-			"action", text(r.Action), "mode", optional(r.Mode), "timeouts", timeouts)
+			"action", text(r.Action), "mode", optional(r.Mode), "timeouts", timeouts,
+			"upstream_proxy", showUpstreamProxy(r.UpstreamProxy))
 		if r.Action == Allow {
 			entry.Content = append(entry.Content, text("handling"), text(r.Handling))
 		}

@@ -4,15 +4,15 @@ package config
 // the mapping in which they stand. They are errors of their own: a key that is
 // ignored is a rule that does not hold.
 var unbuilt = map[string][]string{
-	"":      {"upstream_proxy", "redis", "cache", "upstreams"},
+	"":      {"redis", "cache", "upstreams"},
 	"audit": {"syslog"},
 	"defaults": {
 		"auth", "rate_limit", "throttle", "size_limit", "content_filter", "secrets", "headers", "cache",
-		"upstream_tls", "upstream_proxy", "retry", "log", "inject",
+		"upstream_tls", "retry", "log", "inject",
 	},
 	"rules[]": {
 		"auth", "rate_limit", "throttle", "size_limit", "content_filter", "secrets", "headers", "cache",
-		"upstream", "upstream_tls", "upstream_proxy", "retry", "log", "inject",
+		"upstream", "upstream_tls", "retry", "log", "inject",
 	},
 	"rules[].match": {"mcp", "when"},
 	// Nobody asks an engine for the names, images and labels of containers.
