@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"net"
 	"net/netip"
 	"time"
 
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
-	"sallyport/pkg/sniff"
 )
 
 // connect judges CONNECT as a connection to its target, answers it
@@ -69,41 +67,4 @@ func (c *conn) clearTarget(h *hop) {
 	c.ev.Dst.IP, c.ev.Dst.Port, c.ev.Dst.Host = h.addr, h.port, h.name
 	c.ev.TLS.SNI, c.ev.TLS.ALPN, c.ev.TLS.Version, c.ev.TLS.UpstreamVersion = "", "", "", ""
 	c.ev.Upstream.Target, c.ev.Upstream.IP, c.ev.Upstream.Attempts = "", netip.Addr{}, 0
-}
-
-// upgrade passes a 101 on; from then on the connection belongs to the protocol
-// that both sides agreed on.
-func (k *call) upgrade(car *carrier, d policy.Decision) after {
-	c, req := k.c, &k.x.Request
-	_, err := k.http1.WriteResponse(req, &k.x.Response)
-	if err != nil {
-		car.finish(req)
-		k.use(nil)
-		car.drop()
-		k.end(d, cut(err, nil))
-		return nil
-	}
-	client, rest := k.http1.Detach()
-	car.finish(req)
-	u := car.u
-	_, early := car.h1.Detach()
-	// The event is written at the end, when the exchange's memory is with
-	// someone else: only what the event needs is kept.
-	method := req.Method
-	return func(*hop) {
-		c.tunnelled.Store(true)
-		sent, received := c.relay(replayed(client, rest), u, early)
-		c.use(nil)
-		u.Close()
-		k.ev.HTTP.RequestBytes, k.ev.HTTP.ResponseBytes = sent, received
-		k.endMethod(method, d, "")
-	}
-}
-
-// replayed puts bytes that were read already before the rest of a connection.
-func replayed(conn net.Conn, prefix []byte) net.Conn {
-	if len(prefix) == 0 {
-		return conn
-	}
-	return sniff.Replay(conn, prefix)
 }

@@ -230,34 +230,6 @@ func TestSlowClientsAreEnded(t *testing.T) {
 	}
 }
 
-func TestUpgradeSwitchesToRawBytes(t *testing.T) {
-	g := newGate(t, rules, nil)
-	s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
-		br := bufio.NewReader(c)
-		req, err := http.ReadRequest(br)
-		if err != nil || req.Header.Get("Upgrade") != "websocket" {
-			return
-		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
-		io.Copy(c, br)
-	})
-	c := g.dial(1, s.dst())
-	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	br := bufio.NewReader(c)
-	resp, err := http.ReadResponse(br, nil)
-	if err != nil || resp.StatusCode != 101 {
-		t.Fatalf("%v %v", resp, err)
-	}
-	io.WriteString(c, " and echo")
-	c.CloseWrite()
-	if b, err := io.ReadAll(br); string(b) != "first and echo" || err != nil {
-		t.Errorf("%q, %v", b, err)
-	}
-	if e := g.event(audit.Exchange, 1); e.HTTP.Status != 101 || e.HTTP.RequestBytes != 9 || e.HTTP.ResponseBytes != 14 {
-		t.Errorf("%+v", e.HTTP)
-	}
-}
-
 func TestDrain(t *testing.T) {
 	g := newGate(t, rules, nil)
 	started, release := make(chan struct{}), make(chan struct{})

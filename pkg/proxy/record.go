@@ -92,7 +92,7 @@ func (k *call) endMethod(method string, d policy.Decision, message string) {
 	if d.Verdict != policy.Allow {
 		rule.Denied(d.Reason, d.Verdict)
 	}
-	e.ID, e.Message = "", ""
+	e.ID, e.Message, e.WebSocket = "", "", audit.WebSocket{}
 }
 
 // judged puts a decision into an event.

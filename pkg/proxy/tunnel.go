@@ -193,6 +193,8 @@ func (c *conn) copyBuffered(dst io.Writer, src io.Reader) (total int64, err erro
 
 func closeWrite(conn net.Conn) error {
 	switch t := conn.(type) {
+	case *watched:
+		return closeWrite(t.Conn)
 	case *sniff.Conn:
 		return closeWrite(t.Conn)
 	case *tls.Conn:
