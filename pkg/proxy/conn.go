@@ -15,7 +15,6 @@ import (
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
 	"sallyport/pkg/policy"
-	"sallyport/pkg/tcpconn"
 	"sallyport/pkg/upstream"
 	"sallyport/pkg/workload"
 )
@@ -166,7 +165,7 @@ func (c *conn) serve() {
 		c.p.DNS(c.p.hard, c.tcp, &c.flow, &c.id)
 		return
 	}
-	s, err := tcpconn.New(c.tcp)
+	s, err := c.p.Upstream.Sockets().New(c.tcp)
 	if err != nil {
 		reset(c.tcp)
 		return

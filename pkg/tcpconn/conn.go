@@ -21,11 +21,12 @@ import (
 // takes 10 to 20 µs, in which the scheduler would take the processor away from
 // the thread and give it to another one, and look again every 20 µs.
 //
-// A read that follows a write first lets other goroutines run: the answer
-// cannot be here yet, and asking for it at once costs a system call that finds
-// nothing.
+// A read that follows a write first lets other goroutines run, if it is one of
+// Sockets: the answer cannot be here yet, and asking for it at once costs a
+// system call that finds nothing.
 type Conn struct {
 	*net.TCPConn
+	shared  *Sockets
 	raw     syscall.RawConn
 	in, out transfer
 	// written: nothing has been read since the last write.
@@ -33,7 +34,47 @@ type Conn struct {
 	// noWait makes a read fail that would have to wait; heard says that one
 	// got bytes or an end.
 	noWait, heard bool
-	one           [1]byte
+	// waited: the read that is going on was woken by the network poller.
+	waited bool
+	one    [1]byte
+}
+
+// maxYields bounds how often the connections of one Sockets let others run
+// before one of them waits for its answer. Go looks for sockets that have become
+// ready only when no goroutine can run, or after 10 ms: with one processor,
+// goroutines that go on yielding to each other keep all those waiting whose data
+// have come. 32 turns are about half a millisecond.
+const maxYields = 32
+
+// Sockets is what the connections of one process share. The zero value is
+// ready; it must not be copied after first use.
+type Sockets struct {
+	// yields counts since a connection was last woken by the network poller.
+	yields atomic.Int32
+}
+
+// New takes over a connection. The error is that of a closed one.
+func (s *Sockets) New(c *net.TCPConn) (*Conn, error) {
+	t, err := New(c)
+	if err == nil {
+		t.shared = s
+	}
+	return t, err
+}
+
+// yield lets other goroutines run, unless that was done too often.
+func (s *Sockets) yield() {
+	if s != nil && s.yields.Load() < maxYields {
+		s.yields.Add(1)
+		runtime.Gosched()
+	}
+}
+
+// polled notes that the network poller has had its turn.
+func (s *Sockets) polled() {
+	if s != nil && s.yields.Load() != 0 {
+		s.yields.Store(0)
+	}
 }
 
 // A transfer is one direction; try is its system call, made once so that
@@ -46,7 +87,8 @@ type transfer struct {
 	try func(fd uintptr) bool
 }
 
-// New takes over a connection. The error is that of a closed one.
+// New takes over a connection that shares nothing and does not yield. The error
+// is that of a closed one.
 func New(c *net.TCPConn) (*Conn, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -67,11 +109,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	if c.written.Load() && !c.noWait {
 		c.written.Store(false)
-		runtime.Gosched()
+		c.shared.yield()
 	}
 	t := &c.in
 	t.mu.Lock()
-	t.p, t.n, t.err = p, 0, nil
+	t.p, t.n, t.err, c.waited = p, 0, nil, false
 	err := c.raw.Read(t.try)
 	n := t.n
 	if err == nil {
@@ -120,6 +162,10 @@ func (c *Conn) Silent(top io.Reader) bool {
 // tryRead makes the system call; false means to wait until there is something.
 func (c *Conn) tryRead(fd uintptr) bool {
 	t := &c.in
+	if c.waited {
+		c.waited = false
+		c.shared.polled()
+	}
 	for {
 		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)))
 		switch errno {
@@ -134,6 +180,7 @@ func (c *Conn) tryRead(fd uintptr) bool {
 			if c.noWait {
 				t.err = os.ErrDeadlineExceeded
 			}
+			c.waited = !c.noWait
 			return c.noWait
 		default:
 			t.err, c.heard = errno, true

@@ -222,6 +222,39 @@ func (l *layer) Read(p []byte) (int, error) {
 	}
 }
 
+// TestYieldsAreBounded: connections whose data are always there already let each
+// other run only so often, then they ask, and who has to wait for the poller
+// begins the count anew.
+func TestYieldsAreBounded(t *testing.T) {
+	var shared Sockets
+	a, peer := pair(t)
+	c, err := shared.New(a.TCPConn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 1)
+	for i := range 2 * maxYields {
+		peer.Write(p)
+		c.Write(p)
+		if _, err := c.Read(p); err != nil {
+			t.Fatal(err)
+		}
+		if n := shared.yields.Load(); n > maxYields {
+			t.Fatalf("%d yields after %d reads", n, i)
+		}
+	}
+	if n := shared.yields.Load(); n != maxYields {
+		t.Errorf("%d yields without a wait, want %d", n, maxYields)
+	}
+	done := make(chan error, 1)
+	go func() { done <- read(c) }()
+	time.Sleep(10 * time.Millisecond)
+	peer.Write(p)
+	if err := <-done; err != nil || shared.yields.Load() != 0 {
+		t.Errorf("%d yields after a wait, %v", shared.yields.Load(), err)
+	}
+}
+
 // TestAllocations: neither direction allocates.
 func TestAllocations(t *testing.T) {
 	c, peer := pair(t)

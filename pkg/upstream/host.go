@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
-
-	"sallyport/pkg/tcpconn"
 )
 
 // A Host is the connections of one key. Its idle ones sit in slots that are
@@ -218,7 +216,7 @@ func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, 
 		tcp.Close()
 		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
 	}
-	s, err := tcpconn.New(tcp)
+	s, err := h.pool.sockets.New(tcp)
 	if err != nil {
 		tcp.Close()
 		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"sallyport/pkg/tcpconn"
 )
 
 // Options are the bounds of a Pool. Zero values mean the defaults.
@@ -55,6 +57,8 @@ type Pool struct {
 	start  time.Time
 	trust  atomic.Pointer[Trust]
 	idle   atomic.Int64
+	// sockets is what all connections share, the workloads' too.
+	sockets tcpconn.Sockets
 
 	mu       sync.Mutex
 	hosts    map[Key]*Host
@@ -73,6 +77,10 @@ func New(o Options) (*Pool, error) {
 	p.trust.Store(&o.Trust)
 	return p, nil
 }
+
+// Sockets is what the connections of the pool share. Those between which and
+// the pool data are passed on belong to it too.
+func (p *Pool) Sockets() *tcpconn.Sockets { return &p.sockets }
 
 // SetTrust replaces what certificates are verified against. Idle connections
 // and sessions that were verified against the old are not used again.
