@@ -29,6 +29,8 @@ const (
 	workloadsKey
 	hostsKey
 	cidrsKey
+	// unjudgedKey stands for cidrs of a name that a proxy resolves.
+	unjudgedKey
 	methodsKey
 	headersKey
 	pathsKey
@@ -44,6 +46,10 @@ type asked struct {
 	http     *HTTPQuery
 	port     uint16
 	protocol Protocol
+	byProxy  bool
+	// unresolved is set when a rule with cidrs was looked at and no address is
+	// known.
+	unresolved bool
 
 	// protocols has the bit of the protocol; method that of the method as it is
 	// written; methods also that of the method in upper case, or noRequest.
@@ -68,6 +74,7 @@ const keptSets = 128
 // ask starts a question; http is the request to look at, if any.
 func (p *Policy) ask(a *asked, q *Query, http *HTTPQuery) {
 	a.workload, a.host, a.addrs, a.port, a.protocol = q.Workload, q.Host, q.Addrs, q.Port, q.Protocol
+	a.byProxy = q.ByProxy
 	a.http, a.protocols, a.sets = http, q.Protocol.bit(), p.sets
 	if http == nil {
 		a.methods = noRequest
@@ -178,7 +185,12 @@ func (p *Policy) checkConn(r *rule, a *asked) (outcome, key) {
 	}
 	if len(r.cidrs) > 0 {
 		switch {
+		case p.unjudged(r, a):
+			if r.allow {
+				return fails, unjudgedKey
+			}
 		case len(a.addrs) == 0:
+			a.unresolved = true
 			out, why = unknown, cidrsKey
 		case !r.matchesAddress(a.addrs):
 			return fails, cidrsKey

@@ -29,6 +29,8 @@ type rule struct {
 	paths        []pattern.Path
 	headers      []config.HeaderMatch
 	timeouts     config.Timeouts
+	// detour is nil where the rule's connections go by no proxy.
+	detour *detour
 }
 
 // ruleless stands for the file's default: it narrows and exempts nothing.
@@ -93,10 +95,16 @@ func Compile(c *config.Config) (*Policy, error) {
 		p.workloads = append(p.workloads, workloadMode{w.NameGlob(), m})
 	}
 	sets := make(map[string]int32)
+	detours := make(map[*config.UpstreamProxy]*detour)
+	for _, u := range c.UpstreamProxies() {
+		detours[u] = newDetour(u)
+	}
+	p.proxied, p.detour = len(detours) > 0, detours[c.ProxyOf(nil)]
 	for i := range c.Rules {
 		if err := p.compileRule(&p.rules[i], &c.Rules[i], sets); err != nil {
 			return nil, fmt.Errorf("rule %s: %w", c.Rules[i].Name, err)
 		}
+		p.rules[i].detour = detours[c.ProxyOf(&c.Rules[i])]
 	}
 	p.index()
 	return p, nil

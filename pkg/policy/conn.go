@@ -78,7 +78,7 @@ func (p *Policy) conn(before connState, d Decision, ask *asked) ConnDecision {
 	switch {
 	case before.allow || before.any && d.Verdict.Passes():
 		return ConnDecision{Action: InspectConn, Decision: Decision{
-			Verdict: Allow, Mode: p.WorkloadMode(ask.workload), Timeouts: p.timeouts, rule: ruleless, policy: p,
+			Verdict: Allow, Mode: p.WorkloadMode(ask.workload), Timeouts: p.timeouts, Unresolved: ask.unresolved, rule: ruleless, policy: p,
 		}}
 	case !d.Verdict.Passes():
 		return ConnDecision{Decision: d}
@@ -124,7 +124,8 @@ func (p *Policy) Prospect(q *Query) (Decision, bool) {
 // DecideName says whether the workload may have this name resolved at all. It
 // is asked before any upstream look-up: a question carries data out too. A name
 // is listed by a rule that allows it on some port for some request; one that
-// has cidrs and no hosts lists no name.
+// has cidrs and no hosts lists no name. The decision tells the ways by which
+// connections to the name may leave.
 func (p *Policy) DecideName(workload, host string) Decision {
 	q := Query{Workload: workload, Host: host}
 	if p == nil {
@@ -132,6 +133,15 @@ func (p *Policy) DecideName(workload, host string) Decision {
 	}
 	var ask asked
 	p.ask(&ask, &q, nil)
+	listed, decided := Decision{}, false
+	// first keeps the decision of the first rule that lists the name; where there
+	// are proxies the rules after it may know other ways.
+	first := func(d Decision, ways Ways) {
+		if !decided {
+			listed, decided = d, true
+		}
+		listed.Ways |= ways
+	}
 	var c cursor
 	p.hosts.candidates(&c, host)
 	for list := c.next(); list != nil; list = c.next() {
@@ -142,17 +152,31 @@ func (p *Policy) DecideName(workload, host string) Decision {
 			}
 			narrow := len(r.cidrs) > 0 || len(r.ports) > 0 || r.needsRequest || r.protocols&anyTCP != anyTCP
 			switch {
-			case r.allow || !narrow:
-				return p.decided(r, &ask)
+			case r.allow:
+				first(p.decided(r, &ask), r.detour.ways(host))
+			case !narrow && !r.observes(p, &ask):
+				first(p.decided(r, &ask), 0)
+			case !narrow:
+				first(p.decided(r, &ask), p.detour.ways(host))
 			case r.observes(p, &ask):
 				// Its refusals are recorded only, each where it happens.
 				d := p.decided(r, &ask)
 				d.Verdict, d.Reason = Allow, NoReason
-				return d
+				first(d, p.detour.ways(host))
+			}
+			if decided && (!p.proxied || !narrow) {
+				return listed
 			}
 		}
 	}
 	d := p.fallback(&ask)
+	if decided {
+		if d.Verdict.Passes() {
+			listed.Ways |= p.detour.ways(host)
+		}
+		return listed
+	}
+	d.Ways = p.detour.ways(host)
 	if p.allowUnlisted && host != "" && !pattern.IsAddress(host) {
 		d.Verdict, d.Reason = Allow, NoReason
 	}

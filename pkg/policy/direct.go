@@ -30,7 +30,12 @@ func (p *Policy) DirectRules(workload string, own []netip.Addr) []DirectRule {
 			continue
 		}
 		for _, entry := range r.cidrs {
-			for _, prefix := range address.Ordinary(entry, own) {
+			prefixes := address.Ordinary(entry, own)
+			if p.proxied {
+				// There the kernel must not decide: such an address stands for a name.
+				prefixes = address.WithoutSynthetic(prefixes)
+			}
+			for _, prefix := range prefixes {
 				all = r.direct(all, prefix)
 			}
 		}

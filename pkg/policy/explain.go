@@ -88,6 +88,8 @@ func (r *rule) passedOver(out outcome, k key, a *asked) string {
 			return "hosts: no name is known"
 		}
 		return fmt.Sprintf("hosts: %s matches none of %s", a.host, abridged(r.hosts))
+	case unjudgedKey:
+		return "cidrs: the name goes by an upstream proxy, so no address of it is known"
 	case cidrsKey:
 		return fmt.Sprintf("cidrs: %s lies in none of %s", abridged(a.addrs), abridged(r.cidrs))
 	case methodsKey:

@@ -18,6 +18,9 @@ type Policy struct {
 	open          bool
 	allowUnlisted bool
 	timeouts      config.Timeouts
+	// proxied is true where there is any upstream proxy; detour is the file's.
+	proxied bool
+	detour  *detour
 }
 
 // Decide judges one exchange, or a connection whose protocol is known for good
@@ -59,7 +62,7 @@ func (p *Policy) Decide(q *Query) Decision {
 func (p *Policy) decided(r *rule, ask *asked) Decision {
 	d := Decision{
 		Rule: r.name, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
-		Path: ask.forward(), Timeouts: r.timeouts, rule: r, policy: p,
+		Path: ask.forward(), Timeouts: r.timeouts, Proxy: r.detour.by(ask), Unresolved: ask.unresolved, rule: r, policy: p,
 	}
 	switch {
 	case !r.allow:
@@ -75,14 +78,14 @@ func (p *Policy) decided(r *rule, ask *asked) Decision {
 func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
 	d := Decision{
 		Rule: r.name, Mode: p.modeOf(r, ask.workload),
-		Path: ask.forward(), Timeouts: r.timeouts, rule: r, policy: p, why: ask.path.Ambiguous(),
+		Path: ask.forward(), Timeouts: r.timeouts, Unresolved: ask.unresolved, rule: r, policy: p, why: ask.path.Ambiguous(),
 	}
 	return d.Refuse(AmbiguousPath)
 }
 
 // fallback gives the decision where no rule matches.
 func (p *Policy) fallback(ask *asked) Decision {
-	d := Decision{Mode: p.WorkloadMode(ask.workload), Path: ask.forward(), Timeouts: p.timeouts, rule: ruleless, policy: p}
+	d := Decision{Mode: p.WorkloadMode(ask.workload), Path: ask.forward(), Timeouts: p.timeouts, Proxy: p.detour.by(ask), Unresolved: ask.unresolved, rule: ruleless, policy: p}
 	if p.open {
 		d.Verdict = Allow
 	} else {

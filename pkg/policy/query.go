@@ -39,6 +39,10 @@ type Query struct {
 	Port  uint16
 	// Protocol of the connection.
 	Protocol Protocol
+	// ByProxy says that Host is not resolved, because it can leave by an upstream
+	// proxy only (Ways): whether a rule with cidrs matches is not known then, so
+	// one that allows does not and one that denies does.
+	ByProxy bool
 	// HTTP is the request; nil where there is none.
 	HTTP *HTTPQuery
 }
@@ -74,6 +78,15 @@ type Decision struct {
 	Path string
 	// Timeouts are the file's with those of the rule in their place.
 	Timeouts config.Timeouts
+	// Proxy is the upstream proxy by which the connection leaves, told the name;
+	// nil: it goes to an address. Of an address that was dialled as such Permits
+	// is asked all the same.
+	Proxy *config.UpstreamProxy
+	// Ways is set by DecideName.
+	Ways Ways
+	// Unresolved says that a rule with cidrs was looked at while no address was
+	// known: with one the decision may be another.
+	Unresolved bool
 
 	rule   *rule
 	policy *Policy
