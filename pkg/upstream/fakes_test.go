@@ -164,3 +164,15 @@ func until(t testing.TB, what string, f func() bool) {
 		}
 	}
 }
+
+// named makes a certificate one for a name or an address, and nothing else.
+func named(name string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		c.DNSNames, c.IPAddresses = nil, nil
+		if ip := net.ParseIP(name); ip != nil {
+			c.IPAddresses = []net.IP{ip}
+		} else {
+			c.DNSNames = []string{name}
+		}
+	}
+}

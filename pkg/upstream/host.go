@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -13,14 +12,13 @@ import (
 // A Host is the connections of one key. Its idle ones sit in slots that are
 // taken and filled by compare-and-swap: no lock on the way of a request.
 type Host struct {
-	pool   *Pool
-	key    Key
-	slots  []atomic.Pointer[Conn]
-	idle   atomic.Int32
-	used   atomic.Int64
-	gone   atomic.Bool
-	config atomic.Pointer[hostConfig]
-	spoke  atomic.Pointer[spoken]
+	pool  *Pool
+	key   Key
+	slots []atomic.Pointer[Conn]
+	idle  atomic.Int32
+	used  atomic.Int64
+	gone  atomic.Bool
+	spoke atomic.Pointer[spoken]
 }
 
 // spokeTime is how long it is taken for granted that an upstream goes on
@@ -47,11 +45,6 @@ func (h *Host) Spoke() (protocol string, known bool) {
 // heard remembers what the upstream chose.
 func (h *Host) heard(protocol string) {
 	h.spoke.Store(&spoken{protocol, time.Since(h.pool.start)})
-}
-
-type hostConfig struct {
-	trust *Trust
-	tls   *tls.Config
 }
 
 // Key is what the host was asked for with.
@@ -226,28 +219,17 @@ func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, 
 		c.trust = h.pool.trust.Load()
 		return c, nil, false
 	}
-	hc := h.tlsConfig()
-	t := tls.Client(s, hc.tls)
+	trust := h.pool.trust.Load()
+	r := &resumption{all: h.pool.sessions, key: sessionKey(h.key, trust.generation)}
+	t := tls.Client(s, clientConfig(trust, h.key, r))
 	if err := t.HandshakeContext(ctx); err != nil {
 		tcp.Close()
-		e, again := tlsError(err, h.key.Name, time.Now())
+		e, again := tlsError(err, r, h.key.Name, time.Now())
 		return nil, e, again
 	}
-	c.Conn, c.tls, c.trust = t, t, hc.trust
+	c.Conn, c.tls, c.trust = t, t, trust
 	state := t.ConnectionState()
 	c.version, c.protocol = state.Version, state.NegotiatedProtocol
 	h.heard(c.protocol)
 	return c, nil, false
-}
-
-// tlsConfig gives the configuration under the present trust.
-func (h *Host) tlsConfig() *hostConfig {
-	trust := h.pool.trust.Load()
-	if hc := h.config.Load(); hc != nil && hc.trust == trust {
-		return hc
-	}
-	prefix := h.key.Workload + "\x00" + h.key.Host + "\x00" + strconv.Itoa(int(h.key.Port)) + "\x00"
-	hc := &hostConfig{trust, clientConfig(*trust, h.key, sessionCache{h.pool.sessions, prefix})}
-	h.config.Store(hc)
-	return hc
 }

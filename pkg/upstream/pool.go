@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -63,17 +62,17 @@ type Pool struct {
 	mu       sync.Mutex
 	hosts    map[Key]*Host
 	closed   bool
-	sessions *lru.Cache[string, *tls.ClientSessionState]
+	sessions *sessions
 }
 
 // New gives a pool. It starts nothing; Run closes what is idle too long.
 func New(o Options) (*Pool, error) {
 	o = o.withDefaults()
-	sessions, err := lru.New[string, *tls.ClientSessionState](o.MaxSessions)
+	kept, err := lru.New[string, session](o.MaxSessions)
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{opt: o, dialer: newDialer(), start: time.Now(), hosts: make(map[Key]*Host), sessions: sessions}
+	p := &Pool{opt: o, dialer: newDialer(), start: time.Now(), hosts: make(map[Key]*Host), sessions: kept}
 	p.trust.Store(&o.Trust)
 	return p, nil
 }
@@ -83,8 +82,10 @@ func New(o Options) (*Pool, error) {
 func (p *Pool) Sockets() *tcpconn.Sockets { return &p.sockets }
 
 // SetTrust replaces what certificates are verified against. Idle connections
-// and sessions that were verified against the old are not used again.
+// and sessions that were verified against the old are not used again. One
+// caller at a time.
 func (p *Pool) SetTrust(t Trust) {
+	t.generation = p.trust.Load().generation + 1
 	p.trust.Store(&t)
 	p.sessions.Purge()
 }

@@ -6,10 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"strings"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // Trust is what upstream certificates are verified against.
@@ -19,6 +18,9 @@ type Trust struct {
 	// MinVersion is tls.VersionTLS12 or tls.VersionTLS13; anything lower is
 	// taken as TLS 1.2.
 	MinVersion uint16
+
+	// generation tells apart what was verified before and after SetTrust.
+	generation uint64
 }
 
 // A PEMFile is one file of tls.upstream_ca_files.
@@ -66,77 +68,58 @@ func addPEM(roots *x509.CertPool, f PEMFile) error {
 	return nil
 }
 
-// clientConfig gives the configuration for one key. ServerName makes the
-// standard library verify chain, dates, usage and name; verifyStrength adds
+// clientConfig gives the configuration of one connection. ServerName makes the
+// standard library verify chain, dates, usage and name; resumption.verify adds
 // what it lets pass. There is no option that skips any of it.
-func clientConfig(trust Trust, key Key, sessions tls.ClientSessionCache) *tls.Config {
-	var alpn []string
-	if key.ALPN != "" {
-		alpn = strings.Split(key.ALPN, ",")
-	}
-	return &tls.Config{
+func clientConfig(trust *Trust, key Key, r *resumption) *tls.Config {
+	c := &tls.Config{
 		ServerName:         key.Name,
 		RootCAs:            trust.Roots,
 		MinVersion:         max(trust.MinVersion, tls.VersionTLS12),
-		NextProtos:         alpn,
-		ClientSessionCache: sessions,
-		VerifyConnection:   verifyStrength,
+		ClientSessionCache: r,
+		VerifyConnection:   r.verify,
 	}
-}
-
-// verifyStrength runs after the standard verification, also for resumed
-// sessions, and refuses chains with weak keys below the root.
-func verifyStrength(cs tls.ConnectionState) error {
-	if len(cs.VerifiedChains) == 0 {
-		// Unreachable while verification is on; refusing keeps it so.
-		return fmt.Errorf("no verified chain")
+	if key.ALPN != "" {
+		c.NextProtos = strings.Split(key.ALPN, ",")
 	}
-	var weak error
-	for _, chain := range cs.VerifiedChains {
-		if weak = weakChain(chain); weak == nil {
-			return nil
+	c.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		r.asked = true
+		if key.Client == nil {
+			return new(tls.Certificate), nil // none; most upstreams only ask
 		}
+		r.shown = true
+		return key.Client.show(ask)
 	}
-	return weak
+	return c
 }
 
+var errNoChain = errors.New("no verified chain")
+
+// weakChain refuses weak keys below the root: RSA below 2048 bits (NIST SP
+// 800-57) and curves below P-256. A root is trusted as it is.
 func weakChain(chain []*x509.Certificate) error {
 	for i, c := range chain {
 		if i > 0 && i == len(chain)-1 {
 			break
 		}
-		switch k := c.PublicKey.(type) {
-		case *rsa.PublicKey:
-			if n := k.N.BitLen(); n < 2048 {
-				return &errWeakKey{describe(c), fmt.Sprintf("RSA of %d bits, at least 2048 are needed", n)}
-			}
-		case *ecdsa.PublicKey:
-			if n := k.Curve.Params().BitSize; n < 256 {
-				return &errWeakKey{describe(c), fmt.Sprintf("a curve of %d bits, at least 256 are needed", n)}
-			}
+		if what := weakKey(c); what != "" {
+			return &errWeakKey{describe(c), what}
 		}
 	}
 	return nil
 }
 
-// sessionCache keeps the sessions of two keys apart: a ticket would tell the
-// upstream that two workloads are one host, and a session verified for one
-// name must not be resumed for another.
-type sessionCache struct {
-	all    *lru.Cache[string, *tls.ClientSessionState]
-	prefix string
-}
-
-func (s sessionCache) Get(key string) (*tls.ClientSessionState, bool) {
-	return s.all.Get(s.prefix + key)
-}
-
-func (s sessionCache) Put(key string, cs *tls.ClientSessionState) {
-	if cs == nil {
-		s.all.Remove(s.prefix + key)
-		return
+// weakKey says what is weak about the key of a certificate, "" for nothing.
+func weakKey(c *x509.Certificate) string {
+	switch k := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n < 2048 {
+			return fmt.Sprintf("RSA of %d bits, at least 2048 are needed", n)
+		}
+	case *ecdsa.PublicKey:
+		if n := k.Curve.Params().BitSize; n < 256 {
+			return fmt.Sprintf("a curve of %d bits, at least 256 are needed", n)
+		}
 	}
-	s.all.Add(s.prefix+key, cs)
+	return ""
 }
-
-var _ tls.ClientSessionCache = sessionCache{}

@@ -46,7 +46,7 @@ func TestUpstreamTLSFaults(t *testing.T) {
 		{"weak curve", with(ca.issue(t, p224, nil)), Handshake, "handshake"},
 		{"old version", &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, Handshake, "protocol version"},
 		{"demands a certificate", &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}, ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12}, Handshake, "handshake failure"},
-		{"no http/1.1", &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}, NextProtos: []string{"smtp"}}, Handshake, "application protocol"},
+		{"no http/1.1", &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}, NextProtos: []string{"smtp"}}, Handshake, "none of the protocols"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := serve(t, "127.0.0.1:0", tt.cfg)

@@ -36,6 +36,8 @@ type Key struct {
 	// workload's client offered, so that the upstream chooses as it would have
 	// chosen without us.
 	ALPN string
+	// Client is shown to an upstream that asks for a certificate, nil for none.
+	Client *ClientCertificate
 }
 
 // A Codec is what the user of a connection may keep with it where the codec
