@@ -90,6 +90,9 @@ func (r *Resolver) Lookup(ctx context.Context, workload, host string) ([]netip.A
 			addrs = append(addrs, addr)
 		}
 	}
+	if r.reserved.Load() {
+		addrs = withoutSynthetic(addrs)
+	}
 	if len(addrs) > 0 {
 		return addrs, nil
 	}
@@ -99,8 +102,9 @@ func (r *Resolver) Lookup(ctx context.Context, workload, host string) ([]netip.A
 	return nil, fmt.Errorf("%s: %w", name, err)
 }
 
-// Name gives the name that this workload was last told addr for, "" and false
-// if none that it may still hold.
+// Name gives the name that addr stands for towards this workload, or else the
+// one that it was last told addr for; "" and false if none that it may still
+// hold.
 func (r *Resolver) Name(workload string, addr netip.Addr) (string, bool) {
 	names := r.Names(workload, addr)
 	if len(names) == 0 {
@@ -112,6 +116,9 @@ func (r *Resolver) Name(workload string, addr netip.Addr) (string, bool) {
 // Names gives all names that this workload was told addr for and may still
 // hold, the last one first.
 func (r *Resolver) Names(workload string, addr netip.Addr) []string {
+	if name, ok := r.standins.name(workload, addr); ok {
+		return []string{name}
+	}
 	return r.memory.names(workload, addr.Unmap(), r.now())
 }
 

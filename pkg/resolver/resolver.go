@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -60,6 +61,9 @@ type Decision struct {
 	Reason  policy.Reason
 	Rule    string
 	Mode    policy.Mode
+	// ByProxy says that connections to the name may leave by an upstream proxy: it
+	// is not resolved here, and an address is answered that stands for it.
+	ByProxy bool
 	// Hint says how to allow it; it becomes the text of the extended error.
 	Hint string
 }
@@ -172,6 +176,11 @@ type Limits struct {
 	// that only `cidrs` match it, and a name that the proxy is given is resolved
 	// again.
 	Workloads, Addresses, AddressesPerWorkload int
+	// Standins and StandinsPerWorkload bound the addresses that stand for names
+	// which leave by an upstream proxy (65536; 4096). When full, one is taken back
+	// that was not told for two minutes and that no flow uses; where there is none
+	// the answer is SERVFAIL.
+	Standins, StandinsPerWorkload int
 	// Timeout is how long one server has for one answer (2 s), Total all of them
 	// together (5 s).
 	Timeout, Total time.Duration
@@ -190,6 +199,8 @@ func (l Limits) defaults() Limits {
 	set(&l.Workloads, 1024)
 	set(&l.Addresses, 65536)
 	set(&l.AddressesPerWorkload, 4096)
+	set(&l.Standins, 65536)
+	set(&l.StandinsPerWorkload, 4096)
 	if l.Timeout <= 0 {
 		l.Timeout = 2 * time.Second
 	}
@@ -211,6 +222,8 @@ type Resolver struct {
 	upstreams *upstreams
 	slots     *slots
 	memory    *memory
+	standins  *standins
+	reserved  atomic.Bool
 	cache     *lru.Cache[cacheKey, cached]
 	flight    singleflight.Group
 	now       func() time.Time
@@ -241,6 +254,7 @@ func New(o Options) (*Resolver, error) {
 		upstreams: newUpstreams(o.Upstreams, o.ResolvConf, limits),
 		slots:     newSlots(limits.InFlight, limits.InFlightPerWorkload),
 		memory:    newMemory(limits.Workloads, limits.Addresses, limits.AddressesPerWorkload),
+		standins:  newStandins(limits.Standins, limits.StandinsPerWorkload),
 		cache:     cache,
 		now:       time.Now,
 	}, nil
@@ -256,6 +270,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			r.memory.sweep(r.now())
+			r.standins.sweep(r.now())
 		}
 	}
 }
@@ -268,6 +283,7 @@ func (r *Resolver) Figures() []Figure {
 		{Name: "dns_cache", Entries: r.cache.Len(), Capacity: r.limits.Cache},
 		{Name: "dns_workloads", Entries: workloads, Capacity: r.limits.Workloads},
 		{Name: "dns_names", Entries: pairs, Capacity: r.limits.Addresses},
+		{Name: "dns_standins", Entries: r.standins.size(), Capacity: r.standins.max},
 	}
 }
 
@@ -280,7 +296,10 @@ func (r *Resolver) SetUpstreams(servers []netip.AddrPort) {
 }
 
 // Forget drops what a workload was told, when it has ended.
-func (r *Resolver) Forget(workload string) { r.memory.forget(workload) }
+func (r *Resolver) Forget(workload string) {
+	r.memory.forget(workload)
+	r.standins.forget(workload, r.now())
+}
 
 type noMeter struct{}
 

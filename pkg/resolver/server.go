@@ -194,6 +194,9 @@ func (r *Resolver) decide(ctx context.Context, client Client, q *query) outcome 
 		a := localAnswer(q, r.local(name))
 		return outcome{rcode: a.rcode, answer: a, decision: Decision{Verdict: policy.Allow}}
 	}
+	if out, ok := r.reverseAnswer(client, q, name); ok {
+		return out
+	}
 	decision := r.names.DecideName(client.Workload, name)
 	if !decision.Verdict.Passes() {
 		// NXDOMAIN: REFUSED reads as a temporary failure, and clients try again.
@@ -204,6 +207,9 @@ func (r *Resolver) decide(ctx context.Context, client Client, q *query) outcome 
 		out.err = err
 		return out
 	}
+	if decision.ByProxy {
+		return r.standinAnswer(client, q, name, decision)
+	}
 	if addrs := r.hosts.get(r.now())[name]; len(addrs) > 0 {
 		a := localAnswer(q, addrs)
 		return outcome{rcode: a.rcode, answer: a, decision: decision}
@@ -212,6 +218,7 @@ func (r *Resolver) decide(ctx context.Context, client Client, q *query) outcome 
 	if err != nil {
 		return outcome{rcode: dnsmessage.RCodeServerFailure, ede: &extendedError{edeNoAuthority, "no upstream server answered"}, decision: decision, err: err}
 	}
+	a = r.unreserved(a)
 	return outcome{rcode: a.rcode, answer: a, decision: decision}
 }
 

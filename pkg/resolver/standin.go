@@ -1,0 +1,284 @@
+package resolver
+
+import (
+	"container/list"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"sallyport/pkg/policy/address"
+)
+
+const (
+	// standinTTL is what clients are told. Whoever asks again gets the same.
+	standinTTL = time.Minute
+	// standinMemory is how long an address stands for its name after it was told
+	// or used last: programs hold addresses far longer than the TTL says.
+	standinMemory = time.Hour
+	// standinFloor is how long it does so even where room is needed.
+	standinFloor = standinTTL + time.Minute
+	// standinRest is how long an address that stood for a name stands for none:
+	// who still holds it then is refused, never led elsewhere.
+	standinRest = time.Hour
+	// maxStandin is the last number: all of 198.18.0.0/15 but its first and last
+	// address, which some take for a network and its broadcast address.
+	maxStandin = 1<<17 - 2
+	// evictLook bounds the search for an entry that may go.
+	evictLook = 64
+)
+
+// errNoStandin says that a name got no address because none may be taken away
+// from another yet.
+var errNoStandin = errors.New("no address is left to stand for this name")
+
+// standins are the addresses that the resolver gives to names which leave by an
+// upstream proxy: nobody here resolves those. Each stands for one name of one
+// workload. The IPv4 and the IPv6 address of a name have the same number.
+type standins struct {
+	max, maxOfWorkload int
+
+	mu       sync.Mutex
+	names    map[standinKey]*standin
+	numbers  map[uint32]*standin
+	crowds   map[string]*list.List // of one workload, the one told longest ago first
+	unused   uint32                // the first number that was never given
+	resting  []restingNumber       // the one freed longest ago first
+	firstOff int
+}
+
+type standinKey struct{ workload, name string }
+
+// A standin is an address that stands for a name.
+type standin struct {
+	key    standinKey
+	number uint32
+	// last is when it was told or used.
+	last  time.Time
+	flows int
+	place *list.Element
+}
+
+type restingNumber struct {
+	number uint32
+	since  time.Time
+}
+
+func newStandins(total, ofWorkload int) *standins {
+	return &standins{
+		max: min(total, maxStandin), maxOfWorkload: min(ofWorkload, total),
+		names: make(map[standinKey]*standin), numbers: make(map[uint32]*standin), crowds: make(map[string]*list.List), unused: 1,
+	}
+}
+
+// tell gives the number for a name, the same as long as it is remembered. When
+// all are taken, of the workload or of everybody, one is taken back that was not
+// told for standinFloor and that no flow uses, from the workload that has most;
+// where there is none the error is errNoStandin.
+func (s *standins) tell(workload, name string, now time.Time) (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := standinKey{workload, name}
+	if e := s.names[key]; e != nil {
+		e.last = now
+		s.crowds[workload].MoveToBack(e.place)
+		return e.number, nil
+	}
+	crowd := s.crowds[workload]
+	switch {
+	case crowd != nil && crowd.Len() >= s.maxOfWorkload:
+		if !s.evict(crowd, now) {
+			return 0, errNoStandin
+		}
+	case len(s.names) >= s.max:
+		if !s.evict(s.largest(), now) {
+			return 0, errNoStandin
+		}
+	}
+	number, ok := s.number(now)
+	if !ok {
+		return 0, errNoStandin
+	}
+	if crowd = s.crowds[workload]; crowd == nil {
+		crowd = list.New()
+		s.crowds[workload] = crowd
+	}
+	e := &standin{key: key, number: number, last: now}
+	e.place = crowd.PushBack(e)
+	s.names[key], s.numbers[number] = e, e
+	return number, nil
+}
+
+// number takes one that never stood for a name, or has not for long enough.
+func (s *standins) number(now time.Time) (uint32, bool) {
+	if s.unused <= maxStandin {
+		s.unused++
+		return s.unused - 1, true
+	}
+	if s.firstOff == len(s.resting) || now.Sub(s.resting[s.firstOff].since) < standinRest {
+		return 0, false
+	}
+	n := s.resting[s.firstOff].number
+	if s.firstOff++; s.firstOff > len(s.resting)/2 {
+		s.resting = append(s.resting[:0], s.resting[s.firstOff:]...)
+		s.firstOff = 0
+	}
+	return n, true
+}
+
+func (s *standins) largest() *list.List {
+	var largest *list.List
+	for _, crowd := range s.crowds {
+		if largest == nil || crowd.Len() > largest.Len() {
+			largest = crowd
+		}
+	}
+	return largest
+}
+
+func (s *standins) evict(crowd *list.List, now time.Time) bool {
+	looked := 0
+	for at := crowd.Front(); at != nil && looked < evictLook; at = at.Next() {
+		e := at.Value.(*standin)
+		if e.flows == 0 && now.Sub(e.last) >= standinFloor {
+			s.drop(e, now)
+			return true
+		}
+		looked++
+	}
+	return false
+}
+
+func (s *standins) drop(e *standin, now time.Time) {
+	crowd := s.crowds[e.key.workload]
+	if crowd.Remove(e.place); crowd.Len() == 0 {
+		delete(s.crowds, e.key.workload)
+	}
+	delete(s.names, e.key)
+	delete(s.numbers, e.number)
+	s.resting = append(s.resting, restingNumber{e.number, now})
+}
+
+// of finds what an address stands for; nil for what it does not mean to this
+// workload.
+func (s *standins) of(workload string, addr netip.Addr) *standin {
+	number, ok := standinNumber(addr)
+	if !ok {
+		return nil
+	}
+	if e := s.numbers[number]; e != nil && e.key.workload == workload {
+		return e
+	}
+	return nil
+}
+
+// name gives the name that an address stands for.
+func (s *standins) name(workload string, addr netip.Addr) (string, bool) {
+	if !address.IsSynthetic(addr) {
+		return "", false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.of(workload, addr); e != nil {
+		return e.key.name, true
+	}
+	return "", false
+}
+
+// use says that a flow begins (by +1) or ends (by -1) that was made to addr.
+func (s *standins) use(workload string, addr netip.Addr, by int, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.of(workload, addr)
+	if e == nil {
+		return false
+	}
+	e.flows = max(0, e.flows+by)
+	e.last = now
+	s.crowds[workload].MoveToBack(e.place)
+	return true
+}
+
+// forget drops what a workload was told, but not what its flows still use.
+func (s *standins) forget(workload string, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sweepCrowd(s.crowds[workload], 0, now)
+}
+
+// sweep drops what is too old.
+func (s *standins) sweep(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, crowd := range s.crowds {
+		s.sweepCrowd(crowd, standinMemory, now)
+	}
+}
+
+func (s *standins) sweepCrowd(crowd *list.List, age time.Duration, now time.Time) {
+	if crowd == nil {
+		return
+	}
+	for at := crowd.Front(); at != nil; {
+		e := at.Value.(*standin)
+		at = at.Next()
+		if now.Sub(e.last) < age {
+			return // those after it are younger
+		}
+		if e.flows == 0 {
+			s.drop(e, now)
+		}
+	}
+}
+
+func (s *standins) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.names)
+}
+
+// standin4 and standin6 give the addresses of a number.
+func standin4(number uint32) netip.Addr {
+	base := address.Synthetic4.Addr().As4()
+	binary.BigEndian.PutUint32(base[:], binary.BigEndian.Uint32(base[:])+number)
+	return netip.AddrFrom4(base)
+}
+
+func standin6(number uint32) netip.Addr {
+	base := address.Synthetic6.Addr().As16()
+	binary.BigEndian.PutUint32(base[12:], number)
+	return netip.AddrFrom16(base)
+}
+
+// standinNumber gives the number of an address that could be one of ours.
+func standinNumber(addr netip.Addr) (uint32, bool) {
+	addr = addr.Unmap()
+	var number uint32
+	switch {
+	case address.Synthetic4.Contains(addr):
+		base, b := address.Synthetic4.Addr().As4(), addr.As4()
+		number = binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(base[:])
+	case address.Synthetic6.Contains(addr):
+		b := addr.As16()
+		number = binary.BigEndian.Uint32(b[12:])
+		if standin6(number) != addr {
+			return 0, false
+		}
+	default:
+		return 0, false
+	}
+	return number, number >= 1 && number <= maxStandin
+}
+
+// Hold says that a flow of the workload to addr begins, and reports whether that
+// stands for a name. While flows use it, it stays with that name: after true the
+// end of the flow must be told by Release with the same arguments.
+func (r *Resolver) Hold(workload string, addr netip.Addr) bool {
+	return address.IsSynthetic(addr) && r.standins.use(workload, addr, 1, r.now())
+}
+
+// Release says that a flow has ended for which Hold gave true.
+func (r *Resolver) Release(workload string, addr netip.Addr) {
+	r.standins.use(workload, addr, -1, r.now())
+}
