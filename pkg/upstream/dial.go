@@ -5,11 +5,15 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
 
 // stagger is the Connection Attempt Delay of RFC 8305 section 5.
 const stagger = 250 * time.Millisecond
+
+// leastStagger is the least delay that RFC 8305 section 5 permits.
+const leastStagger = 10 * time.Millisecond
 
 // maxAddrs bounds how many addresses of one name are tried. The largest answer
 // seen in the field has 32; a hostile zone must not make us knock at hundreds.
@@ -30,45 +34,29 @@ func newDialer() *net.Dialer {
 	return d
 }
 
-// order puts the workload's own address first and then takes the families in
-// turn (RFC 8305 section 4), without repeats.
-func order(r Route) []netip.Addr {
-	out := make([]netip.Addr, 0, min(len(r.Addrs), maxAddrs))
-	seen := func(a netip.Addr) bool {
-		for _, b := range out {
-			if a == b {
-				return true
-			}
-		}
-		return false
+// order gives the addresses of a route in the order in which they are tried,
+// without repeats: the workload's own first, else the best by RFC 6724, and then
+// the families in turn (RFC 8305 section 4). Where the workload's own is of a
+// family that lately did not work, the other family goes first.
+func order(r Route, lost family, source sourceOf) []netip.Addr {
+	rest := slices.Clone(r.Addrs)
+	sortBySelection(rest, source)
+	if i := slices.Index(rest, r.Own); i > 0 {
+		rest = slices.Insert(slices.Delete(rest, i, i+1), 0, r.Own)
 	}
-	for _, a := range r.Addrs {
-		if a == r.Own {
-			out = append(out, a)
-			break
-		}
+	out := make([]netip.Addr, 0, min(len(rest), maxAddrs))
+	want := anyFamily
+	if lost != anyFamily {
+		want = lost.other()
 	}
-	var last netip.Addr
-	if len(out) > 0 {
-		last = out[0]
-	}
-	rest := append([]netip.Addr(nil), r.Addrs...)
 	for len(rest) > 0 && len(out) < maxAddrs {
-		pick := 0
-		if last.IsValid() {
-			for i, a := range rest {
-				if a.Is4() != last.Is4() {
-					pick = i
-					break
-				}
-			}
-		}
+		pick := max(slices.IndexFunc(rest, func(a netip.Addr) bool { return want == anyFamily || familyOf(a) == want }), 0)
 		a := rest[pick]
-		rest = append(rest[:pick], rest[pick+1:]...)
-		if seen(a) {
+		rest = slices.Delete(rest, pick, pick+1)
+		if slices.Contains(out, a) {
 			continue
 		}
-		out, last = append(out, a), a
+		out, want = append(out, a), familyOf(a).other()
 	}
 	return out
 }
@@ -105,7 +93,7 @@ func dial(ctx context.Context, d *net.Dialer, addrs []netip.Addr, port uint16) (
 		// All are tried within the bound, even if each of them stays silent.
 		delay = min(delay, time.Until(until)/time.Duration(2*len(addrs)))
 	}
-	timer := time.NewTimer(max(delay, time.Millisecond))
+	timer := time.NewTimer(max(delay, leastStagger))
 	defer timer.Stop()
 	start(addrs[0])
 	next, pending := 1, 1
@@ -117,7 +105,7 @@ func dial(ctx context.Context, d *net.Dialer, addrs []netip.Addr, port uint16) (
 			if won.conn == nil && next < len(addrs) && ctx.Err() == nil {
 				start(addrs[next])
 				next, pending = next+1, pending+1
-				timer.Reset(delay)
+				timer.Reset(max(delay, leastStagger))
 			}
 		case r := <-results:
 			pending--
@@ -134,7 +122,7 @@ func dial(ctx context.Context, d *net.Dialer, addrs []netip.Addr, port uint16) (
 				if next < len(addrs) && ctx.Err() == nil {
 					start(addrs[next])
 					next, pending = next+1, pending+1
-					timer.Reset(delay)
+					timer.Reset(max(delay, leastStagger))
 				}
 			}
 			if pending == 0 && ctx.Err() != nil {

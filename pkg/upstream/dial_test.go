@@ -2,14 +2,15 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"sallyport/pkg/policy"
 )
@@ -22,26 +23,59 @@ func addrs(s ...string) []netip.Addr {
 	return out
 }
 
+// fromHere answers for a host that has an address of each kind.
+func fromHere(to netip.Addr) (netip.Addr, bool) {
+	switch {
+	case to.Is4() && to.IsLoopback(), to == netip.IPv6Loopback():
+		return to, true
+	case to.Is4():
+		return netip.MustParseAddr("192.0.2.250"), true
+	case to.IsLinkLocalUnicast():
+		return netip.MustParseAddr("fe80::250"), true
+	default:
+		return netip.MustParseAddr("2001:db8::250"), true
+	}
+}
+
+// without takes a family from a host.
+func without(f family) sourceOf {
+	return func(to netip.Addr) (netip.Addr, bool) {
+		if familyOf(to) == f {
+			return netip.Addr{}, false
+		}
+		return fromHere(to)
+	}
+}
+
+// TestOrder covers RFC 8305 section 4 with RFC 6724 section 6 below it.
 func TestOrder(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		r    Route
-		want []netip.Addr
+		name   string
+		r      Route
+		lost   family
+		source sourceOf
+		want   []netip.Addr
 	}{
-		{"families in turn", Route{Addrs: addrs("2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2")}, addrs("2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2")},
-		{"own first", Route{Addrs: addrs("2001:db8::1", "2001:db8::2", "192.0.2.1"), Own: netip.MustParseAddr("192.0.2.1")}, addrs("192.0.2.1", "2001:db8::1", "2001:db8::2")},
-		{"foreign own is not dialled", Route{Addrs: addrs("192.0.2.1"), Own: netip.MustParseAddr("192.0.2.9")}, addrs("192.0.2.1")},
-		{"repeats", Route{Addrs: addrs("192.0.2.1", "192.0.2.1"), Own: netip.MustParseAddr("192.0.2.1")}, addrs("192.0.2.1")},
-		{"none", Route{}, addrs()},
+		{"families in turn", Route{Addrs: addrs("2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2")}, 0, fromHere, addrs("2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2")},
+		{"IPv6 first, however they came", Route{Addrs: addrs("192.0.2.1", "192.0.2.2", "2001:db8::1")}, 0, fromHere, addrs("2001:db8::1", "192.0.2.1", "192.0.2.2")},
+		{"within a family as they came", Route{Addrs: addrs("192.0.2.9", "192.0.2.1", "192.0.2.5")}, 0, fromHere, addrs("192.0.2.9", "192.0.2.1", "192.0.2.5")},
+		{"no way by IPv6", Route{Addrs: addrs("2001:db8::1", "192.0.2.1", "192.0.2.2")}, 0, without(ipv6), addrs("192.0.2.1", "2001:db8::1", "192.0.2.2")},
+		{"no way by IPv4", Route{Addrs: addrs("192.0.2.1", "2001:db8::1")}, 0, without(ipv4), addrs("2001:db8::1", "192.0.2.1")},
+		{"own first", Route{Addrs: addrs("2001:db8::1", "2001:db8::2", "192.0.2.1"), Own: netip.MustParseAddr("192.0.2.1")}, 0, fromHere, addrs("192.0.2.1", "2001:db8::1", "2001:db8::2")},
+		{"foreign own is not dialled", Route{Addrs: addrs("192.0.2.1"), Own: netip.MustParseAddr("192.0.2.9")}, 0, fromHere, addrs("192.0.2.1")},
+		{"own of a family that was lost", Route{Addrs: addrs("2001:db8::1", "2001:db8::2", "192.0.2.1"), Own: netip.MustParseAddr("2001:db8::2")}, ipv6, fromHere, addrs("192.0.2.1", "2001:db8::2", "2001:db8::1")},
+		{"own of the family that works", Route{Addrs: addrs("2001:db8::1", "192.0.2.1", "192.0.2.2"), Own: netip.MustParseAddr("192.0.2.2")}, ipv6, fromHere, addrs("192.0.2.2", "2001:db8::1", "192.0.2.1")},
+		{"all of the family that was lost", Route{Addrs: addrs("2001:db8::1", "2001:db8::2")}, ipv6, fromHere, addrs("2001:db8::1", "2001:db8::2")},
+		{"repeats", Route{Addrs: addrs("192.0.2.1", "192.0.2.1"), Own: netip.MustParseAddr("192.0.2.1")}, 0, fromHere, addrs("192.0.2.1")},
+		{"none", Route{}, 0, fromHere, addrs()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if d := cmp.Diff(tt.want, order(tt.r), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Transformer("empty", func(a []netip.Addr) []netip.Addr {
-				if len(a) == 0 {
-					return nil
-				}
-				return a
-			})); d != "" {
-				t.Error(d)
+			given := slices.Clone(tt.r.Addrs)
+			if got := order(tt.r, tt.lost, tt.source); !slices.Equal(got, tt.want) {
+				t.Errorf("%v, want %v", got, tt.want)
+			}
+			if !slices.Equal(given, tt.r.Addrs) {
+				t.Error("the route was changed; others hold it")
 			}
 		})
 	}
@@ -49,9 +83,127 @@ func TestOrder(t *testing.T) {
 	for i := range 200 {
 		many.Addrs = append(many.Addrs, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
 	}
-	if n := len(order(many)); n != maxAddrs {
+	if n := len(order(many, 0, fromHere)); n != maxAddrs {
 		t.Errorf("%d addresses of 200 are tried, want %d", n, maxAddrs)
 	}
+}
+
+// TestSelection covers the rules of RFC 6724 section 6 that decide between
+// families; its examples are those of section 10.2 as far as they do not need
+// rule 9.
+func TestSelection(t *testing.T) {
+	from := func(pairs ...string) sourceOf {
+		return func(to netip.Addr) (netip.Addr, bool) {
+			for i := 0; i < len(pairs); i += 2 {
+				if pairs[i] == to.String() {
+					return netip.MustParseAddr(pairs[i+1]), true
+				}
+			}
+			return netip.Addr{}, false
+		}
+	}
+	for _, tt := range []struct {
+		name     string
+		in, want string
+		source   sourceOf
+	}{
+		{"rule 1: what cannot be reached comes last", "2001:db8:1::1 198.51.100.121", "198.51.100.121 2001:db8:1::1", from("198.51.100.121", "198.51.100.117")},
+		{"rule 2: matching scope", "2001:db8:1::1 198.51.100.121", "198.51.100.121 2001:db8:1::1", from("2001:db8:1::1", "fe80::1", "198.51.100.121", "198.51.100.117")},
+		{"rule 2: matching scope, the other way", "198.51.100.121 2001:db8:1::1", "2001:db8:1::1 198.51.100.121", from("2001:db8:1::1", "2001:db8:1::2", "198.51.100.121", "169.254.13.78")},
+		{"rule 5: matching label", "2002:c633:6401::1 198.51.100.121", "198.51.100.121 2002:c633:6401::1", from("2002:c633:6401::1", "2001:db8::1", "198.51.100.121", "198.51.100.117")},
+		{"rule 6: higher precedence", "10.1.2.3 2001:db8:1::1", "2001:db8:1::1 10.1.2.3", from("2001:db8:1::1", "2001:db8:1::2", "10.1.2.3", "10.1.2.4")},
+		{"rule 6: unique local after IPv4", "fd00::1 198.51.100.121", "198.51.100.121 fd00::1", from("fd00::1", "fd00::2", "198.51.100.121", "198.51.100.117")},
+		{"rule 6: Teredo after IPv4", "2001::1 198.51.100.121", "198.51.100.121 2001::1", from("2001::1", "2001::2", "198.51.100.121", "198.51.100.117")},
+		{"rule 8: smaller scope", "2001:db8:1::1 fe80::1 198.51.100.1", "fe80::1 2001:db8:1::1 198.51.100.1", from("2001:db8:1::1", "2001:db8:1::2", "fe80::1", "fe80::2", "198.51.100.1", "198.51.100.2")},
+		{"one family is left as it came", "2001::1 2001:db8::1", "2001::1 2001:db8::1", from()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := addrs(strings.Fields(tt.in)...)
+			sortBySelection(got, tt.source)
+			if want := addrs(strings.Fields(tt.want)...); !slices.Equal(got, want) {
+				t.Errorf("%v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// The kernel is asked without a packet being sent, and says where there is no
+// way.
+func TestKernelSource(t *testing.T) {
+	if from, ok := kernelSource(netip.MustParseAddr("127.0.0.9")); !ok || !from.IsLoopback() || !from.Is4() {
+		t.Errorf("%v, %v", from, ok)
+	}
+	// Reserved, and refused by the kernel as a destination (RFC 1112 section 4).
+	if from, ok := kernelSource(netip.MustParseAddr("255.255.255.255")); ok {
+		t.Errorf("a way to the broadcast address: %v", from)
+	}
+}
+
+// TestLostFamily: a host whose one family is silent costs one stagger, once.
+func TestLostFamily(t *testing.T) {
+	silent := full(t)
+	l, err := net.Listen("tcp", netip.AddrPortFrom(netip.IPv6Loopback(), silent.Port()).String())
+	if err != nil {
+		t.Skipf("no IPv6 here: %v", err)
+	}
+	defer l.Close()
+	p := newPool(t, Options{})
+	h := p.Host(Key{Workload: "w", Scheme: Clear, Host: "dual.example", Port: silent.Port()})
+	r := Route{Addrs: addrs("127.0.0.4", "::1"), Own: netip.MustParseAddr("127.0.0.4")}
+	begin := time.Now()
+	c := mustDial(t, h, r, nil)
+	if took := time.Since(begin); c.Addr() != netip.IPv6Loopback() || c.Attempts() != 2 || took < stagger || took > 4*stagger {
+		t.Errorf("%s after %d attempts in %v", c.Addr(), c.Attempts(), took)
+	}
+	c.Release()
+	if got := h.Idle(r, nil, nil); got != c {
+		t.Error("the connection to the family that works is not reused")
+	}
+	begin = time.Now()
+	d := mustDial(t, h, r, nil)
+	if took := time.Since(begin); d.Addr() != netip.IPv6Loopback() || d.Attempts() != 1 || took >= stagger {
+		t.Errorf("again: %s after %d attempts in %v", d.Addr(), d.Attempts(), took)
+	}
+	d.Close()
+	for _, tt := range []struct {
+		name string
+		r    Route
+		want bool
+	}{
+		{"own works", Route{Addrs: addrs("127.0.0.4", "::1"), Own: netip.IPv6Loopback()}, true},
+		{"not among the permitted", Route{Addrs: addrs("127.0.0.4", "::2"), Own: netip.MustParseAddr("127.0.0.4")}, false},
+		{"own is the only one", Route{Addrs: addrs("127.0.0.4"), Own: netip.MustParseAddr("127.0.0.4")}, false},
+	} {
+		if got := h.Permits(tt.r, netip.IPv6Loopback()); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	// It is tried again when the memory ends.
+	h.lost.set(ipv4, time.Since(p.start)-lostTime)
+	if h.Permits(r, netip.IPv6Loopback()) {
+		t.Error("a lost family is remembered for ever")
+	}
+	c.Close()
+}
+
+// A family whose TCP comes up while its TLS does not is lost as well.
+func TestFamilyWithoutTLS(t *testing.T) {
+	ca := newAuthority(t, "root")
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	port := netip.MustParseAddrPort(mute.Addr().String()).Port()
+	serve(t, netip.AddrPortFrom(netip.IPv6Loopback(), port).String(), &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}})
+	p := newPool(t, Options{Trust: Trust{Roots: ca.pool()}, ConnectTimeout: time.Second})
+	h := p.Host(Key{Workload: "w", Host: "api.example.com", Name: "api.example.com", Port: port})
+	r := Route{Addrs: addrs("127.0.0.1", "::1"), Own: netip.MustParseAddr("127.0.0.1")}
+	c := mustDial(t, h, r, nil)
+	if c.Addr() != netip.IPv6Loopback() || h.lost.get(time.Since(p.start)) != ipv4 {
+		t.Errorf("connected to %s, lost family %d", c.Addr(), h.lost.get(time.Since(p.start)))
+	}
+	c.Close()
 }
 
 func TestDialTriesEveryAddress(t *testing.T) {

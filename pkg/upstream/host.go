@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -19,6 +20,7 @@ type Host struct {
 	used  atomic.Int64
 	gone  atomic.Bool
 	spoke atomic.Pointer[spoken]
+	lost  lostFamily
 }
 
 // spokeTime is how long it is taken for granted that an upstream goes on
@@ -68,7 +70,7 @@ func (h *Host) Idle(r Route, leg *Leg, prefer *Conn) *Conn {
 	}
 	for i := range h.slots {
 		c := h.slots[i].Load()
-		if c == nil || !r.Permits(c.addr) || !h.slots[i].CompareAndSwap(c, nil) {
+		if c == nil || !h.Permits(r, c.addr) || !h.slots[i].CompareAndSwap(c, nil) {
 			continue
 		}
 		if c := h.usable(c, r, leg); c != nil {
@@ -82,7 +84,7 @@ func (h *Host) Idle(r Route, leg *Leg, prefer *Conn) *Conn {
 func (h *Host) usable(c *Conn, r Route, leg *Leg) *Conn {
 	h.unparked()
 	switch {
-	case !r.Permits(c.addr):
+	case !h.Permits(r, c.addr):
 		// Only prefer comes here: its address is good for another rule.
 		c.Release()
 		return nil
@@ -162,20 +164,31 @@ func (h *Host) Dial(ctx context.Context, r Route, leg *Leg) (*Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	addrs := order(r)
+	now := time.Since(h.pool.start)
+	addrs := order(r, h.lost.get(now), kernelSource)
 	tried := 0
+	wanted := anyFamily
+	if len(addrs) > 0 {
+		wanted = familyOf(addrs[0])
+	}
 	var last *Error
 	for len(addrs) > 0 {
-		tcp, addr, n, err := dial(ctx, h.pool.dialer, addrs, h.key.Port)
+		tcp, addr, n, err := dial(ctx, h.pool.dialer, addrs, h.key.port())
 		tried += n
 		if err != nil {
 			if last == nil {
-				last = dialError(err, addr, h.key.Port, tried)
+				last = h.dialFailure(err, addr, tried)
 			}
 			break
 		}
-		c, e, again := h.handshake(ctx, tcp)
+		// TCP came up but TLS may not: a path that drops large packets does that,
+		// and another address may take another path.
+		rest := slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a == addr })
+		c, e, again := h.handshakeWithin(ctx, tcp, slices.ContainsFunc(rest, func(a netip.Addr) bool { return familyOf(a) != familyOf(addr) }))
 		if e == nil {
+			if familyOf(addr) != wanted {
+				h.lost.set(wanted, now)
+			}
 			c.addr, c.attempts = addr, tried
 			c.take(leg)
 			return c, nil
@@ -185,21 +198,24 @@ func (h *Host) Dial(ctx context.Context, r Route, leg *Leg) (*Conn, error) {
 		if !again || ctx.Err() != nil {
 			break
 		}
-		// TCP came up but TLS did not: a path that drops large packets does
-		// that, and another address may take another path.
-		rest := addrs[:0]
-		for _, a := range addrs {
-			if a != addr {
-				rest = append(rest, a)
-			}
-		}
 		addrs = rest
 	}
 	if last == nil {
-		last = dialError(errNoAddress, r.Own, h.key.Port, 0)
+		last = h.dialFailure(errNoAddress, r.Own, 0)
 	}
 	last.Attempts = tried
 	return nil, last
+}
+
+// handshakeWithin gives a handshake half of the time that is left where another
+// family may yet be tried.
+func (h *Host) handshakeWithin(ctx context.Context, tcp *net.TCPConn, other bool) (*Conn, *Error, bool) {
+	if until, ok := ctx.Deadline(); ok && other {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(until)/2)
+		defer cancel()
+	}
+	return h.handshake(ctx, tcp)
 }
 
 // handshake makes a Conn of a socket, TLS and verification included.
@@ -207,21 +223,27 @@ func (h *Host) handshake(ctx context.Context, tcp *net.TCPConn) (*Conn, *Error, 
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		tcp.Close()
-		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
+		return nil, h.dialFailure(err, netip.Addr{}, 1), true
 	}
 	s, err := h.pool.sockets.New(tcp)
 	if err != nil {
 		tcp.Close()
-		return nil, dialError(err, netip.Addr{}, h.key.Port, 1), true
+		return nil, h.dialFailure(err, netip.Addr{}, 1), true
 	}
 	c := &Conn{Conn: s, tcp: tcp, raw: raw, socket: s, host: h}
+	if h.key.Proxy != nil {
+		if e, again := h.through(ctx, c); e != nil {
+			tcp.Close()
+			return nil, e, again
+		}
+	}
 	if h.key.Scheme == Clear {
 		c.trust = h.pool.trust.Load()
 		return c, nil, false
 	}
 	trust := h.pool.trust.Load()
 	r := &resumption{all: h.pool.sessions, key: sessionKey(h.key, trust.generation)}
-	t := tls.Client(s, clientConfig(trust, h.key, r))
+	t := tls.Client(c.Conn, clientConfig(trust, h.key, r))
 	if err := t.HandshakeContext(ctx); err != nil {
 		tcp.Close()
 		e, again := tlsError(err, r, h.key.Name, time.Now())
