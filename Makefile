@@ -45,7 +45,7 @@ drift: ## fails when what is generated is not what the sources give
 test: setup-test build lint drift unit e2e ## everything that proves something
 
 unit: ## packages, with the seeds of the fuzz targets, on the real kernel
-	go test ./bpf/... ./cmd/... ./pkg/... ./test/architecture/...
+	go test ./bpf/... ./cmd/... ./pkg/... ./test/architecture/... ./test/bench/...
 
 e2e: bin/sallyport ## real clients against the real binary on the real kernel
 	go test -count=1 -timeout=20m ./test/e2e/...
@@ -62,7 +62,7 @@ FUZZTIME ?= 60s
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
-bench: setup-test build ## ratios against nginx in the same run; RESULTS.md says how to read them
+bench: setup-test build ## what it costs beside others in the same run, each with its bar; exit 1 if one is missed
 	scripts/bench
 
 demo: setup-demo build ## the product in one screen

@@ -16,9 +16,14 @@ const clientArgument = "--client"
 
 // The kinds of work.
 const (
-	keepAlive = "keepalive" // requests over open connections
+	keepAlive = "keepalive" // HTTP/1.1 requests over open connections
+	multiplex = "multiplex" // HTTP/2 requests, many at a time on a few connections
 	connect   = "connect"   // a connection for each request
+	newNames  = "newnames"  // a connection for each request, each to a name never seen
 	bulk      = "bulk"      // one large body
+	plainBulk = "plainbulk" // large bodies without TLS
+	dial      = "dial"      // connect() alone
+	events    = "events"    // server-sent events
 	idle      = "idle"      // open connections, one request on each, and wait
 )
 
@@ -27,35 +32,38 @@ const (
 type job struct {
 	Kind        string
 	Address     string // host:port to connect to
-	Name        string // SNI and Host
+	Name        string // SNI and Host; the suffix of new names
+	Issuer      string // how the common name of the leaf's issuer begins
+	P256        bool   // agree on keys by P-256 instead of X25519
 	Connections int
+	Streams     int // on each connection of multiplex
+	First       int // number of the first new name
 	Window      time.Duration
 }
 
-// A result is what the client saw.
+// A result is what the client saw. Requests, bytes, times are those of the
+// window; All counts the requests before it as well.
 type result struct {
 	Error    string
 	Requests int
+	All      int
 	Bytes    int64
 	Wall     time.Duration
 	P50, P99 time.Duration
+	TLS      string // version, cipher suite, key of the certificate, ALPN
 }
 
-// A client is the other end of the conversation: a process of ours on the
-// host, behind the gate or not.
+// A client is the other end of the conversation: a process of ours at a site,
+// behind the gate or not.
 type client struct {
-	in  io.WriteCloser
-	out *bufio.Reader
+	in   io.WriteCloser
+	out  *bufio.Reader
+	stop func()
 }
 
-func (m *machine) startClients() (err error) {
-	cpu := strconv.Itoa(m.cpus[1])
-	self := "/srv/bin/bench"
-	if m.plain, err = m.startClient(m.command("taskset", "-c", cpu, self, clientArgument)); err != nil {
-		return err
-	}
-	m.tagged, err = m.startClient(m.command("/srv/bin/sallyport", "exec", "--config", configPath, "--workload", "bench", "--", "taskset", "-c", cpu, self, clientArgument))
-	return err
+// startPlainClient starts a client that nothing captures.
+func (s *site) startPlainClient() (*client, error) {
+	return s.machine.startClient(s.command("taskset", "-c", strconv.Itoa(s.machine.cpus[1]), "/srv/bin/bench", clientArgument))
 }
 
 func (m *machine) startClient(c *exec.Cmd) (*client, error) {
@@ -67,10 +75,8 @@ func (m *machine) startClient(c *exec.Cmd) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.start(c, 2*time.Second); err != nil {
-		return nil, err
-	}
-	return &client{in, bufio.NewReader(out)}, nil
+	stop, err := m.start(c, 2*time.Second)
+	return &client{in, bufio.NewReader(out), stop}, err
 }
 
 // begin has the client set a job up; it returns when the client is warm.
@@ -108,4 +114,14 @@ func (c *client) read(r *result) error {
 		return fmt.Errorf("the client ended: %w", err)
 	}
 	return json.Unmarshal(line, r)
+}
+
+// encode writes one message of the conversation with a client.
+func encode(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
 }

@@ -13,29 +13,30 @@ import (
 	"time"
 )
 
-// The cable between the host and the origin.
-const (
-	hostAddress   = "203.0.113.1"
-	originAddress = "203.0.113.10"
-)
-
-// A machine is the host under test: a mount and a network namespace with fresh
-// tmpfs where sallyport and nginx write, the origin in a namespace of its own at
-// the other end of a veth pair, both proxies, and a client for each side of the
-// gate.
+// A machine is the host under test: one mount namespace with fresh tmpfs where
+// the proxies write, a network namespace outside where the origins are, and one
+// for each site: a gate or the peers.
 type machine struct {
 	options *options
 	name    string
-	cpus    [2]int // of the proxies; of client and origin
-	host    *exec.Cmd
-	outside *exec.Cmd // holds the origin's namespaces
+	cpus    [2]int // of the proxies; of clients and origins
+	root    *exec.Cmd
+	outside *exec.Cmd // holds the origins' network
+	sites   int       // made so far
 	closers []func()
 
-	nginx, worker, keeper int // pids
-	tagged, plain         *client
+	peers *peers
+	names int // new names handed out
 }
 
-// newMachine builds all of it; what was built is taken down on an error.
+// A site is a network namespace at the end of a cable of its own to the origins.
+type site struct {
+	machine *machine
+	address string
+	holder  *exec.Cmd
+}
+
+// newMachine makes the namespaces and the files that all share.
 func newMachine(cpus [2]int, o *options) (_ *machine, err error) {
 	m := &machine{options: o, name: "spb" + strconv.Itoa(os.Getpid()), cpus: cpus}
 	defer func() {
@@ -43,17 +44,19 @@ func newMachine(cpus [2]int, o *options) (_ *machine, err error) {
 			m.close()
 		}
 	}()
-	steps := []struct {
-		what string
-		do   func() error
-	}{
-		{"namespaces", m.boot}, {"cable", m.connect}, {"files", m.furnish}, {"origin", m.startOrigin},
-		{"nginx", m.startNginx}, {"sallyport", m.startSallyport}, {"clients", m.startClients},
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
-	for _, s := range steps {
-		if err := s.do(); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.what, err)
-		}
+	if m.root, err = m.hold(syscall.CLONE_NEWNS|syscall.CLONE_NEWNET, bootScript, o.binary, self); err != nil {
+		return nil, fmt.Errorf("mount namespace: %w", err)
+	}
+	lo := "ip link set lo up\n"
+	for _, a := range []string{originAddress, originH2Address, originOwnAddress} {
+		lo += "ip addr add " + a + "/32 dev lo\n"
+	}
+	if m.outside, err = m.hold(syscall.CLONE_NEWNET, "set -e\n"+lo+siteScript); err != nil {
+		return nil, fmt.Errorf("the origins' network namespace: %w", err)
 	}
 	return m, nil
 }
@@ -79,25 +82,19 @@ mount --bind /tmp/etc-ssl/certs /etc/ssl/certs
 touch /tmp/hosts /tmp/resolv.conf
 mount --bind /tmp/hosts /etc/hosts
 mount --bind /tmp/resolv.conf /etc/resolv.conf
-ip link set lo up
-sysctl -qw net.ipv4.ip_local_port_range="20000 65000"
 echo booted
 exec cat >/dev/null`
 
-// boot starts the processes that hold the namespaces. They end with their
-// input, which is ours.
-func (m *machine) boot() (err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if m.host, err = m.hold(syscall.CLONE_NEWNS|syscall.CLONE_NEWNET, bootScript, m.options.binary, self); err != nil {
-		return err
-	}
-	m.outside, err = m.hold(syscall.CLONE_NEWNET, "ip link set lo up; echo booted; exec cat >/dev/null")
-	return err
-}
+// Time-wait sockets of an earlier measurement must not run into the next one's
+// ports, and no backlog is cut: what does not fit would be a lost SYN and a
+// second of waiting.
+const siteScript = `ip link set lo up
+sysctl -qw net.ipv4.ip_local_port_range="20000 65000" net.core.somaxconn=16384 net.ipv4.tcp_max_syn_backlog=16384
+echo booted
+exec cat >/dev/null`
 
+// hold starts a process that holds namespaces. It ends with its input, which is
+// ours.
 func (m *machine) hold(flags uintptr, script string, args ...string) (*exec.Cmd, error) {
 	c := exec.Command("bash", append([]string{"-c", script, "boot"}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
@@ -121,41 +118,62 @@ func (m *machine) hold(flags uintptr, script string, args ...string) (*exec.Cmd,
 	return c, nil
 }
 
-func (m *machine) connect() error {
-	pid := strconv.Itoa(m.host.Process.Pid)
-	line := fmt.Sprintf(`set -e
-ip link add ve0 type veth peer name eth0 netns %s
-ip link set ve0 up; ip addr add %s/24 dev ve0`, pid, originAddress)
-	if err := output(exec.Command("nsenter", "-t", strconv.Itoa(m.outside.Process.Pid), "-n", "--", "bash", "-c", line)); err != nil {
-		return err
+// newSite makes a network namespace and its cable. The origins' addresses lie
+// on the other end's loopback and answer on every cable.
+func (m *machine) newSite() (*site, error) {
+	m.sites++
+	s := &site{machine: m, address: fmt.Sprintf("203.0.113.%d", 100+m.sites)}
+	var err error
+	if s.holder, err = m.hold(syscall.CLONE_NEWNET, "set -e\n"+siteScript); err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
 	}
-	return output(m.command("bash", "-c", fmt.Sprintf("ip link set eth0 up && ip addr add %s/24 dev eth0 && ip route add default via %s", hostAddress, originAddress)))
+	dev := "ve" + strconv.Itoa(m.sites)
+	line := fmt.Sprintf(`set -e
+ip link add %[1]s type veth peer name eth0 netns %[2]d
+ip link set %[1]s up; ip route add %[3]s dev %[1]s src %[4]s`, dev, s.holder.Process.Pid, s.address, originAddress)
+	if err := output(exec.Command("nsenter", "-t", strconv.Itoa(m.outside.Process.Pid), "-n", "--", "bash", "-c", line)); err != nil {
+		return nil, fmt.Errorf("cable: %w", err)
+	}
+	if err := output(s.command("bash", "-c", "ip link set eth0 up && ip addr add "+s.address+"/24 dev eth0 && ip route add default via "+originAddress)); err != nil {
+		return nil, fmt.Errorf("cable: %w", err)
+	}
+	return s, nil
 }
 
-// command prepares a command on the host, untagged and as root.
-func (m *machine) command(argv ...string) *exec.Cmd {
-	c := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(m.host.Process.Pid), "-n", "-m", "--wdns=/srv", "--"}, argv...)...)
+// command prepares a command at a site, untagged and as root.
+func (s *site) command(argv ...string) *exec.Cmd { return s.machine.enter(s.holder, argv) }
+
+// pinned prepares a command at a site that stays on one processor.
+func (s *site) pinned(cpu int, argv ...string) *exec.Cmd {
+	return s.command(append([]string{"taskset", "-c", strconv.Itoa(cpu)}, argv...)...)
+}
+
+// among prepares a command among the origins, on the clients' processor.
+func (m *machine) among(argv ...string) *exec.Cmd {
+	return m.enter(m.outside, append([]string{"taskset", "-c", strconv.Itoa(m.cpus[1])}, argv...))
+}
+
+// enter prepares a command in the machine's mount namespace and holder's network.
+func (m *machine) enter(holder *exec.Cmd, argv []string) *exec.Cmd {
+	c := exec.Command("nsenter", append([]string{
+		fmt.Sprintf("--mount=/proc/%d/ns/mnt", m.root.Process.Pid), fmt.Sprintf("--net=/proc/%d/ns/net", holder.Process.Pid), "--wdns=/srv", "--",
+	}, argv...)...)
 	c.Env = []string{"HOME=/root", "USER=root", "LANG=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	return c
 }
 
-// pinned prepares a command on the host that stays on one processor.
-func (m *machine) pinned(cpu int, argv ...string) *exec.Cmd {
-	return m.command(append([]string{"taskset", "-c", strconv.Itoa(cpu)}, argv...)...)
-}
-
-// start starts what runs until close, which asks it to end first. Its standard
-// error is shown if it ends before.
-func (m *machine) start(c *exec.Cmd, patience time.Duration) error {
+// start starts what runs until stop is called, or until close, which asks it to
+// end first. Its standard error is shown.
+func (m *machine) start(c *exec.Cmd, patience time.Duration) (stop func(), err error) {
 	if c.Stderr == nil {
 		c.Stderr = os.Stderr
 	}
 	if err := c.Start(); err != nil {
-		return err
+		return nil, err
 	}
 	done := make(chan struct{})
 	go func() { c.Wait(); close(done) }()
-	m.closers = append(m.closers, func() {
+	stop = func() {
 		c.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-done:
@@ -163,13 +181,14 @@ func (m *machine) start(c *exec.Cmd, patience time.Duration) error {
 			c.Process.Kill()
 			<-done
 		}
-	})
-	return nil
+	}
+	m.closers = append(m.closers, stop)
+	return stop, nil
 }
 
-// path gives the path under which we reach a file of the host.
+// path gives the path under which we reach a file of the machine.
 func (m *machine) path(p string) string {
-	return filepath.Join("/proc", strconv.Itoa(m.host.Process.Pid), "root", p)
+	return filepath.Join("/proc", strconv.Itoa(m.root.Process.Pid), "root", p)
 }
 
 func (m *machine) write(p string, content []byte) error {
@@ -177,6 +196,15 @@ func (m *machine) write(p string, content []byte) error {
 		return err
 	}
 	return os.WriteFile(m.path(p), content, 0o644)
+}
+
+// fetch gets a page of one of our own servers as seen from a site.
+func (s *site) fetch(url string) (string, error) {
+	out, err := s.command("curl", "-sS", "--fail", "--max-time", "5", url).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", url, err, bytes.TrimSpace(out))
+	}
+	return string(out), nil
 }
 
 // output runs a command to its end; what it printed explains a failure.

@@ -1,247 +1,237 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// A system is one way from the client to the origin.
-type system struct {
-	name    string
-	tagged  bool
-	address string
-	host    string
-	pid     int // of the proxy, 0 for none
-}
-
-// The systems by name; ratios are taken against nginx.
-const (
-	direct    = "direct"
-	nginxName = "nginx"
-	inspect   = "inspect"
-	tunnel    = "tunnel"
-)
-
-func (m *machine) systems() []system {
-	return []system{
-		{name: direct, address: originAddress + ":443", host: inspectName},
-		{name: nginxName, address: nginxAddress, host: inspectName, pid: m.nginx},
-		{name: inspect, address: originAddress + ":443", host: inspectName, tagged: true, pid: m.worker},
-		{name: tunnel, address: originAddress + ":443", host: tunnelName, tagged: true, pid: m.worker},
+// one runs a comparison's job through a system.
+func (m *machine) one(c *comparison, s *system, j job) (x sample, err error) {
+	j.Address, j.Issuer = s.address, s.issuer
+	if s.host != "" {
+		j.Name = s.host
 	}
-}
-
-func (m *machine) client(s *system) *client {
-	if s.tagged {
-		return m.tagged
+	if j.Kind == newNames {
+		m.names += 1_000_000 // no name comes twice
+		j.First = m.names
 	}
-	return m.plain
-}
-
-// A sample is one measurement of one system.
-type sample struct {
-	result
-	cpu    time.Duration // of the proxy
-	keeper time.Duration // of sallyport's privileged half, in the same time
-	peak   int64         // most resident memory seen, in bytes; bulk only
-}
-
-// one runs a job through a system.
-func (m *machine) one(s *system, kind string, o *options) (sample, error) {
-	j := job{Kind: kind, Address: s.address, Name: s.host, Connections: o.connections, Window: o.window}
-	if kind == connect {
-		j.Connections = min(o.connections, 8)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s through %s: %w", c.name, s.name, err)
+		}
+	}()
+	var before int
+	if c.pooled {
+		if before, err = m.peers.site.accepted(); err != nil {
+			return x, err
+		}
 	}
-	c := m.client(s)
-	if err := c.begin(j); err != nil {
-		return sample{}, fmt.Errorf("%s through %s: %w", kind, s.name, err)
+	if err := s.client.begin(j); err != nil {
+		return x, err
 	}
 	var stop func() int64
-	if kind == bulk && s.pid != 0 {
-		stop = watchMemory(s.pid)
+	if j.Kind == bulk {
+		stop = watchMemory(s.processes)
 	}
-	cpu, keeper := cpuTime(s.pid), cpuTime(m.keeper)
-	r, err := c.finish()
-	x := sample{result: r, cpu: cpuTime(s.pid) - cpu, keeper: cpuTime(m.keeper) - keeper}
+	used, keeper := cpuTime(s.processes...), cpuTime(keeperOf(s)...)
+	x.result, err = s.client.finish()
+	x.cpu, x.keeper = cpuTime(s.processes...)-used, cpuTime(keeperOf(s)...)-keeper
 	if stop != nil {
 		x.peak = stop()
 	}
 	if err != nil {
-		return sample{}, fmt.Errorf("%s through %s: %w", kind, s.name, err)
+		return x, err
+	}
+	if s.book != nil {
+		s.book.served += x.All
+	}
+	if c.pooled {
+		after, err := m.peers.site.accepted()
+		if err != nil {
+			return x, err
+		}
+		x.accepted = after - before - 1 // asking is a connection itself
+		if x.accepted*20 > x.All {
+			return x, fmt.Errorf("upstream connections are not shared: %d for %d requests", x.accepted, x.All)
+		}
 	}
 	return x, nil
 }
 
-// measure does all rounds.
-func (m *machine) measure(ctx context.Context, o *options) (*report, error) {
-	r := &report{samples: make(map[string]map[string][]sample)}
-	systems := m.systems()
-	if o.hold != "" {
-		return r, m.load(ctx, systems, o)
+func keeperOf(s *system) []int {
+	if s.keeper == 0 {
+		return nil
 	}
-	if o.only == "" || o.only == "memory" {
-		// First, on fresh processes.
-		if err := m.memory(systems, r); err != nil {
-			return nil, err
-		}
-	}
-	for round := range o.rounds {
-		for _, kind := range []string{keepAlive, connect, bulk} {
-			if o.only != "" && o.only != kind {
-				continue
-			}
-			for i := range systems {
-				if ctx.Err() != nil {
-					return nil, ctx.Err()
-				}
-				// The order turns, and every other round is backwards: nobody
-				// is always first.
-				k := (i + round) % len(systems)
-				if round%2 == 1 {
-					k = len(systems) - 1 - k
-				}
-				x, err := m.one(&systems[k], kind, o)
-				if err != nil {
-					return nil, err
-				}
-				r.add(kind, systems[k].name, x)
-			}
-		}
-	}
-	return r, nil
+	return []int{s.keeper}
 }
 
-// load puts load on one system for somebody who watches.
-func (m *machine) load(ctx context.Context, systems []system, o *options) error {
-	kind := o.only
-	if kind == "" {
-		kind = keepAlive
-	}
-	i := slices.IndexFunc(systems, func(s system) bool { return s.name == o.hold })
-	if i < 0 {
-		return fmt.Errorf("unknown system %q", o.hold)
-	}
-	fmt.Printf("nginx %d worker %d keeper %d\n", m.nginx, m.worker, m.keeper)
-	for end := time.Now().Add(o.window); time.Now().Before(end) && ctx.Err() == nil; {
-		one := *o
-		one.window = time.Second
-		x, err := m.one(&systems[i], kind, &one)
-		if err != nil {
-			return err
+// measure does all rounds of all comparisons. What fails is not tried again.
+func (m *machine) measure(ctx context.Context, all []comparison, rounds int, progress func(string)) error {
+	for round := range rounds {
+		for i := range all {
+			c := &all[i]
+			if c.failure != nil {
+				continue
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			progress(fmt.Sprintf("round %d of %d: %s", round+1, rounds, c.name))
+			got, err := m.round(c, round)
+			if err != nil {
+				c.failure = err
+				progress(oneLine(err))
+				continue
+			}
+			for name, x := range got {
+				c.samples[name] = append(c.samples[name], x)
+			}
 		}
-		fmt.Printf("%s: %.0f/s p50 %s p99 %s CPU %.2f µs per request, keeper %s\n", systems[i].name,
-			float64(x.Requests)/x.Wall.Seconds(), x.P50, x.P99, float64(x.cpu.Nanoseconds())/1e3/float64(x.Requests), x.keeper)
 	}
 	return nil
+}
+
+// round measures every system once, in an order that turns: nobody is always
+// first.
+func (m *machine) round(c *comparison, round int) (map[string]sample, error) {
+	if c.special != nil {
+		return c.special(c, round)
+	}
+	parts := make(map[string][]sample)
+	j, n := c.job, max(c.parts, 1)
+	j.Window /= time.Duration(n)
+	for part := range n {
+		for i := range c.systems {
+			s := &c.systems[turn(i, round+part, len(c.systems))]
+			x, err := m.one(c, s, j)
+			if err != nil {
+				return nil, err
+			}
+			parts[s.name] = append(parts[s.name], x)
+		}
+	}
+	got := make(map[string]sample)
+	for name, x := range parts {
+		got[name] = middle(x)
+	}
+	return got, nil
+}
+
+// middle gives the part of a round whose median time is the median one.
+func middle(parts []sample) sample {
+	slices.SortFunc(parts, func(a, b sample) int { return cmp.Compare(a.P50, b.P50) })
+	return parts[len(parts)/2]
+}
+
+// turn says who is i-th of n in a round: every other round goes backwards, and
+// every second one begins with the next.
+func turn(i, round, n int) int {
+	k := (i + round/2) % n
+	if round%2 == 1 {
+		k = n - 1 - k
+	}
+	return k
 }
 
 // idleConnections is how many connections are opened for their memory.
 const idleConnections = 1000
 
-// memory measures what an idle connection costs a proxy.
-func (m *machine) memory(systems []system, r *report) error {
-	for i := range systems {
-		s := &systems[i]
-		if s.pid == 0 || s.name == tunnel {
+// idleMemory measures what an idle connection costs a fresh process: sallyport
+// is started for it in each round; the peers, which are only for comparison,
+// are fresh in the first one.
+func (m *machine) idleMemory(c *comparison, round int) (map[string]sample, error) {
+	got := make(map[string]sample)
+	for i := range c.systems {
+		s := c.systems[i]
+		counted := s.processes
+		if s.name == inspect {
+			g, err := m.startGate(fmt.Sprintf("fresh%d", round), fewRules)
+			if err != nil {
+				return nil, err
+			}
+			defer g.down()
+			s.client, s.book = g.client, nil
+			counted = []int{g.worker}
+		} else if round > 0 {
 			continue
 		}
-		c := m.client(s)
-		idleJob := func(n int) (int64, error) {
-			if err := c.begin(job{Kind: idle, Address: s.address, Name: s.host, Connections: n}); err != nil {
-				return 0, fmt.Errorf("idle connections through %s: %w", s.name, err)
+		few, err := m.memoryWith(c, &s, counted, 10)
+		if err != nil {
+			return nil, err
+		}
+		many, err := m.memoryWith(c, &s, counted, idleConnections+10)
+		if err != nil {
+			return nil, err
+		}
+		got[s.name] = sample{base: few, perConnection: (many - few) / idleConnections}
+	}
+	return got, nil
+}
+
+// memoryWith gives the resident memory of processes with n idle connections.
+func (m *machine) memoryWith(c *comparison, s *system, counted []int, n int) (float64, error) {
+	j := c.job
+	j.Connections, j.Address, j.Issuer = n, s.address, s.issuer
+	if err := s.client.begin(j); err != nil {
+		return 0, fmt.Errorf("%d idle connections through %s: %w", n, s.name, err)
+	}
+	time.Sleep(time.Second) // whatever goes on after the last answer
+	rss := resident(counted...)
+	r, err := s.client.finish()
+	if s.book != nil {
+		s.book.served += r.All
+	}
+	return float64(rss), err
+}
+
+// audit compares each proxy's log with what it served: who logs less does less
+// than was asked of it.
+func audit(all []comparison, within time.Duration) error {
+	var books []*book
+	for i := range all {
+		for j := range all[i].systems {
+			if b := all[i].systems[j].book; b != nil && b.served > 0 && !slices.Contains(books, b) {
+				books = append(books, b)
 			}
-			time.Sleep(time.Second) // whatever goes on after the last answer
-			rss := resident(s.pid)
-			_, err := c.finish()
-			return rss, err
 		}
-		few, err := idleJob(10)
+	}
+	var errs []error
+	for _, b := range books {
+		var lines int
+		var err error
+		if eventually(within, "all is logged", func() bool {
+			lines, err = b.lines()
+			return err == nil && lines >= b.served
+		}) != nil {
+			errs = append(errs, errors.Join(fmt.Errorf("%s has logged %d requests of at least %d that it served", b.name, lines, b.served), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// load puts load on one system for somebody who watches.
+func (m *machine) load(ctx context.Context, c *comparison, o *options) error {
+	i := slices.IndexFunc(c.systems, func(s system) bool { return s.name == o.hold })
+	if i < 0 {
+		return fmt.Errorf("case %s has no system %q", c.name, o.hold)
+	}
+	s := &c.systems[i]
+	fmt.Printf("processes %v, keeper %d\n", s.processes, s.keeper)
+	for end := time.Now().Add(o.window); time.Now().Before(end) && ctx.Err() == nil; {
+		j := c.job
+		j.Window = min(j.Window, time.Second)
+		x, err := m.one(c, s, j)
 		if err != nil {
 			return err
 		}
-		many, err := idleJob(idleConnections + 10)
-		if err != nil {
-			return err
+		for _, f := range c.figures {
+			fmt.Printf("%s "+f.format+"  ", f.name, f.of(&x))
 		}
-		r.memory = append(r.memory, memoryFigure{s.name, few, (many - few) / idleConnections})
+		fmt.Println()
 	}
 	return nil
-}
-
-// cpuTime gives the processor time of a whole process, user and system, all of
-// its threads that ever were, in ns. The id of that clock is made as
-// clock_getcpuclockid(3) does.
-func cpuTime(pid int) time.Duration {
-	if pid == 0 {
-		return 0
-	}
-	const schedClock = 2
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &t); err != nil {
-		return 0
-	}
-	return time.Duration(t.Nano())
-}
-
-// resident gives the resident memory of a process in bytes.
-func resident(pid int) int64 {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	f := strings.Fields(string(b))
-	if len(f) < 2 {
-		return 0
-	}
-	n, _ := strconv.ParseInt(f[1], 10, 64)
-	return n * int64(os.Getpagesize())
-}
-
-// watchMemory looks at a process's memory until stop is called, which gives
-// the most that was seen.
-func watchMemory(pid int) (stop func() int64) {
-	end, peak := make(chan struct{}), make(chan int64)
-	go func() {
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		most := resident(pid)
-		for {
-			select {
-			case <-end:
-				peak <- most
-				return
-			case <-tick.C:
-				most = max(most, resident(pid))
-			}
-		}
-	}()
-	return func() int64 { close(end); return <-peak }
-}
-
-// twoProcessors gives the first two processors that we may use.
-func twoProcessors() ([2]int, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return [2]int{}, err
-	}
-	var found []int
-	for i := 0; i < 1024 && len(found) < 2; i++ {
-		if set.IsSet(i) {
-			found = append(found, i)
-		}
-	}
-	if len(found) < 2 {
-		return [2]int{}, fmt.Errorf("one processor only: proxy and client need one each")
-	}
-	return [2]int(found), nil
-}
-
-func loadAverage() string {
-	b, _ := os.ReadFile("/proc/loadavg")
-	first, _, _ := strings.Cut(string(b), " ")
-	return first
 }

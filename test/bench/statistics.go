@@ -45,3 +45,12 @@ func ratios(a, b []float64) []float64 {
 	}
 	return out
 }
+
+// differences subtracts pairwise.
+func differences(a, b []float64) []float64 {
+	out := make([]float64, 0, len(a))
+	for i := range min(len(a), len(b)) {
+		out = append(out, a[i]-b[i])
+	}
+	return out
+}
