@@ -12,8 +12,8 @@ import (
 	"sallyport/pkg/upstream"
 )
 
-// relayBuffer is the memory of one direction where splice(2) cannot be used:
-// one TLS record.
+// relayBuffer is the memory of one direction where TLS lies above TCP: one
+// record.
 const relayBuffer = 16 << 10
 
 // tunnel judges a connection whose bytes nobody looks at and forwards them. A
@@ -117,7 +117,7 @@ func (c *conn) relay(client net.Conn, u *upstream.Conn, early []byte) (sent, rec
 	return sent, received
 }
 
-// copyTo copies to the end of src, by splice(2) where both sides are plain TCP.
+// copyTo copies to the end of src.
 func (c *conn) copyTo(dst, src net.Conn) (n int64, err error) {
 	if sc, ok := src.(*sniff.Conn); ok {
 		if n, err = replay(dst, sc); err != nil {
@@ -127,7 +127,7 @@ func (c *conn) copyTo(dst, src net.Conn) (n int64, err error) {
 	var m int64
 	to, from := plain(dst), plain(src)
 	if to != nil && from != nil {
-		m, err = to.ReadFrom(from)
+		m, err = tcpconn.Copy(to, from)
 	} else {
 		m, err = c.copyBuffered(dst, src)
 	}
@@ -136,17 +136,15 @@ func (c *conn) copyTo(dst, src net.Conn) (n int64, err error) {
 
 // plain gives the socket of a connection on which nothing lies above TCP, nil
 // for any other.
-func plain(conn net.Conn) *net.TCPConn {
+func plain(conn net.Conn) *tcpconn.Conn {
 	switch t := conn.(type) {
-	case *net.TCPConn:
-		return t
 	case *tcpconn.Conn:
-		return t.TCPConn
+		return t
 	case *sniff.Conn:
 		return plain(t.Conn)
 	case *upstream.Conn:
 		if t.TLSVersion() == 0 {
-			return t.TCP()
+			return t.Socket()
 		}
 	}
 	return nil

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -37,44 +36,6 @@ type Conn struct {
 	// waited: the read that is going on was woken by the network poller.
 	waited bool
 	one    [1]byte
-}
-
-// maxYields bounds how often the connections of one Sockets let others run
-// before one of them waits for its answer. Go looks for sockets that have become
-// ready only when no goroutine can run, or after 10 ms: with one processor,
-// goroutines that go on yielding to each other keep all those waiting whose data
-// have come. 32 turns are about half a millisecond.
-const maxYields = 32
-
-// Sockets is what the connections of one process share. The zero value is
-// ready; it must not be copied after first use.
-type Sockets struct {
-	// yields counts since a connection was last woken by the network poller.
-	yields atomic.Int32
-}
-
-// New takes over a connection. The error is that of a closed one.
-func (s *Sockets) New(c *net.TCPConn) (*Conn, error) {
-	t, err := New(c)
-	if err == nil {
-		t.shared = s
-	}
-	return t, err
-}
-
-// yield lets other goroutines run, unless that was done too often.
-func (s *Sockets) yield() {
-	if s != nil && s.yields.Load() < maxYields {
-		s.yields.Add(1)
-		runtime.Gosched()
-	}
-}
-
-// polled notes that the network poller has had its turn.
-func (s *Sockets) polled() {
-	if s != nil && s.yields.Load() != 0 {
-		s.yields.Store(0)
-	}
 }
 
 // A transfer is one direction; try is its system call, made once so that
@@ -123,6 +84,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	t.mu.Unlock()
 	if err != nil {
 		return 0, c.fault("read", err)
+	}
+	if !c.noWait {
+		c.shared.moved(n)
 	}
 	return n, nil
 }

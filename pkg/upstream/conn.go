@@ -72,6 +72,9 @@ func (c *Conn) Protocol() string { return c.protocol }
 // where the connection is in clear.
 func (c *Conn) TCP() *net.TCPConn { return c.tcp }
 
+// Socket is TCP as Conn uses it.
+func (c *Conn) Socket() *tcpconn.Conn { return c.socket }
+
 // CloseWrite tells the upstream that nothing more will be sent: close_notify
 // under TLS, FIN in clear.
 func (c *Conn) CloseWrite() error {

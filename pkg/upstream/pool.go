@@ -122,7 +122,9 @@ func (p *Pool) Resources() []Resource {
 	p.mu.Lock()
 	hosts := len(p.hosts)
 	p.mu.Unlock()
+	lent, most := p.sockets.LargeBuffers()
 	return []Resource{
+		{"relay_buffers", lent, most},
 		{"upstream_idle_connections", int(p.idle.Load()), p.opt.MaxIdle},
 		{"upstream_hosts", hosts, p.opt.MaxHosts},
 		{"upstream_tls_sessions", p.sessions.Len(), p.opt.MaxSessions},
