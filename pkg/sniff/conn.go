@@ -14,6 +14,7 @@ type Conn struct {
 	net.Conn
 	sniffer *Sniffer
 	lent    *buffer // the memory of peeked, nil if it is not lent
+	large   *large  // the memory of peeked where lent is too small, else nil
 	peeked  []byte  // what is left to replay
 }
 
@@ -48,7 +49,10 @@ func (c *Conn) release() {
 	if c.lent != nil {
 		c.sniffer.pool.Put(c.lent)
 	}
-	c.lent, c.peeked = nil, nil
+	if c.large != nil {
+		c.large.give()
+	}
+	c.lent, c.large, c.peeked = nil, nil, nil
 }
 
 // WriteTo writes the replayed bytes and then the rest of the connection to w,

@@ -17,9 +17,9 @@ const (
 	// maxHello bounds a ClientHello with its four bytes of header, in bytes.
 	// Post-quantum key shares need 1 to 2 KiB.
 	maxHello = 64 << 10
-	// maxRecords bounds how many records a hello may be spread over; with
-	// maxHello it bounds what is held.
-	maxRecords = 1024
+	// maxRaw is the most that a hello can take on the wire, in bytes: each byte
+	// in a record of its own.
+	maxRaw = maxHello * (recordHeader + 1)
 	// maxExtensions bounds the extensions of a hello; clients send up to 25.
 	maxExtensions = 128
 	// maxName is the longest DNS name, in bytes.
@@ -50,88 +50,37 @@ type ClientHello struct {
 }
 
 // A HelloError says why a ClientHello is not accepted.
-type HelloError struct{ Text string }
+type HelloError struct {
+	// Alert is the description of the TLS alert that fits (RFC 8446 section 6).
+	Alert byte
+	Text  string
+}
 
 func (e *HelloError) Error() string { return "ClientHello: " + e.Text }
 
-func helloError(text string) error { return &HelloError{Text: text} }
+func helloError(alert byte, text string) error { return &HelloError{alert, text} }
+
+// The alerts for what is wrong with a hello (RFC 8446 section 6.2).
+const (
+	alertUnexpectedMessage = 10
+	alertRecordOverflow    = 22
+	alertIllegalParameter  = 47
+	alertDecodeError       = 50
+	alertProtocolVersion   = 70
+	alertInternalError     = 80
+	alertUnrecognizedName  = 112
+)
 
 // readHello takes a ClientHello from raw, which begins with a handshake
-// record. While it is not whole, need is the length that raw must have to get
-// further.
-func readHello(raw []byte) (hello ClientHello, need int, err error) {
-	message, need, err := reassemble(raw)
+// record, and goes on with a. While it is not whole, need is the length that raw
+// must have to get further.
+func (a *assembly) readHello(raw []byte) (hello ClientHello, need int, err error) {
+	message, need, err := a.next(raw)
 	if err != nil || need > 0 {
 		return ClientHello{}, need, err
 	}
 	hello, err = parseHello(message)
 	return hello, 0, err
-}
-
-// reassemble takes the first handshake message from its records. A message
-// within one record is not copied.
-func reassemble(raw []byte) (message []byte, need int, err error) {
-	const recordHeader = 5
-	rest := raw
-	for records := 1; ; records++ {
-		at := len(raw) - len(rest)
-		if len(rest) < recordHeader {
-			return nil, at + recordHeader, checkRecordStart(rest)
-		}
-		if err := checkRecordStart(rest); err != nil {
-			return nil, 0, err
-		}
-		length := int(rest[3])<<8 | int(rest[4])
-		switch {
-		case length == 0:
-			return nil, 0, helloError("empty handshake record")
-		case length > maxRecord:
-			return nil, 0, helloError("record over 16 KiB")
-		case records > maxRecords:
-			return nil, 0, helloError("too many records")
-		}
-		fragment := rest[recordHeader:min(len(rest), recordHeader+length)]
-		if records == 1 {
-			message = fragment[:len(fragment):len(fragment)]
-		} else {
-			message = append(message, fragment...)
-		}
-		total, known := messageLength(message)
-		switch {
-		case len(message) > 0 && message[0] != typeClientHello:
-			return nil, 0, helloError("handshake that does not begin with a ClientHello")
-		case known && total > maxHello:
-			return nil, 0, helloError("over 64 KiB")
-		case len(fragment) < length:
-			// The whole record is wanted, though the message may end within
-			// it: what follows in the record must be seen.
-			return nil, at + recordHeader + length, nil
-		case known && len(message) > total:
-			return nil, 0, helloError("further handshake messages in its record")
-		case known && len(message) == total:
-			return message, 0, nil
-		}
-		rest = rest[recordHeader+length:]
-	}
-}
-
-func checkRecordStart(p []byte) error {
-	switch {
-	case len(p) > 0 && p[0] != recordHandshake:
-		return helloError("interrupted by a record of another type")
-	case len(p) > 1 && p[1] != 3, len(p) > 2 && p[2] > 4:
-		return helloError("record of an unknown version")
-	default:
-		return nil
-	}
-}
-
-// messageLength gives the length of a handshake message with its header.
-func messageLength(p []byte) (n int, known bool) {
-	if len(p) < 4 {
-		return 0, false
-	}
-	return 4 + int(p[1])<<16 + int(p[2])<<8 + int(p[3]), true
 }
 
 // parseHello reads RFC 8446 section 4.1.2 strictly: lengths must add up, and an
@@ -148,30 +97,30 @@ func parseHello(message []byte) (ClientHello, error) {
 		!s.ReadUint8LengthPrefixed(&session) || len(session) > 32 ||
 		!s.ReadUint16LengthPrefixed(&suites) || len(suites) < 2 || len(suites)%2 != 0 ||
 		!s.ReadUint8LengthPrefixed(&compressions) || len(compressions) == 0 {
-		return ClientHello{}, helloError("truncated or with a length that does not fit")
+		return ClientHello{}, helloError(alertDecodeError, "truncated or with a length that does not fit")
 	}
 	if legacy>>8 != 3 {
-		return ClientHello{}, helloError("of an unknown version")
+		return ClientHello{}, helloError(alertProtocolVersion, "of an unknown version")
 	}
 	hello.Versions = []uint16{legacy}
 	if s.Empty() {
 		return hello, nil
 	}
 	if !s.ReadUint16LengthPrefixed(&extensions) || !s.Empty() {
-		return ClientHello{}, helloError("extensions with a length that does not fit")
+		return ClientHello{}, helloError(alertDecodeError, "extensions with a length that does not fit")
 	}
 	var seen [maxExtensions]uint16
 	for n := 0; !extensions.Empty(); n++ {
 		var id uint16
 		var data cryptobyte.String
 		if !extensions.ReadUint16(&id) || !extensions.ReadUint16LengthPrefixed(&data) {
-			return ClientHello{}, helloError("extension with a length that does not fit")
+			return ClientHello{}, helloError(alertDecodeError, "extension with a length that does not fit")
 		}
 		switch {
 		case n == maxExtensions:
-			return ClientHello{}, helloError("too many extensions")
+			return ClientHello{}, helloError(alertIllegalParameter, "too many extensions")
 		case slices.Contains(seen[:n], id):
-			return ClientHello{}, helloError("extension that comes twice")
+			return ClientHello{}, helloError(alertIllegalParameter, "extension that comes twice")
 		}
 		seen[n] = id
 		if err := hello.extension(id, data); err != nil {
@@ -190,7 +139,7 @@ func (h *ClientHello) extension(id uint16, data cryptobyte.String) error {
 	case extSupportedVersions:
 		var list cryptobyte.String
 		if !data.ReadUint8LengthPrefixed(&list) || !data.Empty() || len(list) < 2 || len(list)%2 != 0 {
-			return helloError("supported_versions with a length that does not fit")
+			return helloError(alertDecodeError, "supported_versions with a length that does not fit")
 		}
 		h.Versions = make([]uint16, len(list)/2)
 		for i := range h.Versions {
@@ -201,7 +150,7 @@ func (h *ClientHello) extension(id uint16, data cryptobyte.String) error {
 		// in clear.
 		var kind uint8
 		if !data.ReadUint8(&kind) || kind != 0 {
-			return helloError("encrypted_client_hello that is not an outer one")
+			return helloError(alertIllegalParameter, "encrypted_client_hello that is not an outer one")
 		}
 		h.ECH = true
 	}
@@ -217,15 +166,15 @@ func (h *ClientHello) serverName(data cryptobyte.String) error {
 	var kind uint8
 	if !data.ReadUint16LengthPrefixed(&list) || !data.Empty() ||
 		!list.ReadUint8(&kind) || !list.ReadUint16LengthPrefixed(&name) {
-		return helloError("server_name with a length that does not fit")
+		return helloError(alertDecodeError, "server_name with a length that does not fit")
 	}
 	switch {
 	case !list.Empty():
-		return helloError("more than one server name")
+		return helloError(alertIllegalParameter, "more than one server name")
 	case kind != 0:
-		return helloError("server name of an unknown type")
+		return helloError(alertUnrecognizedName, "server name of an unknown type")
 	case len(name) == 0:
-		return helloError("empty server name")
+		return helloError(alertDecodeError, "empty server name")
 	}
 	text := string(name)
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
@@ -233,11 +182,11 @@ func (h *ClientHello) serverName(data cryptobyte.String) error {
 		return nil
 	}
 	if len(name) > maxName || name[len(name)-1] == '.' || name[0] == '.' {
-		return helloError("server name too long or with an empty label")
+		return helloError(alertUnrecognizedName, "server name too long or with an empty label")
 	}
 	for i, c := range name {
 		if !isNameByte(c) || c == '.' && name[i-1] == '.' {
-			return helloError("server name with a character that no DNS name holds")
+			return helloError(alertUnrecognizedName, "server name with a character that no DNS name holds")
 		}
 	}
 	h.ServerName = text
@@ -253,12 +202,12 @@ func isNameByte(c byte) bool {
 func (h *ClientHello) alpn(data cryptobyte.String) error {
 	var list cryptobyte.String
 	if !data.ReadUint16LengthPrefixed(&list) || !data.Empty() || list.Empty() {
-		return helloError("ALPN with a length that does not fit")
+		return helloError(alertDecodeError, "ALPN with a length that does not fit")
 	}
 	for !list.Empty() {
 		var protocol cryptobyte.String
 		if !list.ReadUint8LengthPrefixed(&protocol) || len(protocol) == 0 {
-			return helloError("ALPN with a length that does not fit")
+			return helloError(alertDecodeError, "ALPN with a length that does not fit")
 		}
 		switch string(protocol) {
 		case "h2":

@@ -120,7 +120,7 @@ func TestReadHelloAccepts(t *testing.T) {
 			ClientHello{ServerName: "example.com", ALPN: []string{"h2", "http/1.1"}, Versions: []uint16{0x304, 0x303}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, need, err := readHello(tt.raw)
+			got, need, err := new(assembly).readHello(tt.raw)
 			if err != nil || need != 0 {
 				t.Fatalf("need %d, err %v", need, err)
 			}
@@ -130,7 +130,7 @@ func TestReadHelloAccepts(t *testing.T) {
 			// Every prefix asks for more, and never for what is here already.
 			step := max(1, len(tt.raw)/500)
 			for n := 5; n < len(tt.raw); n += step {
-				_, need, err := readHello(tt.raw[:n])
+				_, need, err := new(assembly).readHello(tt.raw[:n])
 				if err != nil || need <= n || need > len(tt.raw) {
 					t.Fatalf("prefix of %d of %d: need %d, err %v", n, len(tt.raw), need, err)
 				}
@@ -139,49 +139,58 @@ func TestReadHelloAccepts(t *testing.T) {
 	}
 }
 
+// TestReadHelloRefuses covers RFC 8446 sections 4.1.2, 4.2, 5.1 and 6.2, RFC
+// 6066 section 3 and RFC 7301 section 3.1.
 func TestReadHelloRefuses(t *testing.T) {
 	whole := buildHello(sni("example.com"))
 	edit := func(f func(b []byte) []byte) []byte { return records(f(append([]byte(nil), whole...)), 16384) }
 	for _, tt := range []struct {
-		name, want string
-		raw        []byte
+		name  string
+		alert byte
+		want  string
+		raw   []byte
 	}{
-		{"duplicate extension", "comes twice", records(buildHello(sni("a.com"), sni("b.com")), 16384)},
-		{"duplicate unknown extension", "comes twice", records(buildHello(extension{0x1234, nil}, extension{0x1234, nil}), 16384)},
-		{"too many extensions", "too many extensions", records(buildHello(manyExtensions()...), 16384)},
-		{"two names", "more than one", records(buildHello(sni("a.com", "b.com")), 16384)},
-		{"no name", "does not fit", records(buildHello(sni()), 16384)},
-		{"empty name", "empty server name", records(buildHello(sni("")), 16384)},
-		{"NUL", "character", records(buildHello(sni("a.com\x00.b.com")), 16384)},
-		{"space", "character", records(buildHello(sni("a .com")), 16384)},
-		{"not ASCII", "character", records(buildHello(sni("bücher.example")), 16384)},
-		{"trailing dot", "empty label", records(buildHello(sni("a.com.")), 16384)},
-		{"leading dot", "empty label", records(buildHello(sni(".a.com")), 16384)},
-		{"empty label", "character", records(buildHello(sni("a..com")), 16384)},
-		{"address with zone", "character", records(buildHello(sni("fe80::1%eth0")), 16384)},
-		{"long name", "too long", records(buildHello(sni(strings.Repeat("a", 254))), 16384)},
-		{"name of another type", "unknown type", records(buildHello(extension{extServerName, []byte{0, 4, 1, 0, 1, 'a'}}), 16384)},
-		{"bytes after the names", "does not fit", records(buildHello(extension{extServerName, []byte{0, 4, 0, 0, 1, 'a', 0}}), 16384)},
-		{"empty alpn", "ALPN", records(buildHello(alpn()), 16384)},
-		{"empty alpn protocol", "ALPN", records(buildHello(alpn("h2", "")), 16384)},
-		{"inner ech", "outer", records(buildHello(extension{extECH, []byte{1}}), 16384)},
-		{"odd versions", "supported_versions", records(buildHello(extension{extSupportedVersions, []byte{3, 3, 4, 3}}), 16384)},
-		{"two messages in a record", "further handshake", edit(func(b []byte) []byte { return append(b, whole...) })},
-		{"not a ClientHello", "begin with a ClientHello", edit(func(b []byte) []byte { b[0] = 2; return b })},
-		{"extensions too long", "does not fit", edit(func(b []byte) []byte { b[77]++; return b })},
-		{"session id too long", "does not fit", edit(func(b []byte) []byte { b[38] = 33; return b })},
-		{"over 64 KiB", "over 64 KiB", records([]byte{1, 1, 0, 0, 3, 3}, 16384)},
-		{"record over 16 KiB", "record over", []byte{22, 3, 1, 0x40, 1, 1}},
-		{"empty record", "empty handshake record", []byte{22, 3, 1, 0, 0}},
-		{"record of version 3.9", "unknown version", []byte{22, 3, 9, 0, 5}},
-		{"alert between", "another type", append(records(whole[:10], 10), 21, 3, 1, 0, 2)},
-		{"too many records", "too many records", records(buildHello(extension{0x5555, make([]byte, 4000)}), 1)},
+		{"duplicate extension", alertIllegalParameter, "comes twice", records(buildHello(sni("a.com"), sni("b.com")), 16384)},
+		{"duplicate unknown extension", alertIllegalParameter, "comes twice", records(buildHello(extension{0x1234, nil}, extension{0x1234, nil}), 16384)},
+		{"too many extensions", alertIllegalParameter, "too many extensions", records(buildHello(manyExtensions()...), 16384)},
+		{"two names", alertIllegalParameter, "more than one", records(buildHello(sni("a.com", "b.com")), 16384)},
+		{"no name", alertDecodeError, "does not fit", records(buildHello(sni()), 16384)},
+		{"empty name", alertDecodeError, "empty server name", records(buildHello(sni("")), 16384)},
+		{"NUL", alertUnrecognizedName, "character", records(buildHello(sni("a.com\x00.b.com")), 16384)},
+		{"space", alertUnrecognizedName, "character", records(buildHello(sni("a .com")), 16384)},
+		{"not ASCII", alertUnrecognizedName, "character", records(buildHello(sni("bücher.example")), 16384)},
+		{"trailing dot", alertUnrecognizedName, "empty label", records(buildHello(sni("a.com.")), 16384)},
+		{"leading dot", alertUnrecognizedName, "empty label", records(buildHello(sni(".a.com")), 16384)},
+		{"empty label", alertUnrecognizedName, "character", records(buildHello(sni("a..com")), 16384)},
+		{"address with zone", alertUnrecognizedName, "character", records(buildHello(sni("fe80::1%eth0")), 16384)},
+		{"long name", alertUnrecognizedName, "too long", records(buildHello(sni(strings.Repeat("a", 254))), 16384)},
+		{"name of another type", alertUnrecognizedName, "unknown type", records(buildHello(extension{extServerName, []byte{0, 4, 1, 0, 1, 'a'}}), 16384)},
+		{"bytes after the names", alertDecodeError, "does not fit", records(buildHello(extension{extServerName, []byte{0, 4, 0, 0, 1, 'a', 0}}), 16384)},
+		{"empty alpn", alertDecodeError, "ALPN", records(buildHello(alpn()), 16384)},
+		{"empty alpn protocol", alertDecodeError, "ALPN", records(buildHello(alpn("h2", "")), 16384)},
+		{"inner ech", alertIllegalParameter, "outer", records(buildHello(extension{extECH, []byte{1}}), 16384)},
+		{"odd versions", alertDecodeError, "supported_versions", records(buildHello(extension{extSupportedVersions, []byte{3, 3, 4, 3}}), 16384)},
+		{"two messages in a record", alertUnexpectedMessage, "further handshake", edit(func(b []byte) []byte { return append(b, whole...) })},
+		{"not a ClientHello", alertUnexpectedMessage, "begin with a ClientHello", edit(func(b []byte) []byte { b[0] = 2; return b })},
+		{"extensions too long", alertDecodeError, "does not fit", edit(func(b []byte) []byte { b[77]++; return b })},
+		{"session id too long", alertDecodeError, "does not fit", edit(func(b []byte) []byte { b[38] = 33; return b })},
+		{"over 64 KiB", alertIllegalParameter, "over 64 KiB", records([]byte{1, 1, 0, 0, 3, 3}, 16384)},
+		{"record over 16 KiB", alertRecordOverflow, "record over", []byte{22, 3, 1, 0x40, 1, 1}},
+		{"empty record", alertUnexpectedMessage, "empty handshake record", []byte{22, 3, 1, 0, 0}},
+		{"record of version 3.9", alertProtocolVersion, "unknown version", []byte{22, 3, 9, 0, 5}},
+		{"alert between", alertUnexpectedMessage, "another type", append(records(whole[:10], 10), 21, 3, 1, 0, 2)},
+		{"empty record between", alertUnexpectedMessage, "empty handshake record", append(records(whole[:10], 1), 22, 3, 1, 0, 0)},
+		{"application data between", alertUnexpectedMessage, "another type", append(records(whole[:10], 10), 23, 3, 3, 0, 2)},
+		{"change_cipher_spec between", alertUnexpectedMessage, "another type", append(records(whole[:10], 10), 20, 3, 3, 0, 1, 1)},
+		{"one byte over 64 KiB, a byte a record", alertIllegalParameter, "over 64 KiB", records([]byte{1, 1, 0, 0, 3, 3}, 1)[:24]},
+		{"end within a record that goes on, before that is here", alertUnexpectedMessage, "further handshake", append(records(whole[:len(whole)-1], 20), 22, 3, 1, 0x40, 0)},
+		{"legacy version 2.0", alertProtocolVersion, "unknown version", edit(func(b []byte) []byte { b[4] = 2; return b })},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, need, err := readHello(tt.raw)
+			_, need, err := new(assembly).readHello(tt.raw)
 			var bad *HelloError
-			if !errors.As(err, &bad) || !strings.Contains(bad.Text, tt.want) {
-				t.Errorf("need %d, err %v, want %q", need, err, tt.want)
+			if !errors.As(err, &bad) || !strings.Contains(bad.Text, tt.want) || bad.Alert != tt.alert {
+				t.Errorf("need %d, err %#v, want %q with alert %d", need, err, tt.want, tt.alert)
 			}
 		})
 	}
@@ -200,7 +209,7 @@ func FuzzHello(f *testing.F) {
 		if len(raw) < 2 || raw[0] != recordHandshake || raw[1] != 3 {
 			return
 		}
-		hello, need, err := readHello(raw)
+		hello, need, err := new(assembly).readHello(raw)
 		if err == nil && need != 0 && need <= len(raw) {
 			t.Fatalf("needs %d of %d bytes", need, len(raw))
 		}
@@ -245,7 +254,7 @@ func BenchmarkReadHello(b *testing.B) {
 	raw := stdHello(b, &tls.Config{ServerName: "example.com", NextProtos: []string{"h2", "http/1.1"}})
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, need, err := readHello(raw); need != 0 || err != nil {
+		if _, need, err := new(assembly).readHello(raw); need != 0 || err != nil {
 			b.Fatal(need, err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -74,7 +75,10 @@ type Result struct {
 
 // A Sniffer lends the memory that sniffing needs. The zero value is ready. It
 // must not be copied after first use.
-type Sniffer struct{ pool sync.Pool }
+type Sniffer struct {
+	pool sync.Pool
+	held atomic.Int64 // by what did not fit into a buffer of the pool, in bytes
+}
 
 type buffer [firstRead]byte
 
@@ -92,7 +96,11 @@ func (s *Sniffer) get() *buffer {
 // deadline of conn and clears it.
 func (s *Sniffer) Sniff(conn net.Conn, prefix []byte, timeout time.Duration) (*Conn, Result, error) {
 	c := &Conn{Conn: conn, sniffer: s, lent: s.get()}
-	c.peeked = append(c.lent[:0], prefix...)
+	if c.peeked = c.lent[:0]; len(prefix) > firstRead && !c.enlarge(len(prefix)) {
+		c.peeked = prefix
+		return c, crowded(prefix), nil
+	}
+	c.peeked = append(c.peeked, prefix...)
 	if timeout > 0 {
 		if err := conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 			c.release()
@@ -132,6 +140,9 @@ func (c *Conn) sniff() (Result, error) {
 			return Result{Protocol: protocol}, nil
 		}
 		if err := c.more(len(p) + 1); err != nil {
+			if err == errCrowded {
+				return crowded(c.peeked), nil
+			}
 			return ended(Result{Protocol: undecided(p), Silent: len(p) == 0}, err)
 		}
 	}
@@ -139,8 +150,9 @@ func (c *Conn) sniff() (Result, error) {
 
 // sniffHello reads until the ClientHello is whole or wrong.
 func (c *Conn) sniffHello() (Result, error) {
+	var a assembly
 	for {
-		hello, need, err := readHello(c.peeked)
+		hello, need, err := a.readHello(c.peeked)
 		switch {
 		case err != nil:
 			return Result{Protocol: TLS, HelloErr: err}, nil
@@ -148,9 +160,22 @@ func (c *Conn) sniffHello() (Result, error) {
 			return Result{Protocol: TLS, Hello: hello}, nil
 		}
 		if err := c.more(need); err != nil {
-			return ended(Result{Protocol: TLS, HelloErr: helloError("ClientHello that does not end")}, err)
+			if err == errCrowded {
+				return crowded(c.peeked), nil
+			}
+			return ended(Result{Protocol: TLS, HelloErr: helloError(alertDecodeError, "does not end")}, err)
 		}
 	}
+}
+
+// crowded is the result where there is no memory for more of what began with p.
+// A hello is refused, a request line is left to its own parser, which has bounds
+// of its own.
+func crowded(p []byte) Result {
+	if protocol, known := classify(p); known && protocol == TLS {
+		return Result{Protocol: TLS, HelloErr: helloError(alertInternalError, "too large while too many others are")}
+	}
+	return Result{Protocol: undecided(p)}
 }
 
 // ended makes a result of the end of the client's patience or ours.
@@ -172,7 +197,9 @@ func (c *Conn) more(need int) error {
 	for len(c.peeked) < need {
 		if len(c.peeked) == cap(c.peeked) {
 			// Grown step by step: an announced length alone costs nothing.
-			c.peeked = append(make([]byte, 0, 4*cap(c.peeked)), c.peeked...)
+			if !c.grow() {
+				return errCrowded
+			}
 		}
 		n, err := c.Conn.Read(c.peeked[len(c.peeked):cap(c.peeked)])
 		c.peeked = c.peeked[:len(c.peeked)+n]
