@@ -71,7 +71,7 @@ const haproxyProxy = `global
   nbthread 1
   maxconn 8000
   log ring@requests format raw local0 info
-  ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
+  ssl-default-bind-options ssl-min-ver TLSv1.3
   ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
   ssl-default-bind-curves X25519
   ssl-default-server-options ssl-min-ver TLSv1.3
@@ -108,8 +108,25 @@ backend h1
   server origin %[7]s:443 ssl alpn http/1.1 verify required ca-file /etc/ssl/certs/ca-certificates.crt sni ssl_fc_sni
 `
 
+// The clients keep no sessions, and sallyport makes no tickets for those who
+// cannot use them; OpenSSL makes two for everybody unless it is told not to.
+const (
+	opensslConfig = "/srv/openssl.cnf"
+	noTickets     = `openssl_conf = all
+[all]
+ssl_conf = ssl
+[ssl]
+system_default = tls
+[tls]
+NumTickets = 0
+`
+)
+
 func (m *machine) startPeers() (p *peers, err error) {
 	p = &peers{}
+	if err := m.write(opensslConfig, []byte(noTickets)); err != nil {
+		return nil, err
+	}
 	if p.site, err = m.newSite(); err != nil {
 		return nil, err
 	}
@@ -126,6 +143,7 @@ func (m *machine) startPeers() (p *peers, err error) {
 func (p *peers) run(name string, port int, argv ...string) ([]int, error) {
 	m := p.site.machine
 	c := p.site.pinned(m.cpus[0], argv...)
+	c.Env = append(c.Env, "OPENSSL_CONF="+opensslConfig)
 	var text bytes.Buffer
 	c.Stderr, c.Stdout = &text, &text
 	if _, err := m.start(c, stopPatience); err != nil {
