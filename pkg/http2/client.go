@@ -3,9 +3,8 @@ package http2
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
-
-	"sallyport/pkg/exchange"
 )
 
 // ClientOptions are those of the client side of a connection.
@@ -25,70 +24,175 @@ type PeerSettings struct {
 
 // A ClientConn sends requests to one server, many at a time. Its methods may
 // be called from any goroutine.
-type ClientConn struct{}
+type ClientConn struct {
+	c conn
+	// reading is the goroutine that reads.
+	reading sync.WaitGroup
+	// told is closed when the server's settings are here, done when the
+	// connection carries nothing any more.
+	told, done chan struct{}
+
+	// Guarded by the connection's lock.
+	started     bool
+	heard       bool // told is closed
+	taken       int  // places of streams
+	peerStreams uint32
+	extended    bool
+}
 
 // Client gives the client side of a connection. It starts nothing: the preface
 // goes with the first request, and from then on a goroutine of the connection's
 // own reads, until Close.
-func (c *Codec) Client(conn net.Conn, o ClientOptions) *ClientConn { return &ClientConn{} }
+func (c *Codec) Client(conn net.Conn, o ClientOptions) *ClientConn {
+	cc := &ClientConn{told: make(chan struct{}), done: make(chan struct{}), peerStreams: assumedStreams}
+	cc.c.cli = cc
+	cc.c.init(c, conn, o.StallTimeout)
+	return cc
+}
 
 // Start sends the preface now and waits for the server's settings. The error is
 // that of ctx or why the connection ended; then the caller must Close.
-func (c *ClientConn) Start(ctx context.Context) (PeerSettings, error) { return PeerSettings{}, nil }
+func (c *ClientConn) Start(ctx context.Context) (PeerSettings, error) {
+	c.c.mu.Lock()
+	c.start()
+	c.c.flushLocked()
+	select {
+	case <-c.told:
+	case <-ctx.Done():
+		return PeerSettings{}, ctx.Err()
+	case <-c.done:
+	}
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	if !c.heard {
+		return PeerSettings{}, c.c.err
+	}
+	return PeerSettings{ExtendedConnect: c.extended, MaxStreams: c.peerStreams}, nil
+}
+
+// start appends the preface and has a goroutine read. The lock is held.
+func (c *ClientConn) start() {
+	if c.started || c.c.err != nil {
+		return
+	}
+	c.started = true
+	c.c.begin()
+	c.c.out.b = append(c.c.output(), preface...)
+	settings := make([]byte, 0, 2*6)
+	settings = appendSetting(settings, settingEnablePush, 0)
+	settings = appendSetting(settings, settingMaxList, maxList)
+	c.c.appendSettings(settings)
+	c.reading.Go(func() { c.c.lastWords(c.c.run()) })
+}
+
+// settled takes note of the server's settings. The lock is held.
+func (c *ClientConn) settled() {
+	if !c.heard {
+		c.heard = true
+		close(c.told)
+	}
+}
 
 // Open reserves a place for one stream, which RoundTrip must use or Finish give
 // back. The errors, ErrStreamsExhausted and ErrGoingAway, mean that nothing was
 // sent.
-func (c *ClientConn) Open() (*ClientStream, error) { return &ClientStream{}, nil }
+func (c *ClientConn) Open() (*ClientStream, error) {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	if !c.usable() {
+		return nil, ErrGoingAway
+	}
+	if c.taken >= maxOpened || uint32(c.taken) >= c.peerStreams {
+		return nil, ErrStreamsExhausted
+	}
+	c.taken++
+	s := &ClientStream{}
+	s.init(&c.c)
+	s.cl = s
+	return s, nil
+}
+
+// usable reports whether a new stream can be begun. The lock is held.
+func (c *ClientConn) usable() bool {
+	return c.c.err == nil && c.c.goneAway == nil && c.c.lastID < maxWindow-2*maxOpened
+}
 
 // Usable reports whether Open could succeed now or once a stream has ended: the
 // connection stands and the server has not said GOAWAY.
-func (c *ClientConn) Usable() bool { return false }
+func (c *ClientConn) Usable() bool {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	return c.usable()
+}
 
 // Streams gives the number of places that are taken.
-func (c *ClientConn) Streams() int { return 0 }
+func (c *ClientConn) Streams() int {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	return c.taken
+}
 
 // ExtendedConnect reports whether the server allows streams of other protocols
 // (RFC 8441); good after Start.
-func (c *ClientConn) ExtendedConnect() bool { return false }
+func (c *ClientConn) ExtendedConnect() bool {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	return c.extended
+}
 
 // LastActive gives when the last stream ended, or the connection began.
-func (c *ClientConn) LastActive() time.Time { return time.Time{} }
+func (c *ClientConn) LastActive() time.Time {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	return c.c.active
+}
 
 // Done is closed when the connection carries nothing any more.
-func (c *ClientConn) Done() <-chan struct{} { return nil }
+func (c *ClientConn) Done() <-chan struct{} { return c.done }
 
 // Close ends the connection and every stream on it, and waits for the
 // connection's goroutines.
-func (c *ClientConn) Close() error { return nil }
-
-// A ClientStream carries one exchange. One goroutine uses it; Interrupt may be
-// called from any. The order is RoundTrip, reading resp.Body, Finish.
-type ClientStream struct{}
-
-// RoundTrip sends req, head and first content together, and waits for the head
-// of the final response, which it puts into resp, after a reset. It returns
-// while the rest of the request is still being sent where the server answers
-// early, and always for an extended CONNECT. req and resp must stay until
-// Finish. A failure is a *exchange.RoundTripError, except ErrInvalidField and
-// errors of Informational; Finish must be called all the same, and before a
-// refusal is written to the client: until then the body may be in use.
-func (s *ClientStream) RoundTrip(req *exchange.Request, resp *exchange.Response, opts exchange.Options) error {
-	return nil
+func (c *ClientConn) Close() error {
+	c.c.mu.Lock()
+	if c.c.err == nil {
+		c.c.fail(ErrClosed)
+		c.c.wakeReader()
+	}
+	c.c.out.final = true
+	c.c.mu.Unlock()
+	err := c.c.nc.Close()
+	c.reading.Wait()
+	c.c.tasks.Wait()
+	c.c.mu.Lock()
+	c.c.dropOutput()
+	c.c.mu.Unlock()
+	return err
 }
 
-// Finish ends the exchange: it stops and waits for the sending of a request
-// whose response is complete, resets the stream where either side is not, and
-// gives its place back. reusable says that the connection goes on. The error is
-// why the request could not be sent whole: a *exchange.SourceError where the
-// client cut it, a *exchange.SinkError where the server did not take it, nil
-// where the server had answered and the rest was not wanted any more.
-func (s *ClientStream) Finish(req *exchange.Request) (reusable bool, err error) { return false, nil }
-
-// Sent gives the bytes of content of the request that were handed to the
-// connection; good after Finish.
-func (s *ClientStream) Sent() int64 { return 0 }
-
-// Interrupt ends the stream from another goroutine: RoundTrip and reads of the
-// response fail. It never waits, and does nothing after Finish.
-func (s *ClientStream) Interrupt() {}
+// onBlock takes the header list of a response, interim or final, or its trailer
+// section.
+func (c *ClientConn) onBlock(id uint32, b *block, end bool) error {
+	c.c.mu.Lock()
+	defer c.c.unlock()
+	c.c.floods.useful()
+	st := c.c.streams[id]
+	if st == nil {
+		c.c.codec.putBlock(b)
+		if c.c.idle(id) {
+			return fault(ProtocolFault, "HEADERS on an idle stream")
+		}
+		return c.c.stray(id)
+	}
+	s := st.cl
+	switch {
+	case s.headed:
+		return st.onTrailer(b, end)
+	case st.recvEnd:
+		c.c.codec.putBlock(b)
+		return c.c.streamFault(st, StreamClosed, "HEADERS behind the end of the stream")
+	case b.interim() && !end:
+		return s.onInterim(b)
+	}
+	s.onHead(b, end)
+	return nil
+}

@@ -1,0 +1,118 @@
+package http2
+
+import "time"
+
+// A limit is how much of something a peer may do: so many at once, and so many
+// a second on the average.
+type limit struct{ burst, perSecond int }
+
+// The limits. Those of frames that answer ours grow with what we send and
+// receive besides.
+var limits = struct{ resets, settings, pings, empty, useless, windowUpdates, tiny limit }{
+	// Cancelling a burst of calls is usual for gRPC. A stream that was served
+	// allows one more, so who is served as fast as it resets goes on.
+	resets:        limit{400, 20},
+	settings:      limit{100, 2},
+	pings:         limit{1000, 50},
+	empty:         limit{500, 20},
+	useless:       limit{5000, 200},
+	windowUpdates: limit{10000, 1000},
+	tiny:          limit{2000, 100},
+}
+
+// A bucket counts against a limit. The clock is asked only at the limit.
+type bucket struct {
+	n     int
+	since time.Time
+}
+
+// take counts one and reports whether that is too many.
+func (b *bucket) take(l limit) bool {
+	if b.n++; b.n <= l.burst {
+		return false
+	}
+	now := time.Now()
+	if b.since.IsZero() {
+		// Not known when the burst began: nothing has been earned.
+		b.since = now
+		return true
+	}
+	earned := int(now.Sub(b.since).Seconds() * float64(l.perSecond))
+	b.since = now
+	b.n = max(b.n-earned, 0)
+	return b.n > l.burst
+}
+
+// give takes back what was earned by something useful.
+func (b *bucket) give(n int) { b.n = max(b.n-n, 0) }
+
+// floods counts what costs us more than the peer. Resets, window updates and
+// tiny frames are counted under the connection's lock, the rest by the reading
+// goroutine.
+type floods struct{ resets, sets, pings, blanks, others, updates, tinies bucket }
+
+// begin starts the time in which allowances are earned.
+func (f *floods) begin(now time.Time) {
+	for _, b := range []*bucket{&f.resets, &f.sets, &f.pings, &f.blanks, &f.others, &f.updates, &f.tinies} {
+		b.since = now
+	}
+}
+
+func (f *floods) reset() error {
+	if f.resets.take(limits.resets) {
+		return flood(RapidReset, "streams reset faster than they are served")
+	}
+	return nil
+}
+
+// served takes note of a stream that went to its end.
+func (f *floods) served() { f.resets.give(1) }
+
+func (f *floods) settings() error {
+	if f.sets.take(limits.settings) {
+		return flood(SettingsFlood, "too many SETTINGS")
+	}
+	return nil
+}
+
+func (f *floods) ping() error {
+	if f.pings.take(limits.pings) {
+		return flood(PingFlood, "too many PING")
+	}
+	return nil
+}
+
+func (f *floods) empty() error {
+	if f.blanks.take(limits.empty) {
+		return flood(EmptyFrames, "too many DATA frames without content")
+	}
+	return nil
+}
+
+func (f *floods) useless() error {
+	if f.others.take(limits.useless) {
+		return flood(UselessFrames, "too many frames that mean nothing")
+	}
+	return nil
+}
+
+func (f *floods) windowUpdate() error {
+	if f.updates.take(limits.windowUpdates) {
+		return flood(WindowUpdateFlood, "too many WINDOW_UPDATE")
+	}
+	return nil
+}
+
+// useful takes note of a frame that carries a message: peers measure the path
+// by PING and open windows for it.
+func (f *floods) useful() {
+	f.pings.give(1)
+	f.updates.give(2)
+	f.others.give(1)
+}
+
+// answered takes note of a DATA frame of ours, for which the peer may open
+// windows.
+func (f *floods) answered() { f.updates.give(2) }
+
+func (f *floods) tiny() bool { return f.tinies.take(limits.tiny) }

@@ -1,0 +1,434 @@
+package http2
+
+import (
+	"encoding/binary"
+	"io"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+// A reader takes frames off a connection. While it waits and no stream is open
+// it holds no buffer.
+type reader struct {
+	in *input
+	// in.b[r:w] is what was read and not yet understood.
+	r, w int
+	// first takes the first bytes of a frame, so that an idle connection needs
+	// nothing more. The rest of the same TLS record costs no system call.
+	first [24]byte
+	// settled: the peer's first SETTINGS came.
+	settled bool
+	// greeted: the client's preface came.
+	greeted bool
+}
+
+// An input holds at least one whole frame.
+type input struct {
+	b [frameHeaderLen + maxFrame]byte
+}
+
+func (c *Codec) getInput() *input {
+	if in, ok := c.inputs.Get().(*input); ok {
+		return in
+	}
+	return new(input)
+}
+
+// loop reads until the connection ends. io.EOF means that it did between two
+// frames.
+func (r *reader) loop(c *conn) error {
+	for {
+		for {
+			more, err := r.step(c)
+			if err != nil {
+				return err
+			}
+			if !more {
+				break
+			}
+		}
+		if err := r.fill(c); err != nil {
+			if err == io.EOF && r.r != r.w {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+}
+
+// drop gives the buffer back.
+func (r *reader) drop(c *conn) {
+	if r.in != nil {
+		c.codec.inputs.Put(r.in)
+		r.in = nil
+	}
+	r.r, r.w = 0, 0
+}
+
+// fill reads more bytes behind those that are here, after having the answers
+// to what was read sent.
+func (r *reader) fill(c *conn) error {
+	c.mu.Lock()
+	if c.err != nil {
+		err := c.err
+		c.unlock()
+		return err
+	}
+	c.flushSoon()
+	idle := len(c.streams) == 0
+	c.unlock()
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+		if idle {
+			r.drop(c)
+			n, err := readSome(c.nc, r.first[:])
+			if err != nil {
+				return err
+			}
+			r.in = c.codec.getInput()
+			r.w = copy(r.in.b[:], r.first[:n])
+			return nil
+		}
+	} else if r.r > 0 {
+		r.w = copy(r.in.b[:], r.in.b[r.r:r.w])
+		r.r = 0
+	}
+	if r.in == nil {
+		r.in = c.codec.getInput()
+	}
+	n, err := readSome(c.nc, r.in.b[r.w:])
+	r.w += n
+	return err
+}
+
+// readSome reads at least one byte or gives an error, as io.Reader may do
+// neither.
+func readSome(r io.Reader, p []byte) (int, error) {
+	for range 100 {
+		n, err := r.Read(p)
+		if n > 0 {
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+// step takes the next frame, or of DATA what is here of it; false means that
+// more bytes are needed.
+func (r *reader) step(c *conn) (more bool, err error) {
+	if r.in == nil {
+		return false, nil
+	}
+	b := r.in.b[r.r:r.w]
+	if c.srv != nil && !r.greeted {
+		n := min(len(b), len(preface))
+		if string(b[:n]) != preface[:n] {
+			return false, fault(ProtocolFault, "connection preface that is not that of HTTP/2")
+		}
+		if n < len(preface) {
+			return false, nil
+		}
+		r.greeted = true
+		r.r += n
+		b = b[n:]
+	}
+	if c.data.active {
+		if len(b) == 0 {
+			return false, nil
+		}
+		r.r += c.onMoreData(b)
+		return true, nil
+	}
+	if len(b) < frameHeaderLen {
+		return false, nil
+	}
+	h := parseFrameHeader(b)
+	switch {
+	case !r.settled && (h.typ != frameSettings || h.flags&flagAck != 0):
+		return false, fault(ProtocolFault, "first frame that is not SETTINGS")
+	case h.length > maxFrame:
+		return false, fault(FrameSizeError, "frame over SETTINGS_MAX_FRAME_SIZE")
+	case c.dec.open != nil && (h.typ != frameContinuation || h.id != c.dec.id):
+		return false, fault(ProtocolFault, "frame within a header block")
+	case h.typ == frameData:
+		return r.startData(c, h, b[frameHeaderLen:])
+	case len(b) < frameHeaderLen+h.length:
+		return false, nil
+	}
+	r.r += frameHeaderLen + h.length
+	r.settled = true
+	return true, c.onFrame(h, b[frameHeaderLen:frameHeaderLen+h.length])
+}
+
+// startData takes the header of a DATA frame and what of its content is here.
+func (r *reader) startData(c *conn, h frameHeader, b []byte) (more bool, err error) {
+	pad, overhead := 0, 0
+	if h.flags&flagPadded != 0 {
+		switch {
+		case h.length == 0:
+			return false, fault(FrameSizeError, "padded DATA without a length of padding")
+		case len(b) == 0:
+			return false, nil
+		case int(b[0]) >= h.length:
+			return false, fault(ProtocolFault, "padding as long as its frame")
+		}
+		pad, overhead = int(b[0]), 1
+		b = b[1:]
+	}
+	used, err := c.onData(h, h.length-overhead-pad, pad, overhead, b)
+	r.r += frameHeaderLen + overhead + used
+	return true, err
+}
+
+// onFrame acts on a whole frame that is not DATA.
+func (c *conn) onFrame(h frameHeader, p []byte) error {
+	switch h.typ {
+	case frameHeaders:
+		return c.onHeaders(h, p)
+	case frameContinuation:
+		return c.onContinuation(h, p)
+	case frameSettings:
+		return c.onSettings(h, p)
+	case framePing:
+		return c.onPing(h, p)
+	case frameWindowUpdate:
+		return c.onWindowUpdate(h, p)
+	case frameReset:
+		return c.onReset(h, p)
+	case frameGoAway:
+		return c.onGoAway(h, p)
+	case framePushPromise:
+		// We said ENABLE_PUSH=0, and a client never may.
+		return fault(ProtocolFault, "PUSH_PROMISE, which was not allowed")
+	case framePriority:
+		if h.id == 0 {
+			return fault(ProtocolFault, "PRIORITY without a stream")
+		}
+		if len(p) != 5 {
+			return fault(FrameSizeError, "PRIORITY of another length than 5")
+		}
+		fallthrough
+	default:
+		// RFC 9113 sections 4.1 and 5.3.2.
+		return c.floods.useless()
+	}
+}
+
+// A decoder makes header lists of the fragments of header blocks.
+type decoder struct {
+	hpack *hpack.Decoder
+	// open is the list of the block that is being read, nil between blocks.
+	open  *block
+	id    uint32
+	flags uint8
+	// bytes and frames of it so far.
+	bytes, frames int
+}
+
+func (d *decoder) init(c *conn) {
+	d.hpack = hpack.NewDecoder(tableSize, d.emit)
+	// Longer strings cannot come within maxBlock: Huffman's shortest code has
+	// five bits.
+	d.hpack.SetMaxStringLength(maxBlock * 8 / 5)
+}
+
+func (d *decoder) emit(f hpack.HeaderField) {
+	if !d.open.add(f) {
+		d.hpack.SetEmitEnabled(false)
+	}
+}
+
+func (c *conn) onHeaders(h frameHeader, p []byte) error {
+	if h.id == 0 {
+		return fault(ProtocolFault, "HEADERS without a stream")
+	}
+	p, ok := unpad(h, p)
+	if !ok {
+		return fault(ProtocolFault, "padding as long as its frame")
+	}
+	if h.flags&flagPriority != 0 {
+		if len(p) < 5 {
+			return fault(FrameSizeError, "HEADERS too short for its priority")
+		}
+		p = p[5:]
+	}
+	d := &c.dec
+	d.open, d.id, d.flags, d.bytes, d.frames = c.codec.getBlock(), h.id, h.flags, 0, 0
+	d.hpack.SetEmitEnabled(true)
+	return c.fragment(h, p)
+}
+
+func (c *conn) onContinuation(h frameHeader, p []byte) error {
+	d := &c.dec
+	if d.open == nil {
+		return fault(ProtocolFault, "CONTINUATION without HEADERS")
+	}
+	if d.frames++; d.frames > maxContinuations {
+		return flood(ContinuationFlood, "header block in too many frames")
+	}
+	return c.fragment(h, p)
+}
+
+func (c *conn) fragment(h frameHeader, p []byte) error {
+	d := &c.dec
+	if d.bytes += len(p); d.bytes > maxBlock {
+		return flood(ContinuationFlood, "header block of too many bytes")
+	}
+	if _, err := d.hpack.Write(p); err != nil {
+		return fault(CompressionError, "header block that cannot be decoded")
+	}
+	if h.flags&flagEndHeaders == 0 {
+		return nil
+	}
+	if err := d.hpack.Close(); err != nil {
+		return fault(CompressionError, "header block that ends within a field")
+	}
+	b := d.open
+	d.open = nil
+	if b.over {
+		c.codec.counters.add(HeaderList)
+	}
+	end := d.flags&flagEndStream != 0
+	if c.srv != nil {
+		return c.srv.onBlock(d.id, b, end)
+	}
+	return c.cli.onBlock(d.id, b, end)
+}
+
+func (c *conn) onPing(h frameHeader, p []byte) error {
+	switch {
+	case h.id != 0:
+		return fault(ProtocolFault, "PING on a stream")
+	case len(p) != 8:
+		return fault(FrameSizeError, "PING of another length than 8")
+	}
+	if h.flags&flagAck != 0 {
+		if c.srv != nil {
+			c.srv.onPong(p)
+		}
+		return c.floods.useless()
+	}
+	c.mu.Lock()
+	c.appendPing(flagAck, p)
+	c.unlock()
+	return c.floods.ping()
+}
+
+func (c *conn) onWindowUpdate(h frameHeader, p []byte) error {
+	if len(p) != 4 {
+		return fault(FrameSizeError, "WINDOW_UPDATE of another length than 4")
+	}
+	n := int64(binary.BigEndian.Uint32(p) & (1<<31 - 1))
+	c.mu.Lock()
+	defer c.unlock()
+	if h.id == 0 {
+		switch {
+		case n == 0:
+			return fault(ProtocolFault, "WINDOW_UPDATE by 0")
+		case c.sendWindow+n > maxWindow:
+			return fault(FlowControlError, "window over 2^31-1")
+		}
+		c.sendWindow += n
+		for _, s := range c.streams {
+			if s.connWait {
+				s.connWait = false
+				s.scond.Broadcast()
+			}
+		}
+		return c.floods.windowUpdate()
+	}
+	s := c.streams[h.id]
+	switch {
+	case s == nil:
+		if c.idle(h.id) {
+			return fault(ProtocolFault, "WINDOW_UPDATE on an idle stream")
+		}
+	case n == 0:
+		return c.streamFault(s, ProtocolFault, "WINDOW_UPDATE by 0")
+	case s.sendWindow+n > maxWindow:
+		return c.streamFault(s, FlowControlError, "window over 2^31-1")
+	default:
+		s.sendWindow += n
+		s.scond.Broadcast()
+	}
+	return c.floods.windowUpdate()
+}
+
+func (c *conn) onReset(h frameHeader, p []byte) error {
+	switch {
+	case h.id == 0:
+		return fault(ProtocolFault, "RST_STREAM without a stream")
+	case len(p) != 4:
+		return fault(FrameSizeError, "RST_STREAM of another length than 4")
+	}
+	code := Code(binary.BigEndian.Uint32(p))
+	c.mu.Lock()
+	defer c.unlock()
+	s := c.streams[h.id]
+	if s == nil {
+		if c.idle(h.id) {
+			return fault(ProtocolFault, "RST_STREAM on an idle stream")
+		}
+		return c.floods.useless()
+	}
+	s.leave()
+	s.fail(&ResetError{Code: code})
+	if c.srv != nil {
+		return c.floods.reset()
+	}
+	return nil
+}
+
+func (c *conn) onGoAway(h frameHeader, p []byte) error {
+	switch {
+	case h.id != 0:
+		return fault(ProtocolFault, "GOAWAY on a stream")
+	case len(p) < 8:
+		return fault(FrameSizeError, "GOAWAY shorter than 8")
+	}
+	last := binary.BigEndian.Uint32(p) & (1<<31 - 1)
+	code := Code(binary.BigEndian.Uint32(p[4:]))
+	c.mu.Lock()
+	defer c.unlock()
+	c.goneAway = &GoAwayError{Code: code}
+	if c.srv != nil {
+		c.srv.settle()
+	} else {
+		for id, s := range c.streams {
+			if id > last {
+				s.cl.unprocessed = true
+				s.leave()
+				s.fail(c.goneAway)
+			}
+		}
+	}
+	return c.floods.useless()
+}
+
+// idle reports whether the stream was never opened. The lock is held.
+func (c *conn) idle(id uint32) bool { return id > c.lastID || id&1 == 0 }
+
+// streamFault resets a stream because the peer broke a rule on it. Making us
+// do that costs as much as a reset of its own.
+func (c *conn) streamFault(s *stream, code Code, text string) error {
+	s.reset(code, &ResetError{Code: code, Local: true, Text: text})
+	return c.floods.reset()
+}
+
+// stray answers a frame on a stream that the wire does not know any more. The
+// lock is held.
+func (c *conn) stray(id uint32) error {
+	if c.resets.has(id) {
+		return nil
+	}
+	c.appendReset(id, StreamClosed)
+	c.resets.add(id)
+	return c.floods.reset()
+}
+
+func fault(code Code, text string) error { return &ConnError{code, ProtocolError, text} }
+
+func flood(cause Cause, text string) error { return &ConnError{EnhanceYourCalm, cause, text} }
