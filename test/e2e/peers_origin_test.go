@@ -24,6 +24,7 @@ const (
 	portNghttpd  = "9446"
 	portGRPC     = "9447"
 	portGRPCText = "9087" // gRPC without TLS
+	portGRPCOld  = "9452" // gRPC, connections do not live long
 	portSockets  = "9448" // WebSocket of Node's ws
 	portMCP      = "9449"
 	portGoMCP    = "9450"
