@@ -31,6 +31,8 @@ rules:
 type street struct {
 	*host
 	origin *peerOrigin
+	// modules is where Node finds the tests' packages on the host.
+	modules string
 }
 
 // newStreet makes the host and starts the daemon; each test adds the servers
@@ -41,7 +43,7 @@ func newStreet(t *testing.T) *street {
 	for _, name := range []string{"go", "nginx", "nghttpd", "grpc", "ws", "mcp", "git"} {
 		h.net.setName(name+".example.com", originV4)
 	}
-	s := &street{host: h, origin: h.net.servePeerOrigin()}
+	s := &street{host: h, origin: h.net.servePeerOrigin(), modules: h.nodeModules()}
 	h.startDaemon(h.config(peerRules))
 	// Bodies that clients send, and compare what they get with.
 	for _, n := range []int64{0, 1, 1000, 16384, 70_000, 3_000_000} {
@@ -64,7 +66,7 @@ func newStreet(t *testing.T) *street {
 func (s *street) within(t *testing.T) *street {
 	h := *s.host
 	h.t = t
-	return &street{&h, s.origin}
+	return &street{&h, s.origin, s.modules}
 }
 
 // peer puts a file of testdata/peers on the host and gives its path.
@@ -152,7 +154,18 @@ func (s *street) exchanges(prefix string) (all []audit.Event) {
 func TestPeers(t *testing.T) {
 	s := newStreet(t)
 	for name, try := range map[string]func(*street){
-		"curl": (*street).tryCurl,
+		"curl":        (*street).tryCurl,
+		"net-http":    (*street).tryNetHTTP,
+		"grpc":        (*street).tryGRPC,
+		"node":        (*street).tryNode,
+		"websocket":   (*street).tryWebSocket,
+		"eventsource": (*street).tryEventSource,
+		"mcp":         (*street).tryMCP,
+		"nginx":       (*street).tryNginx,
+		"nghttp":      (*street).tryNghttp,
+		"java":        (*street).tryJava,
+		"requests":    (*street).tryRequests,
+		"git":         (*street).tryGit,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -190,4 +203,39 @@ func (s *street) tryCurl() {
 			s.checks(45, nil, append([]string{"bash", script, c.base, c.version}, c.options...)...)
 		})
 	}
+}
+
+// tryNode: fetch, axios and the http2 module.
+func (s *street) tryNode() {
+	s.nodeChecks(20, "node_fetch.mjs", "https://go.example.com:"+portTLS)
+	s.needsTwo()
+	s.nodeChecks(18, "node_http2.mjs", "https://go.example.com:"+portTLS)
+	s.nodeChecks(18, "node_http2.mjs", "http://go.example.com:"+portClear)
+}
+
+// tryWebSocket: Node's ws on both sides.
+func (s *street) tryWebSocket() {
+	s.startNode("sockets_server.mjs", "ws.example.com", portSockets)
+	s.nodeChecks(20, "sockets.mjs", "wss://ws.example.com:"+portSockets)
+}
+
+// tryEventSource: npm's eventsource at net/http.
+func (s *street) tryEventSource() {
+	s.nodeChecks(6, "events.mjs", "https://go.example.com:"+portTLSOne)
+}
+
+// tryJava: Java's own client.
+func (s *street) tryJava() {
+	program := s.peer("Http.java")
+	s.checks(17, nil, "java", program, "https://go.example.com:"+portTLSOne, "1")
+	s.checks(17, nil, "java", program, "http://go.example.com:"+portClear, "1")
+	s.needsTwo()
+	s.checks(18, nil, "java", program, "https://go.example.com:"+portTLS, "2")
+}
+
+// tryRequests: Python's requests.
+func (s *street) tryRequests() {
+	program := s.peer("requests_peer.py")
+	s.checks(19, nil, "python3", program, "https://go.example.com:"+portTLS)
+	s.checks(19, nil, "python3", program, "http://go.example.com:"+portClear)
 }
