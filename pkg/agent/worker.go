@@ -201,7 +201,8 @@ func (w *worker) openMetrics() error {
 	w.snapshots = newSnapshots(w)
 	w.metrics = metrics.New(metrics.Options{
 		Version: w.args.Version, Revision: revision(), Datapath: w.snapshots, Guard: w.snapshots, Audit: w.audit,
-		Resources: w.resources, Runtime: true,
+		HTTP2Closed: func(yield func(string, uint64) bool) { w.proxy.HTTP2Closed(yield) },
+		Resources:   w.resources, Runtime: true,
 	})
 	w.metrics.SetReload(true, time.Now())
 	return nil

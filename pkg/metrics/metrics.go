@@ -8,6 +8,7 @@
 package metrics
 
 import (
+	"iter"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -30,6 +31,9 @@ type Options struct {
 	Datapath Datapath
 	Guard    Guard
 	Audit    Audit
+	// HTTP2Closed gives how often HTTP/2 connections and streams were ended to
+	// protect us, by cause; nil: none.
+	HTTP2Closed iter.Seq2[string, uint64]
 	// Resources lists every bounded thing outside this package.
 	Resources func() []Resource
 	// Runtime adds the go_ and process_ families of this process.
@@ -67,6 +71,9 @@ func New(o Options) *Metrics {
 	)
 	if o.Datapath != nil {
 		m.registry.MustRegister(newBPFCollector(o.Datapath))
+	}
+	if o.HTTP2Closed != nil {
+		m.registry.MustRegister(newHTTP2Collector(o.HTTP2Closed))
 	}
 	if o.Guard != nil {
 		m.registry.MustRegister(newGuardCollector(o.Guard))

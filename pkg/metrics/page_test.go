@@ -73,8 +73,11 @@ func busy() *Metrics {
 			refusals: map[string]uint64{"no_listener": 4, "map_full": 1},
 			live:     []LiveFlow{{Workload: "github", Leg: WorkloadLeg, Sent: 1000, Received: 2000, Retransmits: 1}},
 		},
-		Guard:     &fakeGuard{n: 12},
-		Audit:     fakeAudit{},
+		Guard: &fakeGuard{n: 12},
+		Audit: fakeAudit{},
+		HTTP2Closed: func(yield func(string, uint64) bool) {
+			_ = yield("rapid_reset", 2) && yield("ping_flood", 0)
+		},
 		Resources: func() []Resource { return []Resource{{"flows", 3, 65536}, {"leaf_cache", 10, 4096}} },
 	})
 	m.SetEnforcementActive(true)
@@ -124,7 +127,7 @@ var contractFamilies = []string{
 	"flows_total", "flows_active", "flow_sent_bytes_total", "flow_received_bytes_total", "flow_retransmits_total", "flow_rtt_seconds",
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
 	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "dns_queries_total", "guard_rejected_packets_total",
-	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active",
+	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "http2_closed_total",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",
 }
 

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -35,6 +36,10 @@ type call struct {
 	x     *exchange.Exchange
 	ev    *audit.Event
 	work  *work
+	// stream is what HTTP/2 adds: the exchanges of one connection run side by
+	// side and end one by one. nil in HTTP/1.
+	stream *stream
+	car    carrier
 	// interim passes a 1xx response on. It is made once, so that an exchange
 	// does not cost a closure.
 	interim func(*exchange.Response) error
@@ -46,12 +51,19 @@ func (k *call) writeInterim(resp *exchange.Response) error {
 
 // enter begins a phase of the connection; false means that it was stopped.
 func (k *call) enter(phase uint32, now time.Time) bool {
+	if k.stream != nil {
+		return k.c.phase.Load() != stopped && !k.stream.Cancelled()
+	}
 	return k.c.enter(phase, now)
 }
 
 // use notes what carries the exchange, nil for nothing. Between two calls it
 // may be interrupted from outside.
 func (k *call) use(u inUse) {
+	if k.stream != nil {
+		k.stream.use(u)
+		return
+	}
 	k.c.use(u)
 }
 
@@ -83,9 +95,19 @@ func (k *call) run(now time.Time) after {
 		}
 		return k.connect(s, &t, now)
 	}
+	method := req.Method
+	if k.stream != nil && req.Upgrade != "" {
+		if text := k.stream.refuseExtended(req); text != "" {
+			k.refuse(c.ownDecision(policy.ProtocolDenied), text)
+			return nil
+		}
+		// It takes the place of the GET that opens a WebSocket in HTTP/1.1 (RFC
+		// 8441 section 5), and is judged as that.
+		method = http.MethodGet
+	}
 	w := k.work
 	w.fields.header = &req.Header
-	w.request = policy.HTTPQuery{Method: req.Method, Path: req.Path, Header: &w.fields}
+	w.request = policy.HTTPQuery{Method: method, Path: req.Path, Header: &w.fields}
 	protocol := policy.HTTP
 	if t.scheme == upstream.TLS {
 		protocol = policy.HTTPS
@@ -110,12 +132,12 @@ func (k *call) run(now time.Time) after {
 // of its connection. A decision is a refusal.
 func (k *call) target() (t target, refused *policy.Decision, text string) {
 	c, h, req := k.c, k.h, &k.x.Request
-	t = target{scheme: upstream.Clear, addr: h.addr, port: h.port}
+	t = target{scheme: upstream.Clear, addr: h.addr, port: h.port, alpn: h.offer}
 	standard := uint16(80)
 	switch {
 	case req.Form == exchange.AbsoluteForm:
 		// The address of the proxy that the workload named means nothing.
-		t.addr = netip.Addr{}
+		t.addr, t.alpn = netip.Addr{}, ""
 		if req.Scheme == "https" {
 			t.scheme, standard = upstream.TLS, 443
 		}
@@ -127,6 +149,9 @@ func (k *call) target() (t target, refused *policy.Decision, text string) {
 	own := "http"
 	if t.scheme == upstream.TLS {
 		own = "https"
+		if t.alpn == "" {
+			t.alpn = http11
+		}
 	}
 	switch {
 	case req.Form == exchange.AuthorityForm:
@@ -217,15 +242,23 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	}
 	opts := exchange.Options{HeaderTimeout: d.Timeouts.ResponseHeader, Informational: k.interim}
 	k.ev.Upstream.Target, k.ev.Upstream.Attempts = r.text, 0
-	var car carrier
+	var ws *webSocketStream
+	if k.stream != nil && req.Upgrade != "" {
+		ws = k.follow()
+	}
+	car := &k.car
 	for fresh := false; ; fresh = true {
-		var fail *failure
-		if car, fail = k.carrier(r, fresh); fail != nil {
+		if fail := k.take(r, fresh); fail != nil {
 			k.ev.Duration.Upstream = time.Since(begin)
 			k.unreachable(d, fail)
 			return nil
 		}
-		k.use(car.interruptible())
+		if ws != nil && !car.extended() {
+			car.release()
+			k.refuse(c.ownDecision(policy.ProtocolDenied), "the upstream does not take WebSockets over HTTP/2 any more")
+			return nil
+		}
+		k.use(car.inUse())
 		err := car.roundTrip(req, resp, opts)
 		if err == nil {
 			break
@@ -245,22 +278,29 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	k.ev.TLS.UpstreamVersion = tlsVersion(car.u.TLSVersion())
 	k.ev.HTTP.Status = resp.Status
 	if resp.Status == switchingProtocols {
-		return k.upgrade(&car, d)
+		return k.upgrade(car, d)
 	}
 	if c.p.draining.Load() {
 		k.client.CloseAfter()
 	}
+	if ws != nil && resp.Status/100 == 2 {
+		ws.opened(k, d)
+	}
 	sent, werr := k.client.WriteResponse(req, resp)
 	reusable, ferr := car.finish(req)
 	k.use(nil)
-	if reusable && werr == nil && !c.p.draining.Load() {
+	if reusable && (werr == nil || car.h2 != nil) && !c.p.draining.Load() {
 		car.release()
 	} else {
 		car.drop()
 	}
 	k.ev.HTTP.ResponseBytes = sent
 	k.ev.HTTP.RequestBytes = transferred(req)
-	k.end(d, cut(werr, ferr))
+	message := cut(werr, ferr)
+	if ws != nil && resp.Status/100 == 2 {
+		d, message = ws.closed(k, d, message)
+	}
+	k.end(d, message)
 	if werr != nil {
 		// The client must not take what it got for the whole.
 		k.client.CloseAfter()
@@ -270,6 +310,10 @@ func (k *call) forward(d policy.Decision, r *route) after {
 
 // quieten sets timeouts.stream_idle for what runs from here on.
 func (k *call) quieten(d time.Duration) {
+	if k.stream != nil {
+		k.stream.quiet.Store(int64(d))
+		return
+	}
 	k.c.quiet.Store(int64(d))
 }
 

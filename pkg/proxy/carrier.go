@@ -5,6 +5,7 @@ import (
 
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/http1"
+	"sallyport/pkg/http2"
 	"sallyport/pkg/upstream"
 )
 
@@ -16,37 +17,48 @@ type inUse interface {
 	Silence() (time.Duration, error)
 }
 
-// A carrier takes one exchange to the upstream and back.
+// A carrier takes one exchange to the upstream and back: an HTTP/1.1
+// connection, or one stream of an HTTP/2 connection.
 type carrier struct {
-	k  *call
-	u  *upstream.Conn
+	k *call
+	u *upstream.Conn
+	// Either h1, or h2 and its connection m.
 	h1 *http1.ClientConn
+	h2 *http2.ClientStream
+	m  *mux
 }
 
-// carrier takes a connection for a route, one that is there already unless
-// fresh.
-func (k *call) carrier(r *route, fresh bool) (carrier, *failure) {
-	c := k.c
-	car := carrier{k: k}
+// take fills k.car with a connection for a route, one that is there already
+// unless fresh.
+func (k *call) take(r *route, fresh bool) *failure {
+	c, car := k.c, &k.car
+	*car = carrier{k: k}
+	if r.multiplexes() {
+		return c.muxes.carry(k, r, fresh)
+	}
 	if !fresh {
 		if car.u = r.host.Idle(r.way, &c.leg, k.work.last); car.u != nil {
 			k.ev.Upstream.IP = car.u.Addr()
 			k.ev.Upstream.Attempts++
 			car.h1 = codecOf(c.p, car.u)
-			return car, nil
+			return nil
 		}
 	}
 	u, fail := k.dial(r)
 	if fail != nil {
-		return car, fail
+		return fail
 	}
 	car.u, car.h1 = u, codecOf(c.p, u)
-	return car, nil
+	return nil
 }
 
 // dial opens a connection for a route.
 func (k *call) dial(r *route) (*upstream.Conn, *failure) {
 	c := k.c
+	if f := k.h.failed; f != nil && f.host == r.host && time.Since(f.at) < freshTime {
+		// The client was only waiting for this answer.
+		return nil, f.failure
+	}
 	u, err := r.host.Dial(c.context(), r.way, &c.leg)
 	c.countHandshake(r.target.scheme, err)
 	if err != nil {
@@ -71,29 +83,58 @@ func codecOf(p *Proxy, u *upstream.Conn) *http1.ClientConn {
 }
 
 func (a *carrier) roundTrip(req *exchange.Request, resp *exchange.Response, opts exchange.Options) error {
+	if a.h2 != nil {
+		return a.h2.RoundTrip(req, resp, opts)
+	}
 	return a.h1.RoundTrip(req, resp, opts)
 }
 
 // finish ends the exchange; false means that it has spoiled its carrier.
 func (a *carrier) finish(req *exchange.Request) (reusable bool, err error) {
+	if a.h2 != nil {
+		return a.h2.Finish(req)
+	}
 	return a.h1.Finish(req)
 }
 
-// interruptible is what ends the exchange from outside.
-func (a *carrier) interruptible() inUse {
+// extended reports whether the upstream takes extended CONNECT (RFC 8441).
+func (a *carrier) extended() bool { return a.h2 != nil && a.m.codec.ExtendedConnect() }
+
+// inUse is what ends the exchange from outside: the connection if it is the
+// exchange's own, else its stream.
+func (a *carrier) inUse() inUse {
+	if a.h2 != nil {
+		return a
+	}
 	return a.u
 }
 
-// reused reports whether an exchange before this one has used the connection.
-func (a *carrier) reused() bool { return a.u.Reused() }
+// Interrupt implements inUse for a stream.
+func (a *carrier) Interrupt() { a.h2.Interrupt() }
+
+// Silence implements inUse. That of a stream is not less than its connection's.
+func (a *carrier) Silence() (time.Duration, error) { return a.u.Silence() }
+
+// reused reports whether the upstream may have begun to close the connection
+// when the exchange began.
+func (a *carrier) reused() bool { return a.h2 != nil || a.u.Reused() }
 
 // release keeps the connection for the next exchange.
 func (a *carrier) release() {
+	if a.h2 != nil {
+		a.k.c.muxes.leave(a.m)
+		return
+	}
 	a.k.work.last = a.u
 	a.u.Release()
 }
 
-// drop ends the connection.
+// drop ends a connection of HTTP/1.1; one of HTTP/2 ends with its last stream
+// if it is no longer usable.
 func (a *carrier) drop() {
+	if a.h2 != nil {
+		a.k.c.muxes.leave(a.m)
+		return
+	}
 	a.h1.Close()
 }

@@ -50,6 +50,10 @@ type conn struct {
 	// tunnelled says that a client which has ended its side is not gone.
 	tunnelled atomic.Bool
 
+	muxes muxes
+	// session is what the connection runs in HTTP/2, guarded by mu.
+	session *session
+
 	mu  sync.Mutex
 	up  inUse
 	leg upstream.Leg
@@ -147,8 +151,12 @@ func (p *Proxy) meet(tcp *net.TCPConn) *conn {
 func (p *Proxy) rescue(tcp *net.TCPConn) {
 	if r := recover(); r != nil {
 		reset(tcp)
-		p.Log.Error("a connection was reset because of an error in sallyport", zap.Any("error", r), zap.Stack("stack"))
+		p.panicked(r)
 	}
+}
+
+func (p *Proxy) panicked(r any) {
+	p.Log.Error("a connection was reset because of an error in sallyport", zap.Any("error", r), zap.Stack("stack"))
 }
 
 func (c *conn) serve() {
@@ -178,6 +186,10 @@ func (c *conn) serve() {
 	for c.http != nil {
 		h := c.http
 		c.http = nil
+		if h.http2 {
+			c.serveHTTP2(h)
+			continue
+		}
 		c.serveHTTP(h)
 	}
 }
@@ -214,11 +226,26 @@ func (c *conn) enter(phase uint32, now time.Time) bool {
 	}
 }
 
-// stopIdle ends the connection if no exchange is open on it.
+// stopIdle ends the connection if no exchange is open on it. One of HTTP/2
+// takes no further exchange, and ends after those that are open.
 func (c *conn) stopIdle() {
+	c.mu.Lock()
+	s := c.session
+	c.mu.Unlock()
+	if s != nil {
+		s.drain()
+		return
+	}
 	if c.phase.CompareAndSwap(waiting, stopped) {
 		c.tcp.SetReadDeadline(time.Unix(1, 0))
 	}
+}
+
+// setSession notes the session that runs, nil for none.
+func (c *conn) setSession(s *session) {
+	c.mu.Lock()
+	c.session = s
+	c.mu.Unlock()
 }
 
 // interrupt ends whatever the connection does.
@@ -232,6 +259,9 @@ func (c *conn) interruptUpstream() {
 	c.mu.Lock()
 	if c.up != nil {
 		c.up.Interrupt()
+	}
+	if c.session != nil {
+		c.session.interrupt()
 	}
 	c.mu.Unlock()
 }
@@ -263,8 +293,15 @@ type hop struct {
 	secure bool
 	// alpn is the protocol that the client named for what we decrypted, where
 	// that is not HTTP.
-	alpn  string
-	depth int
+	alpn string
+	// http2 says that HTTP/2 is spoken, offer what an upstream is offered for
+	// its requests ("" for HTTP/1.1), extended that the upstream takes extended
+	// CONNECT, failed what became of an upstream that was asked already.
+	http2    bool
+	offer    string
+	extended bool
+	failed   *failedDial
+	depth    int
 }
 
 // host gives the name or address by which the hop is judged: its own name,

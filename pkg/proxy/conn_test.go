@@ -62,7 +62,7 @@ func TestUnknownIdentityIsClosed(t *testing.T) {
 func TestRefusedTLS(t *testing.T) {
 	g := newGate(t, tcpRules, nil)
 	s := g.raw("evil.example.com", "127.0.0.1:0", func(*net.TCPConn) {})
-	for _, alpn := range [][]string{nil, {"http/1.1"}, {"h2", "http/1.1"}} {
+	for _, alpn := range [][]string{nil, {"http/1.1"}} {
 		c, err := g.dialTLS(1, s.dst(), "evil.example.com", alpn...)
 		if err != nil {
 			t.Fatalf("ALPN %v: %v", alpn, err)
@@ -79,9 +79,6 @@ func TestRefusedTLS(t *testing.T) {
 	if e := g.event(audit.Refused, 1); e.Reason != "no_rule" || e.TLS.SNI != "evil.example.com" || e.TLS.ALPN != "mqtt" {
 		t.Errorf("%+v", e)
 	}
-	if _, err := g.dialTLS(1, s.dst(), "evil.example.com", "h2"); err == nil || !strings.Contains(err.Error(), "application protocol") {
-		t.Errorf("%v", err)
-	}
 	if s.conns.Load() != 0 || g.book.wasAsked("evil.example.com") {
 		t.Error("the upstream was contacted or its name resolved")
 	}
@@ -90,7 +87,7 @@ func TestRefusedTLS(t *testing.T) {
 func TestRefusedOtherIsReset(t *testing.T) {
 	g := newGate(t, "timeouts: { sniff: 300ms }\n"+tcpRules, nil)
 	s := g.raw("", "127.0.0.8:0", func(*net.TCPConn) {})
-	for name, first := range map[string]string{"talks": "\x00\x01binary", "silent": "", "h2c": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"} {
+	for name, first := range map[string]string{"talks": "\x00\x01binary", "silent": ""} {
 		c := g.dial(1, s.dst())
 		io.WriteString(c, first)
 		if _, err := c.Read(make([]byte, 1)); !isReset(err) {
@@ -100,7 +97,7 @@ func TestRefusedOtherIsReset(t *testing.T) {
 	if s.conns.Load() != 0 {
 		t.Error("the upstream was contacted")
 	}
-	until(t, "three events", func() bool { return len(g.log.all(audit.Refused)) == 3 })
+	until(t, "two events", func() bool { return len(g.log.all(audit.Refused)) == 2 })
 }
 
 func TestHostileHello(t *testing.T) {

@@ -106,7 +106,8 @@ type target struct {
 	// only says that the name is what our resolver told for addr: no other
 	// address may stand in for it.
 	only bool
-	// alpn is what is spoken within TLS where that is not HTTP/1.1.
+	// alpn is what the upstream is offered, in the form of upstream.Key; in
+	// clear "h2" means prior knowledge.
 	alpn string
 }
 

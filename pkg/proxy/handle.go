@@ -168,10 +168,10 @@ var errStopped = errors.New("the connection was stopped")
 // handleTLS decides a connection that begins with a ClientHello.
 func (c *conn) handleTLS(h *hop, f *first) {
 	hello := &f.result.Hello
-	if f.result.HelloErr != nil {
+	if err := f.result.HelloErr; err != nil {
 		f.drop()
-		c.alert(h, alertDecodeError)
-		c.refuseFlow(c.ownDecision(policy.MalformedRequest), f.result.HelloErr.Error())
+		c.alert(h, alertOf(err))
+		c.refuseFlow(c.ownDecision(policy.MalformedRequest), err.Error())
 		return
 	}
 	sni := hello.ServerName
@@ -219,21 +219,16 @@ func (c *conn) handleTLS(h *hop, f *first) {
 	// What is refused is answered too: the workload learns why (403) instead of
 	// that the network is broken. No rule lets its requests through.
 	f.drop()
-	if protocol == policy.HTTPS && !offersHTTP1(hello.ALPN) {
-		c.alert(h, alertNoApplicationProtocol)
-		c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "the client offers HTTP/2 only, which cannot be inspected")
-		return
-	}
 	var refused *policy.Decision
 	if d.Action == policy.Refuse && !d.Verdict.Passes() {
 		refused = &d.Decision
 	}
 	c.openFlow(h, policy.Inspect, refused)
-	c.inspect(h, hello)
+	c.inspect(h, hello, refused != nil)
 }
 
-// handleHTTP2 decides HTTP/2 with prior knowledge: its requests cannot be
-// seen, so it passes only where nothing needs to see them.
+// handleHTTP2 decides HTTP/2 with prior knowledge (RFC 9113 section 3.3): its
+// requests are judged unless a rule tunnels the connection whatever they are.
 func (c *conn) handleHTTP2(h *hop, f *first) {
 	s := c.p.settings.Load()
 	t := c.plainTarget(h)
@@ -243,8 +238,9 @@ func (c *conn) handleHTTP2(h *hop, f *first) {
 		return
 	}
 	f.drop()
-	c.cut(h)
-	c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "HTTP/2 without TLS cannot be inspected")
+	c.openFlow(h, policy.Inspect, nil)
+	h.http2, h.offer = true, h2
+	c.http = h
 }
 
 // opaque decides bytes that nothing is known about.
@@ -260,10 +256,6 @@ func offersHTTP(alpn []string) bool {
 	return len(alpn) == 0 || slices.ContainsFunc(alpn, func(p string) bool {
 		return p == "h2" || strings.HasPrefix(p, "http/")
 	})
-}
-
-func offersHTTP1(alpn []string) bool {
-	return len(alpn) == 0 || slices.Contains(alpn, "http/1.1")
 }
 
 func joinHostPort(host string, port uint16) string {

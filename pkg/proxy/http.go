@@ -102,6 +102,8 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 	}
 	var bad *exchange.MalformedError
 	switch {
+	case k.stream != nil && k.stream.Cancelled():
+		k.end(d, "the workload cancelled the request")
 	case k.c.phase.Load() == stopped:
 		k.client.CloseAfter()
 		k.end(d, "the exchange was stopped")

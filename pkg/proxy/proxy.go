@@ -18,6 +18,7 @@ import (
 	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/http1"
+	"sallyport/pkg/http2"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/sniff"
@@ -81,13 +82,17 @@ type Settings struct {
 // A Proxy serves the connections of workloads.
 type Proxy struct {
 	Options
-	settings  atomic.Pointer[Settings]
-	tls       *tls.Config
-	codec     http1.Codec
-	exchanges exchange.Pool
-	sniffer   sniff.Sniffer
-	buffers   sync.Pool
-	start     time.Time
+	settings atomic.Pointer[Settings]
+	// tls is our side towards clients of HTTP/1.1, tlsBoth towards those that
+	// may have HTTP/2.
+	tls, tlsBoth *tls.Config
+	codec        http1.Codec
+	http2        http2.Codec
+	exchanges    exchange.Pool
+	sniffer      sniff.Sniffer
+	tickets      tickets
+	buffers      sync.Pool
+	start        time.Time
 
 	active   atomic.Int64
 	draining atomic.Bool
@@ -113,7 +118,7 @@ func New(o Options, s *Settings) (*Proxy, error) {
 	o.Limits = o.Limits.withDefaults()
 	p := &Proxy{Options: o, start: time.Now(), conns: make(map[*conn]struct{})}
 	p.settings.Store(s)
-	p.tls = serverConfig(o.Leaves)
+	p.tls, p.tlsBoth = serverConfig(o.Leaves, http11), serverConfig(o.Leaves, h2, http11)
 	p.buffers.New = func() any { b := make([]byte, relayBuffer); return &b }
 	p.hard, p.kill = context.WithCancel(context.Background())
 	return p, nil
@@ -242,12 +247,27 @@ func (p *Proxy) Resources() []metrics.Resource {
 	r := []metrics.Resource{
 		{Name: "connections", Entries: uint64(max(p.active.Load(), 0)), Capacity: uint64(p.Limits.Connections)},
 		{Name: "connection_workloads", Entries: uint64(p.shares.len()), Capacity: uint64(p.Limits.Connections)},
+		{Name: "large_first_bytes", Entries: uint64(p.sniffer.Large()), Capacity: sniff.MaxLarge},
 		{Name: "closing_flows", Entries: uint64(p.legs.len()), Capacity: maxClosing},
 	}
+	usage := p.http2.Usage()
+	r = append(r,
+		metrics.Resource{Name: "http2_body_bytes", Entries: uint64(max(usage.Held, 0)), Capacity: uint64(usage.Capacity)},
+		metrics.Resource{Name: "http2_window_bytes", Entries: uint64(max(usage.Grown, 0)), Capacity: uint64(usage.Capacity)})
 	for _, u := range p.Upstream.Resources() {
 		r = append(r, metrics.Resource{Name: u.Name, Entries: uint64(u.Entries), Capacity: uint64(u.Capacity)})
 	}
 	return r
+}
+
+// HTTP2Closed walks how often HTTP/2 connections and streams were ended because
+// of what their peer did, by cause.
+func (p *Proxy) HTTP2Closed(yield func(cause string, n uint64) bool) {
+	for cause, n := range p.http2.Counters() {
+		if !yield(cause.String(), n) {
+			return
+		}
+	}
 }
 
 // reset ends a connection so that the workload's call fails at once, and

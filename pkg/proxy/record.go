@@ -62,6 +62,10 @@ func (k *call) answer(r *exchange.Refusal, d policy.Decision) {
 	req, resp := &k.x.Request, &k.x.Response
 	// For JSON-RPC the body is read, and a slow sender bounds nothing itself.
 	k.enter(reading, time.Now())
+	if k.stream != nil && req.Body != nil && !req.Body.Complete() {
+		late := time.AfterFunc(k.c.p.Limits.Head, req.Body.Interrupt)
+		defer late.Stop()
+	}
 	r.Answer(req, resp)
 	_, err := k.client.WriteResponse(req, resp)
 	if err == nil {

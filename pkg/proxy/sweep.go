@@ -50,8 +50,18 @@ func (p *Proxy) sweep(now time.Time) {
 			}
 		case running:
 			c.look(age)
+			c.lookAtStreams()
 		}
 	})
+}
+
+// lookAtStreams ends what has been silent for too long in HTTP/2.
+func (c *conn) lookAtStreams() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session != nil {
+		c.session.look()
+	}
 }
 
 // look asks the kernel about a running exchange or tunnel: a stream may be

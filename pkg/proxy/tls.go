@@ -20,15 +20,12 @@ const (
 	alertNoApplicationProtocol = 120
 )
 
-// serverProtocol is what we speak with clients that offer HTTP.
-const serverProtocol = "http/1.1"
-
-// serverConfig is our side of every inspected connection. Clients older than
-// TLS 1.2 are refused by the handshake.
-func serverConfig(leaves Leaves) *tls.Config {
+// serverConfig is our side of inspected connections on which these protocols
+// are spoken. Clients older than TLS 1.2 are refused by the handshake.
+func serverConfig(leaves Leaves, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{serverProtocol},
+		NextProtos: protocols,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			named, ok := hello.Conn.(*namedConn)
 			if !ok {
@@ -39,6 +36,31 @@ func serverConfig(leaves Leaves) *tls.Config {
 	}
 }
 
+// choose gives our side of the handshake with a client, and whether the
+// upstream takes extended CONNECT. Where requests may pass, the client is
+// offered what the upstream speaks; where none may, it takes the refusal in
+// whatever it likes.
+func (c *conn) choose(h *hop, hello *sniff.ClientHello, refused bool) (config *tls.Config, extended bool) {
+	if !offersHTTP(hello.ALPN) {
+		// What it really speaks is seen inside.
+		config = c.p.tls.Clone()
+		config.NextProtos = hello.ALPN
+		return config, false
+	}
+	offer := httpOffer(hello.ALPN)
+	if offer == http11 {
+		return c.p.tls, false
+	}
+	if refused {
+		return c.p.tlsBoth, false
+	}
+	m := c.mirror(h, offer)
+	if m.protocol == http11 {
+		return c.p.tls, false
+	}
+	return c.p.tlsBoth, m.extended
+}
+
 // A namedConn carries the canonical name that was judged to the certificate.
 type namedConn struct {
 	*sniff.Conn
@@ -46,18 +68,13 @@ type namedConn struct {
 }
 
 // inspect ends TLS with a leaf for the name and leaves what is inside to serve.
-func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
+func (c *conn) inspect(h *hop, hello *sniff.ClientHello, refused bool) {
 	sc, ok := h.conn.(*sniff.Conn)
 	if !ok {
 		sc = sniff.Replay(h.conn, nil)
 	}
-	config := c.p.tls
-	if !offersHTTP(hello.ALPN) {
-		// What it really speaks is seen inside.
-		config = config.Clone()
-		config.NextProtos = hello.ALPN
-	}
-	t := tls.Server(&namedConn{sc, h.literal()}, config)
+	config, extended := c.choose(h, hello, refused)
+	t := tls.Server(&namedConn{sc, h.literal()}, c.p.tickets.bind(config, c.p.Leaves, c.id.Name, h.literal()))
 	if !c.enter(reading, time.Now()) {
 		return
 	}
@@ -69,16 +86,20 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello) {
 	state := t.ConnectionState()
 	c.ev.TLS.Version = tlsVersion(state.Version)
 	c.ev.TLS.Handling = policy.Inspect.String()
-	inner := &hop{conn: t, addr: h.addr, port: h.port, name: h.name, secure: true, depth: h.depth}
-	if state.NegotiatedProtocol != serverProtocol {
+	inner := &hop{conn: t, addr: h.addr, port: h.port, name: h.name, secure: true, failed: h.failed, depth: h.depth}
+	switch state.NegotiatedProtocol {
+	case http11:
+		c.http = inner
+	case h2:
+		inner.http2, inner.offer, inner.extended = true, httpOffer(hello.ALPN), extended
+		c.http = inner
+	default:
 		// TLS that names no protocol may carry anything, and what it names is no
 		// promise.
 		inner.alpn = state.NegotiatedProtocol
 		c.enter(starting, time.Now())
 		c.handle(inner)
-		return
 	}
-	c.http = inner
 }
 
 // handshakeFailed tells a client that does not trust us from one that broke

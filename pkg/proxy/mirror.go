@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"sallyport/pkg/policy"
+	"sallyport/pkg/upstream"
+)
+
+// The protocols that we speak in TLS, as ALPN names them. both is what a client
+// that offers either is taken to offer: servers go by their own order.
+const (
+	http11 = "http/1.1"
+	h2     = "h2"
+	both   = h2 + "," + http11
+)
+
+// settingsTime bounds the wait for the first SETTINGS of an upstream: it is
+// the first thing that a server sends (RFC 9113 section 3.4).
+const settingsTime = 5 * time.Second
+
+// A mirrored is what an upstream has chosen of what a client offers.
+type mirrored struct {
+	// protocol is "" where it is not known.
+	protocol string
+	// extended says that it takes extended CONNECT (RFC 8441).
+	extended bool
+}
+
+// httpOffer gives the protocols of HTTP among those that a client offers, in
+// the form of upstream.Key.
+func httpOffer(alpn []string) string {
+	switch first, second := slices.Contains(alpn, h2), slices.Contains(alpn, http11); {
+	case first && second:
+		return both
+	case first:
+		return h2
+	default:
+		return http11
+	}
+}
+
+// mirror finds out what the upstream of a hop would choose of offer, so that the
+// client is given the same. It may open a connection, which then serves the
+// first request; that is done only where some request could pass, to an address
+// to which it could go, and nothing is asked on it.
+func (c *conn) mirror(h *hop, offer string) (m mirrored) {
+	if c.p.Audit.Healthy() != nil {
+		return m
+	}
+	s, now := c.p.settings.Load(), time.Now()
+	t := target{scheme: upstream.TLS, host: h.literal(), addr: h.addr, port: h.port, alpn: offer}
+	if t.host == "" {
+		return m
+	}
+	w := &c.work
+	addrs, n := w.addresses(s, &t, now)
+	if n != nil && (!n.allowed.Verdict.Passes() || n.err != nil) {
+		return m
+	}
+	d, ok := s.Policy.Prospect(w.ask(&t, policy.HTTPS, addrs, nil))
+	if !ok {
+		return m
+	}
+	d, r, fail := w.routeTo(s, &t, d, addrs, now)
+	if fail != nil || r == nil || d.Verdict != policy.Allow {
+		return m
+	}
+	if protocol, known := r.host.Spoke(); known && protocol != h2 {
+		m.protocol = http11
+		return m
+	}
+	u := r.host.Idle(r.way, &c.leg, nil)
+	if u == nil {
+		if u, fail = c.connect(r); fail != nil {
+			h.failed = &failedDial{host: r.host, at: time.Now(), failure: fail}
+			return m
+		}
+	}
+	m.protocol = http11
+	if !r.agreed(u) {
+		u.Close()
+		return m
+	}
+	m.protocol = h2
+	ctx, cancel := context.WithTimeout(c.context(), settingsTime)
+	defer cancel()
+	codec := http2CodecOf(c.p, u)
+	settings, err := codec.Start(ctx)
+	if err != nil {
+		codec.Close()
+		return m
+	}
+	m.extended = settings.ExtendedConnect
+	u.Release()
+	return m
+}
+
+// A failedDial tells the first request of a hop what was found out for it.
+type failedDial struct {
+	host    *upstream.Host
+	at      time.Time
+	failure *failure
+}
+
+// agreed reports whether HTTP/2 is spoken on a connection of the route.
+func (r *route) agreed(u *upstream.Conn) bool {
+	if r.target.scheme == upstream.Clear {
+		return r.target.alpn == h2
+	}
+	return u.Protocol() == h2
+}
+
+// multiplexes reports whether the upstream may be spoken to in HTTP/2.
+func (r *route) multiplexes() bool { return r.target.alpn == h2 || r.target.alpn == both }
+
+// speaksHTTP1 reports whether the upstream is known to have chosen otherwise.
+func (r *route) speaksHTTP1() bool {
+	protocol, known := r.host.Spoke()
+	return known && protocol != h2
+}
