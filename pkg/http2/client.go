@@ -140,7 +140,8 @@ func (c *ClientConn) ExtendedConnect() bool {
 	return c.extended
 }
 
-// LastActive gives when the last stream ended, or the connection began.
+// LastActive gives when content of any stream last came or left, when the last
+// stream ended, or the connection began.
 func (c *ClientConn) LastActive() time.Time {
 	c.c.mu.Lock()
 	defer c.c.mu.Unlock()

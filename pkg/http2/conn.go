@@ -55,7 +55,7 @@ type conn struct {
 	// err is why the connection carries nothing any more.
 	err    error
 	watch  watch
-	active time.Time // when the last stream ended
+	active time.Time // when a stream last moved or ended
 }
 
 func (c *conn) init(codec *Codec, nc net.Conn, stall time.Duration) {

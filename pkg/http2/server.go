@@ -195,7 +195,8 @@ func (s *ServerConn) Streams() int {
 	return s.running
 }
 
-// LastActive gives when the last stream ended, or the connection began.
+// LastActive gives when content of any stream last came or left, when the last
+// stream ended, or the connection began.
 func (s *ServerConn) LastActive() time.Time {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()

@@ -43,6 +43,8 @@ type stream struct {
 	gone bool
 	// err is why nothing more can be sent.
 	err error
+	// active is when content last came or left.
+	active time.Time
 }
 
 func (s *stream) init(c *conn) {
@@ -56,7 +58,19 @@ func (s *stream) init(c *conn) {
 // enter makes the stream known to the wire. The lock is held.
 func (s *stream) enter(id uint32) {
 	s.id, s.gone, s.sendWindow = id, false, s.c.peerWindow
+	s.moved(time.Now())
 	s.c.streams[id] = s
+}
+
+// moved takes note that something of the stream came or left. The lock is held.
+func (s *stream) moved(now time.Time) { s.active, s.c.active = now, now }
+
+// LastActive gives when content of the stream last came or left, or when it
+// began.
+func (s *stream) LastActive() time.Time {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.active
 }
 
 // leave makes the wire forget the stream. The lock is held.
@@ -183,6 +197,11 @@ func (c *conn) giveBack(n int) {
 // the end was appended where s.sendEnd is set. The lock is held.
 func (s *stream) appendData(p []byte, end bool) (n int) {
 	c := s.c
+	defer func() {
+		if n > 0 {
+			s.moved(time.Now())
+		}
+	}()
 	for len(c.out.b) < maxPending {
 		size := int(min(int64(len(p)-n), int64(c.peerFrame), s.sendWindow, c.sendWindow))
 		last := size == len(p)-n
