@@ -36,6 +36,14 @@ func (d *decoder) checkRule(n *node, r *Rule) {
 			d.add(at("upstream_proxy"), "upstream_proxy: a rule that denies reaches no proxy")
 		}
 	}
+	if r.UpstreamTLS != nil {
+		switch {
+		case r.Action == Deny:
+			d.add(at("upstream_tls"), "upstream_tls: a rule that denies reaches no upstream")
+		case r.Handling != Inspect:
+			d.add(at("upstream_tls"), "upstream_tls needs handling inspect, not %s: only there is the TLS with the upstream ours", r.Handling)
+		}
+	}
 	if r.Handling != Inspect {
 		for _, key := range []struct {
 			name string

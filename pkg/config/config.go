@@ -154,6 +154,7 @@ const MinAuditFileSize Size = 1 << 20
 // Defaults hold for each rule that does not set that key itself.
 type Defaults struct {
 	UpstreamProxy *UpstreamProxy
+	UpstreamTLS   *UpstreamTLS
 	Timeouts      *RuleTimeouts
 }
 
@@ -198,6 +199,8 @@ type Rule struct {
 	Timeouts *RuleTimeouts
 	// UpstreamProxy is the rule's own or that of `defaults`; nil: the file's.
 	UpstreamProxy *UpstreamProxy
+	// UpstreamTLS is the rule's own or that of `defaults`; nil: none.
+	UpstreamTLS *UpstreamTLS
 }
 
 // A Match holds when every key that is set holds; of a list any one must.

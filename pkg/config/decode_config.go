@@ -64,6 +64,9 @@ func (c *Config) derive() {
 		if r.UpstreamProxy == nil {
 			r.UpstreamProxy = c.Defaults.UpstreamProxy
 		}
+		if r.UpstreamTLS == nil && r.Handling == Inspect {
+			r.UpstreamTLS = c.Defaults.UpstreamTLS
+		}
 	}
 }
 
@@ -122,6 +125,7 @@ func (d *decoder) config(n *node) *Config {
 				field{"upstream_proxy", func(n *node) {
 					c.Defaults.UpstreamProxy = d.upstreamProxy(n, "defaults.upstream_proxy", true)
 				}},
+				field{"upstream_tls", func(n *node) { c.Defaults.UpstreamTLS = d.upstreamTLS(n, "defaults.upstream_tls") }},
 				field{"timeouts", func(n *node) { c.Defaults.Timeouts = d.ruleTimeouts(n, "defaults.timeouts") }})
 		}),
 		section("workloads", func(n *node) { workloads = n }),
@@ -235,11 +239,7 @@ func (d *decoder) tls(n *node, t *TLS) {
 			}
 		}},
 		field{"on_pinned", func(n *node) {
-			if n.kind == scalar && n.value == "tunnel" {
-				d.notBuilt(n.place, "tls.on_pinned: tunnel")
-				return
-			}
-			word(d, n, "tls.on_pinned", &t.OnPinned, PinnedBlock)
+			word(d, n, "tls.on_pinned", &t.OnPinned, PinnedBlock, PinnedTunnel)
 		}},
 	)
 }

@@ -52,6 +52,7 @@ func (d *decoder) rule(n *node, r *Rule) {
 		field{"mode", func(n *node) { word(d, n, "rules[].mode", &r.Mode, Enforce, Observe) }},
 		field{"timeouts", func(n *node) { r.Timeouts = d.ruleTimeouts(n, "rules[].timeouts") }},
 		field{"upstream_proxy", func(n *node) { r.UpstreamProxy = d.upstreamProxy(n, "rules[].upstream_proxy", true) }},
+		field{"upstream_tls", func(n *node) { r.UpstreamTLS = d.upstreamTLS(n, "rules[].upstream_tls") }},
 	)
 	if n.kind == mapping {
 		d.checkRule(n, r)

@@ -57,7 +57,7 @@ type (
 		CADir           docPath       `yaml:"ca_dir,omitempty" jsonschema_description:"The authority's root and issuing certificate; STATE_DIR/ca by default."`
 		UpstreamCAFiles many[docPath] `yaml:"upstream_ca_files,omitempty" jsonschema_description:"Trusted for upstreams besides the system's roots."`
 		MinVersion      string        `yaml:"min_version,omitempty" jsonschema:"enum=1.2,enum=1.3,default=1.2" jsonschema_description:"Least version towards upstreams."`
-		OnPinned        string        `yaml:"on_pinned,omitempty" jsonschema:"enum=block,default=block" jsonschema_description:"What becomes of a client that rejected our certificate."`
+		OnPinned        string        `yaml:"on_pinned,omitempty" jsonschema:"enum=block,enum=tunnel,default=block" jsonschema_description:"What becomes of a client that rejected our certificate; tunnel passes its next connections to that name on unseen for an hour, where no rule needs to see a request."`
 	}
 	docDNS struct {
 		Upstreams     many[string] `yaml:"upstreams,omitempty" jsonschema_description:"Asked in order; none means those of the host's resolv.conf."`
@@ -89,6 +89,11 @@ type (
 	docDefaults struct {
 		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
 		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty"`
+		UpstreamTLS   docUpstreamTLS   `yaml:"upstream_tls,omitempty"`
+	}
+	docUpstreamTLS struct {
+		Cert string `yaml:"cert" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM, with its intermediates; read at start and at each reload. Empty, with an empty key, is none."`
+		Key  string `yaml:"key" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM, readable by its owner only."`
 	}
 	docUpstreamProxy struct {
 		URL          string       `yaml:"url,omitempty" jsonschema:"pattern=^(https?://.+)?$" jsonschema_description:"http://host:port or https://host:port; empty is none."`
@@ -117,6 +122,7 @@ type (
 		Mode          docMode          `yaml:"mode,omitempty"`
 		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
 		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty" jsonschema_description:"Instead of the file's; an empty url is none. Nothing is taken over from the file's."`
+		UpstreamTLS   docUpstreamTLS   `yaml:"upstream_tls,omitempty" jsonschema_description:"Certificate for upstreams that ask for one (mutual TLS)."`
 	}
 	docMatch struct {
 		Workloads many[string]            `yaml:"workloads,omitempty" jsonschema_description:"Globs of the names of workloads."`
@@ -217,9 +223,9 @@ dns: {}
 timeouts: {}
 audit: { file: {} }
 upstream_proxy: {}
-defaults: { timeouts: {}, upstream_proxy: {} }
+defaults: { timeouts: {}, upstream_proxy: {}, upstream_tls: {} }
 workloads: { a: { match: {} } }
-rules: [{ match: {}, timeouts: {}, upstream_proxy: {} }]
+rules: [{ match: {}, timeouts: {}, upstream_proxy: {}, upstream_tls: {} }]
 `
 	d.config(parseFile(File{"f", []byte(text)}, d.report, &left))
 	s, _ := generateSchema(t)

@@ -101,7 +101,8 @@ func (c *Config) document() *yaml.Node {
 				"max_files", number(c.Audit.File.MaxFiles)),
 			"on_failure", text(c.Audit.OnFailure)),
 		"upstream_proxy", showUpstreamProxy(&c.UpstreamProxy),
-		"defaults", object("timeouts", showTimeouts(c.Defaults.Timeouts), "upstream_proxy", showUpstreamProxy(c.Defaults.UpstreamProxy)),
+		"defaults", object("timeouts", showTimeouts(c.Defaults.Timeouts), "upstream_proxy", showUpstreamProxy(c.Defaults.UpstreamProxy),
+			"upstream_tls", showUpstreamTLS(c.Defaults.UpstreamTLS)),
 		"workloads", showWorkloads(c.Workloads),
 		"rules", showRules(c.Rules),
 	)
@@ -136,7 +137,7 @@ func showRules(all []Rule) *yaml.Node {
 		}
 		entry := object("name", text(r.Name), "match", showMatch(&r.Match), "private", prefixTexts(r.Private),
 			"action", text(r.Action), "mode", optional(r.Mode), "timeouts", timeouts,
-			"upstream_proxy", showUpstreamProxy(r.UpstreamProxy))
+			"upstream_proxy", showUpstreamProxy(r.UpstreamProxy), "upstream_tls", showUpstreamTLS(r.UpstreamTLS))
 		if r.Action == Allow {
 			entry.Content = append(entry.Content, text("handling"), text(r.Handling))
 		}

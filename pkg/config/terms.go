@@ -50,8 +50,14 @@ const (
 // OnPinned says what becomes of a client that rejected our certificate.
 type OnPinned string
 
-// PinnedBlock refuses such a client.
-const PinnedBlock OnPinned = "block"
+// The answers to a client that rejected our certificate.
+const (
+	// PinnedBlock lets it fail again.
+	PinnedBlock OnPinned = "block"
+	// PinnedTunnel tunnels its next connections to that name for a while, where
+	// no rule needs to see a request.
+	PinnedTunnel OnPinned = "tunnel"
+)
 
 // OnFailure says what an audit event that cannot be written means.
 type OnFailure string

@@ -8,11 +8,11 @@ var unbuilt = map[string][]string{
 	"audit": {"syslog"},
 	"defaults": {
 		"auth", "rate_limit", "throttle", "size_limit", "content_filter", "secrets", "headers", "cache",
-		"upstream_tls", "retry", "log", "inject",
+		"retry", "log", "inject",
 	},
 	"rules[]": {
 		"auth", "rate_limit", "throttle", "size_limit", "content_filter", "secrets", "headers", "cache",
-		"upstream", "upstream_tls", "retry", "log", "inject",
+		"upstream", "retry", "log", "inject",
 	},
 	"rules[].match": {"mcp", "when"},
 	// Nobody asks an engine for the names, images and labels of containers.

@@ -31,7 +31,13 @@ type rule struct {
 	timeouts     config.Timeouts
 	// detour is nil where the rule's connections go by no proxy.
 	detour *detour
+	// certificate is shown to upstreams that ask for one, nil for none.
+	certificate *config.UpstreamTLS
 }
+
+// needsInspection reports whether the rule does something that it can do only
+// where the TLS of its connections is ours.
+func (r *rule) needsInspection() bool { return r.needsRequest || r.certificate != nil }
 
 // ruleless stands for the file's default: it narrows and exempts nothing.
 var ruleless = &rule{set: -1}
@@ -105,6 +111,7 @@ func Compile(c *config.Config) (*Policy, error) {
 			return nil, fmt.Errorf("rule %s: %w", c.Rules[i].Name, err)
 		}
 		p.rules[i].detour = detours[c.ProxyOf(&c.Rules[i])]
+		p.rules[i].certificate = c.CertificateOf(&c.Rules[i])
 	}
 	p.index()
 	return p, nil

@@ -79,13 +79,13 @@ func (p *Policy) conn(before connState, d Decision, ask *asked) ConnDecision {
 	case before.allow || before.any && d.Verdict.Passes():
 		return ConnDecision{Action: InspectConn, Decision: Decision{
 			Verdict: Allow, Mode: p.WorkloadMode(ask.workload), Timeouts: p.timeouts, Unresolved: ask.unresolved, rule: ruleless, policy: p,
-		}}
+		}, before: true}
 	case !d.Verdict.Passes():
-		return ConnDecision{Decision: d}
+		return ConnDecision{Decision: d, before: before.any}
 	case d.Handling == Inspect && ask.protocol != TCP:
-		return ConnDecision{Action: InspectConn, Decision: d}
+		return ConnDecision{Action: InspectConn, Decision: d, before: before.any}
 	default:
-		return ConnDecision{Action: TunnelConn, Decision: d}
+		return ConnDecision{Action: TunnelConn, Decision: d, before: before.any}
 	}
 }
 

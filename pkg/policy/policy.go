@@ -62,7 +62,7 @@ func (p *Policy) Decide(q *Query) Decision {
 func (p *Policy) decided(r *rule, ask *asked) Decision {
 	d := Decision{
 		Rule: r.name, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
-		Path: ask.forward(), Timeouts: r.timeouts, Proxy: r.detour.by(ask), Unresolved: ask.unresolved, rule: r, policy: p,
+		Path: ask.forward(), Timeouts: r.timeouts, Proxy: r.detour.by(ask), Certificate: r.certificate, Unresolved: ask.unresolved, rule: r, policy: p,
 	}
 	switch {
 	case !r.allow:

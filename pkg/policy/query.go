@@ -82,6 +82,8 @@ type Decision struct {
 	// nil: it goes to an address. Of an address that was dialled as such Permits
 	// is asked all the same.
 	Proxy *config.UpstreamProxy
+	// Certificate is shown to an upstream that asks for one; nil: none.
+	Certificate *config.UpstreamTLS
 	// Ways is set by DecideName.
 	Ways Ways
 	// Unresolved says that a rule with cidrs was looked at while no address was
@@ -142,4 +144,6 @@ type ConnDecision struct {
 	// Decision is that of the rule that decided the connection. Where requests
 	// must be seen first it names no rule.
 	Decision
+	// before says that a rule before it could match some request.
+	before bool
 }
