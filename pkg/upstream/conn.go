@@ -22,8 +22,10 @@ type Conn struct {
 	// socket is tcp as Conn uses it.
 	socket *tcpconn.Conn
 	tls    *tls.Conn
-	host   *Host
-	addr   netip.Addr
+	// outer is TLS with an upstream proxy, within which all else lies.
+	outer *tls.Conn
+	host  *Host
+	addr  netip.Addr
 	// version is the TLS version, 0 in clear; protocol is what ALPN agreed on.
 	version  uint16
 	protocol string
@@ -68,8 +70,12 @@ func (c *Conn) TLSVersion() uint16 { return c.version }
 // nothing.
 func (c *Conn) Protocol() string { return c.protocol }
 
+// Bare reports whether what is written to the socket is what the upstream
+// reads: nothing is encrypted, neither for it nor for a proxy.
+func (c *Conn) Bare() bool { return c.tls == nil && c.outer == nil }
+
 // TCP gives the socket below. Data may be written to and read from it only
-// where the connection is in clear.
+// where the connection is Bare.
 func (c *Conn) TCP() *net.TCPConn { return c.tcp }
 
 // Socket is TCP as Conn uses it.
@@ -78,8 +84,11 @@ func (c *Conn) Socket() *tcpconn.Conn { return c.socket }
 // CloseWrite tells the upstream that nothing more will be sent: close_notify
 // under TLS, FIN in clear.
 func (c *Conn) CloseWrite() error {
-	if c.tls != nil {
+	switch {
+	case c.tls != nil:
 		return c.tls.CloseWrite()
+	case c.outer != nil:
+		return c.outer.CloseWrite()
 	}
 	return c.tcp.CloseWrite()
 }

@@ -65,6 +65,11 @@ func sessionKey(key Key, generation uint64) string {
 	part(key.Host)
 	part(strconv.Itoa(int(key.Port)))
 	part(key.Name)
+	proxy := ""
+	if key.Proxy != nil {
+		proxy = key.Proxy.id
+	}
+	part(proxy)
 	if key.Client != nil {
 		part(key.Client.fingerprint)
 	}

@@ -36,6 +36,9 @@ type Key struct {
 	// workload's client offered, so that the upstream chooses as it would have
 	// chosen without us.
 	ALPN string
+	// Proxy is by whom the connection is opened, nil: directly. With one, the
+	// addresses of a Route are the proxy's own.
+	Proxy *Proxy
 	// Client is shown to an upstream that asks for a certificate, nil for none.
 	Client *ClientCertificate
 }
