@@ -42,7 +42,9 @@ func (c *conn) serveHTTP2(h *hop) {
 		c.readFailed(h, err)
 		c.note("HTTP/2 with the workload ended: " + err.Error())
 	}
+	c.enter(reading, time.Now()) // Close may linger
 	c.measure()
+	s.codec.Close()
 }
 
 // handle runs one exchange, on a goroutine of its own.

@@ -445,3 +445,37 @@ func TestFlowControlHolds(t *testing.T) {
 		t.Errorf("another stream: %v", r.err)
 	}
 }
+
+// A stream that is silent for longer than stream_idle ends; others go on.
+func TestSilentStream(t *testing.T) {
+	g := newGate(t, "timeouts: { stream_idle: 300ms }\n"+http2Rules, nil)
+	s := g.speaking("api.example.com", func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("begun"))
+		w.(http.Flusher).Flush()
+		for r.URL.Path == "/lively" {
+			if _, err := w.Write([]byte(".")); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			select {
+			case <-r.Context().Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		<-r.Context().Done()
+	}, "h2")
+	c := g.client(s, "api.example.com")
+	lively, err := c.Do(request(t, "GET", "https://api.example.com/lively", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lively.Body.Close()
+	begin := time.Now()
+	r := fetch(c, request(t, "GET", "https://api.example.com/silent", nil))
+	if took := time.Since(begin); r.err == nil || took < 300*time.Millisecond || took > 5*time.Second {
+		t.Errorf("%v after %v", r.err, took)
+	}
+	if _, err := io.ReadFull(lively.Body, make([]byte, 10)); err != nil {
+		t.Errorf("the other stream: %v", err)
+	}
+}

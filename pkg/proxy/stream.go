@@ -73,7 +73,7 @@ func (s *stream) refuseExtended(req *exchange.Request) string {
 // look interrupts a stream that has been silent for longer than it may.
 func (s *stream) look() {
 	quiet := time.Duration(s.quiet.Load())
-	if quiet == 0 || time.Since(s.session.codec.LastActive()) <= quiet {
+	if quiet == 0 || time.Since(s.LastActive()) <= quiet {
 		return
 	}
 	s.interrupt()
