@@ -123,7 +123,8 @@ type Response struct {
 	// response to HEAD and for 304 it is what Content-Length said, and Body is
 	// nil all the same.
 	Length int64
-	// Upgrade is the protocol that a 101 switches to.
+	// Upgrade is the protocol that a 101 switches to, or those that a 426
+	// demands.
 	Upgrade string
 	// Local says that sallyport made the response itself.
 	Local bool

@@ -31,6 +31,7 @@ type ClientConn struct {
 	sending  chan struct{} // nil: the request was sent in one write
 	sendErr  error         // good after sending is closed
 	cut      atomic.Bool   // the sender has cut the request off
+	handed   atomic.Bool   // the whole request was written
 	probe    probe
 }
 
@@ -53,6 +54,7 @@ func (c *ClientConn) RoundTrip(req *exchange.Request, resp *exchange.Response, o
 	resp.Reset()
 	c.persists, c.content, c.answered, c.sending, c.sendErr = false, false, false, nil, nil
 	c.cut.Store(false)
+	c.handed.Store(false)
 	c.out = outgoing{body: req.Body, chunked: req.Length < 0, length: req.Length, trailer: &req.Trailer, done: req.Body == nil}
 	if c.rd.buffered() > 0 {
 		return &exchange.RoundTripError{Op: "write request", Err: ErrUnsolicited, Replayable: true}
@@ -112,6 +114,7 @@ func (c *ClientConn) start(req *exchange.Request, timeout time.Duration) error {
 		return &exchange.RoundTripError{Op: "write request", Err: err, Replayable: req.Body == nil || req.Body.Rewind()}
 	}
 	if c.out.done {
+		c.handed.Store(true)
 		c.headers.start(timeout)
 		return nil
 	}
@@ -135,6 +138,7 @@ func (c *ClientConn) send() {
 		abort(c.rd.conn)
 		return
 	}
+	c.handed.Store(c.sendErr == nil)
 	// An upstream that stopped reading may still have answered.
 	c.headers.sent()
 }
@@ -233,6 +237,10 @@ func (c *ClientConn) join(req *exchange.Request) error {
 // Sent gives the bytes of content of the request that were handed to the
 // upstream; good after Finish, until the next RoundTrip.
 func (c *ClientConn) Sent() int64 { return c.out.sent }
+
+// Handed reports whether the whole request was written for the upstream: what
+// its client does from then on does not change it. Any goroutine may ask.
+func (c *ClientConn) Handed() bool { return c.handed.Load() }
 
 // Detach ends HTTP on the connection, after a 101. It gives the connection and
 // the bytes of the upstream that were read already.

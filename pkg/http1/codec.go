@@ -35,12 +35,16 @@ const (
 	maxDrain = 64 << 10
 	// drainTime bounds how long that reading may take.
 	drainTime = time.Second
-	// maxLinger is the most that is read and thrown away before a close, in
-	// bytes: a close with unread input resets the connection and can destroy
-	// the response on its way (RFC 9112 section 9.6).
-	maxLinger = 256 << 10
-	// lingerTime bounds how long that takes.
-	lingerTime = 2 * time.Second
+	// lingerTime bounds how long input is read and thrown away before a close,
+	// which with unread input resets the connection and can destroy the response
+	// on its way (RFC 9112 section 9.6). It is that of nginx.
+	lingerTime = 30 * time.Second
+	// lingerWait bounds each wait for such input.
+	lingerWait = 2 * time.Second
+	// maxLinger is how many bytes of it are read at any speed; beyond, each read
+	// comes lingerPause after the last one, so that nobody keeps us busy with it.
+	maxLinger   = 256 << 10
+	lingerPause = time.Millisecond
 	// lastWriteTime bounds the wait for the last write of a request body whose
 	// response is complete already.
 	lastWriteTime = 100 * time.Millisecond

@@ -174,8 +174,8 @@ func TestEarlyResponse(t *testing.T) {
 	answer := "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!"
 	send(t, origin, answer)
 	expect(t, client, answer)
-	<-done
 	client.Close()
+	<-done
 	<-stop
 }
 

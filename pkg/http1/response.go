@@ -31,6 +31,12 @@ func parseResponse(head []byte, req *exchange.Request, resp *exchange.Response) 
 			return 0, false, err
 		}
 	}
+	if resp.Status == 426 && c.upgrade {
+		// RFC 9110 section 15.5.22: the answer tells which protocol would do.
+		if resp.Upgrade, err = offered(f.upgrade); err != nil {
+			return 0, false, err
+		}
+	}
 	dropHopByHop(&resp.Header, c, exchange.AltSvc)
 	switch {
 	case resp.Status < 200 || resp.Status == 204:

@@ -204,8 +204,9 @@ func (s *ServerConn) drain() bool {
 func (s *ServerConn) Detach() (net.Conn, []byte) { return s.rd.detach() }
 
 // Close closes the connection. Where input may be unread it first ends the
-// output, then reads and throws away a bounded rest, so that the reset which
-// unread input provokes cannot destroy the response.
+// output, then reads and throws away what still comes for a bounded time, so
+// that the reset which unread input provokes cannot destroy the response: a
+// client that is sending a long body may look for it late.
 func (s *ServerConn) Close() error {
 	if s.broken || s.hasBody && !s.body.Complete() {
 		s.linger()
@@ -221,17 +222,27 @@ func (s *ServerConn) linger() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	if s.rd.conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	raw := innermost(s.rd.conn)
+	if half, ok := raw.(interface{ CloseWrite() error }); ok && raw != s.rd.conn && half.CloseWrite() != nil {
 		return
 	}
 	buffer := s.rd.codec.getBuffer()
 	defer s.rd.codec.putBuffer(buffer)
-	for left := maxLinger; left > 0; {
-		n, err := s.rd.conn.Read(buffer.b[:])
-		left -= n
+	end := time.Now().Add(lingerTime)
+	for got := 0; ; {
+		if got > maxLinger {
+			time.Sleep(lingerPause)
+		}
+		now := time.Now()
+		if !now.Before(end) || raw.SetReadDeadline(now.Add(min(lingerWait, end.Sub(now)))) != nil {
+			return
+		}
+		// What is thrown away needs no decryption.
+		n, err := raw.Read(buffer.b[:])
 		if err != nil {
 			return
 		}
+		got += n
 	}
 }
 
@@ -252,16 +263,21 @@ func (rd *reader) detach() (net.Conn, []byte) {
 // abort ends a connection by a reset; in TLS without the alert that would
 // vouch for the end.
 func abort(conn net.Conn) {
-	for {
-		inner, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		conn = inner.NetConn()
-	}
+	conn = innermost(conn)
 	if tcp, ok := conn.(interface{ SetLinger(int) error }); ok {
 		// Failing means that the connection is closed.
 		_ = tcp.SetLinger(0)
 	}
 	_ = conn.Close()
+}
+
+// innermost gives the connection under all layers such as TLS.
+func innermost(conn net.Conn) net.Conn {
+	for {
+		inner, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = inner.NetConn()
+	}
 }

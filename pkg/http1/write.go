@@ -141,8 +141,12 @@ func appendResponse(b []byte, req *exchange.Request, resp *exchange.Response, fr
 		b = appendFraming(b, nil, length)
 	}
 	switch {
-	case resp.Status == 101:
-		b = append(b, "Connection: Upgrade\r\n"...)
+	case resp.Status == 101 || resp.Status == 426 && resp.Upgrade != "" && req.Version != exchange.HTTP10:
+		b = append(b, "Connection: Upgrade"...)
+		if closing && resp.Status != 101 {
+			b = append(b, ", close"...)
+		}
+		b = append(b, '\r', '\n')
 		b = appendField(b, "Upgrade", resp.Upgrade)
 	case resp.Status < 200 || req.Method == "CONNECT" && resp.Status < 300:
 	case closing:

@@ -89,7 +89,7 @@ type watched struct {
 	// in is what is read: Conn, with what was looked at before it.
 	in net.Conn
 	// frames follows a WebSocket; nil for every other protocol.
-	frames *websocket.Session
+	frames  *websocket.Session
 	refused error
 }
 
