@@ -110,8 +110,9 @@ func renewalDue(last, now time.Time) bool {
 
 // An issuer signs leaves. It is immutable.
 type issuer struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert   *x509.Certificate
+	key    *ecdsa.PrivateKey
+	leaves *mint
 }
 
 // newIssuer checks that the material belongs together, so that a mistake shows
@@ -140,7 +141,11 @@ func newIssuer(m Material) (*issuer, error) {
 			if err := cert.CheckSignatureFrom(parent); err != nil {
 				return nil, fmt.Errorf("issuing chain: %w", err)
 			}
-			return &issuer{cert: cert, key: key}, nil
+			leaves, err := newMint(cert)
+			if err != nil {
+				return nil, err
+			}
+			return &issuer{cert: cert, key: key, leaves: leaves}, nil
 		}
 	}
 	return nil, errors.New("issuing chain: the root is missing")
