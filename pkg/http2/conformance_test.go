@@ -21,7 +21,9 @@ func without(fields []string, name string) []string {
 	return out
 }
 
-func with(fields []string, more ...string) []string { return append(slices.Clip(slices.Clone(fields)), more...) }
+func with(fields []string, more ...string) []string {
+	return append(slices.Clip(slices.Clone(fields)), more...)
+}
 
 // TestServerConformance does by hand, section by section of RFC 9113, what a
 // client may do or must not, and looks at what our server answers first. "pong"
@@ -211,7 +213,6 @@ func TestServerConformance(t *testing.T) {
 		{"8.5", "CONNECT", fields(":method", "CONNECT", ":authority", "a.test:443"), served, ""},
 		{"RFC 8441 4", "extended CONNECT that was not offered", fields(":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":authority", "a", ":path", "/"), malformed, ""},
 		{"10.5.1", "header list over 64 KiB", func(p *peer) {
-			p.get(1, "a", strings.Repeat("x", 16000))
 			big := p.block(with(getFields, "b", strings.Repeat("\"", 30000), "c", strings.Repeat("\"", 30000), "d", strings.Repeat("\"", 6000))...)
 			p.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 3, BlockFragment: big[:16384], EndStream: true})
 			for big = big[16384:]; len(big) > 0; {
@@ -219,7 +220,6 @@ func TestServerConformance(t *testing.T) {
 				p.WriteContinuation(3, n == len(big), big[:n])
 				big = big[n:]
 			}
-			p.want(served)
 		}, "headers 3 :status=400", "header_list"},
 		{"10.5.1", "header list over 256 fields", func(p *peer) {
 			p.headers(1, true, append(getFields[:8:8], strings.Split(strings.Repeat("a b ", 257)[:257*4-1], " ")...)...)

@@ -132,6 +132,7 @@ func (c *conn) die(err error) {
 		c.appendGoAway(c.lastPeerID(), fault.Code)
 	}
 	c.fail(err)
+	c.flushSoon()
 	c.wakeReader()
 }
 

@@ -52,7 +52,9 @@ func (p *peer) headers(id uint32, end bool, fields ...string) {
 var getFields = []string{":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"}
 var postFields = []string{":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/post"}
 
-func (p *peer) get(id uint32, more ...string) { p.headers(id, true, append(getFields[:8:8], more...)...) }
+func (p *peer) get(id uint32, more ...string) {
+	p.headers(id, true, append(getFields[:8:8], more...)...)
+}
 func (p *peer) post(id uint32, more ...string) {
 	p.headers(id, false, append(postFields[:8:8], more...)...)
 }
