@@ -109,6 +109,9 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	if status.Problems == nil {
 		status.Problems = []string{}
 	}
+	if status.Pinned == nil {
+		status.Pinned = []Pinned{}
+	}
 	if status.Maps == nil {
 		status.Maps = map[string]Fill{}
 	}

@@ -47,8 +47,18 @@ type Status struct {
 	Flows int `json:"flows"`
 	// Maps tells how full each bounded thing is, by name.
 	Maps map[string]Fill `json:"maps"`
+	// Pinned are the names whose connections are tunnelled because a client
+	// rejected our certificate (tls.on_pinned: tunnel).
+	Pinned []Pinned `json:"pinned"`
 	// Problems are in the form "what: why; what to do".
 	Problems []string `json:"problems"`
+}
+
+// Pinned is a name whose connections pass unseen until a time.
+type Pinned struct {
+	Workload string    `json:"workload"`
+	Host     string    `json:"host"`
+	Until    time.Time `json:"until"`
 }
 
 // Config is the configuration in force.

@@ -93,7 +93,7 @@ type (
 	}
 	docUpstreamTLS struct {
 		Cert string `yaml:"cert" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM, with its intermediates; read at start and at each reload. Empty, with an empty key, is none."`
-		Key  string `yaml:"key" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM, readable by its owner only."`
+		Key  string `yaml:"key" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM, readable by its owner and group only."`
 	}
 	docUpstreamProxy struct {
 		URL          string       `yaml:"url,omitempty" jsonschema:"pattern=^(https?://.+)?$" jsonschema_description:"http://host:port or https://host:port; empty is none."`

@@ -7,7 +7,8 @@ import "go.yaml.in/yaml/v4"
 type UpstreamTLS struct {
 	// Cert and Key are absolute paths of PEM files, which the keeper reads at
 	// start and at each reload: the certificate with its intermediates behind it,
-	// and its private key, which must be its owner's only. Both or neither.
+	// and its private key, which others than its owner and group must not be able
+	// to read. Both or neither.
 	Cert, Key string
 	// At is where the block stands, FILE:LINE:COL, for what is wrong with the
 	// files.

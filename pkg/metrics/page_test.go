@@ -93,6 +93,7 @@ func busy() *Metrics {
 	w.DNSQuery(policy.Allow)
 	w.DNSQuery(policy.Deny)
 	w.TLSRejected()
+	w.PinnedTunnel()
 	r := w.Rule("github-read")
 	r.Request(&Request{Method: "GET", Status: 200, Duration: 12 * time.Millisecond, Upstream: 10 * time.Millisecond, ResponseBytes: 5120})
 	r.Request(&Request{Method: "PROPFIND", Status: 207, Duration: 20 * time.Minute, Upstream: time.Second, RequestBytes: 100})
@@ -126,7 +127,7 @@ func TestGoldenPage(t *testing.T) {
 var contractFamilies = []string{
 	"flows_total", "flows_active", "flow_sent_bytes_total", "flow_received_bytes_total", "flow_retransmits_total", "flow_rtt_seconds",
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
-	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "dns_queries_total", "guard_rejected_packets_total",
+	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "tls_pinned_tunnels_total", "dns_queries_total", "guard_rejected_packets_total",
 	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "http2_closed_total",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",
 }

@@ -60,7 +60,9 @@ type Workload struct {
 	dns    [verdicts]atomic.Uint64
 	// tlsRejected counts clients that did not accept our certificate.
 	tlsRejected atomic.Uint64
-	legs        [legs]closedLeg
+	// pinnedTunnels counts connections that passed unseen because of that.
+	pinnedTunnels atomic.Uint64
+	legs          [legs]closedLeg
 }
 
 const (

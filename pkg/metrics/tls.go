@@ -37,9 +37,13 @@ func (m *Metrics) Handshake(s Side, r Result) { m.handshakes[s][r].Add(1) }
 // certificate.
 func (w *Workload) TLSRejected() { w.tlsRejected.Add(1) }
 
+// PinnedTunnel counts a connection of this workload that passed unseen because
+// one before it rejected our certificate (tls.on_pinned: tunnel).
+func (w *Workload) PinnedTunnel() { w.pinnedTunnels.Add(1) }
+
 type tlsCollector struct {
-	m                    *Metrics
-	handshakes, rejected *prometheus.Desc
+	m                            *Metrics
+	handshakes, rejected, pinned *prometheus.Desc
 }
 
 func newTLSCollector(m *Metrics) *tlsCollector {
@@ -47,12 +51,14 @@ func newTLSCollector(m *Metrics) *tlsCollector {
 		m:          m,
 		handshakes: desc("tls_handshakes_total", "TLS handshakes that ended, with workloads and with upstreams.", "side", "result"),
 		rejected:   desc("tls_client_rejected_total", "TLS clients that did not accept our certificate.", "workload"),
+		pinned:     desc("tls_pinned_tunnels_total", "Connections tunnelled because a client rejected our certificate (tls.on_pinned).", "workload"),
 	}
 }
 
 func (c *tlsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.handshakes
 	ch <- c.rejected
+	ch <- c.pinned
 }
 
 func (c *tlsCollector) Collect(ch chan<- prometheus.Metric) {
@@ -64,6 +70,9 @@ func (c *tlsCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, w := range c.m.table.snapshot() {
 		if n := w.tlsRejected.Load(); n > 0 {
 			ch <- counter(c.rejected, n, w.name)
+		}
+		if n := w.pinnedTunnels.Load(); n > 0 {
+			ch <- counter(c.pinned, n, w.name)
 		}
 	}
 }

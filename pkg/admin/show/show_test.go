@@ -50,6 +50,10 @@ func TestStatus(t *testing.T) {
 			},
 			Maps: map[string]admin.Fill{"flows": {Entries: 3, Capacity: 65536}, "leaf_cache": {Entries: 2048, Capacity: 4096}, "audit_queue": {Entries: 0, Capacity: 32768}},
 		},
+		"status_pinned": {
+			Ready: true, Mode: "enforce", EnforcementActive: true, Config: admin.Config{Hash: "3f9a"},
+			Pinned: []admin.Pinned{{Workload: "github", Host: "pinned.example.com", Until: at}, {Workload: hostile, Host: "other.example.com", Until: at}},
+		},
 		"status_problems": {
 			Mode: "observe", Config: admin.Config{Hash: "3f9a", Error: "sallyport.yaml:3:5: unknown field \"hostz\"\nsallyport.yaml:9:1: rules: empty"},
 			Problems: []string{"guard: table inet sallyport is missing: flushed by another program; it is being repaired", hostile},

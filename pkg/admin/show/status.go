@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"sallyport/pkg/admin"
 )
@@ -45,6 +46,10 @@ func Status(w io.Writer, s *admin.Status) error {
 		b.WriteByte('\n')
 		workloads(s.Workloads).write(&b)
 	}
+	if len(s.Pinned) > 0 {
+		b.WriteByte('\n')
+		pinned(s.Pinned).write(&b)
+	}
 	if filling := maps(s.Maps); len(filling.rows) > 0 {
 		b.WriteByte('\n')
 		filling.write(&b)
@@ -73,6 +78,15 @@ func workloads(list []admin.Workload) *table {
 			}
 		}
 		t.add(short(clean(w.Name), 40, false), strconv.Itoa(w.Flows), clean(w.Mode), short(clean(what), 60, false), clean(w.Note))
+	}
+	return t
+}
+
+// pinned lists what is tunnelled because its clients do not trust us.
+func pinned(list []admin.Pinned) *table {
+	t := &table{columns: []column{{title: "WORKLOAD"}, {title: "TUNNELLED (ON_PINNED)"}, {title: "UNTIL"}}}
+	for _, p := range list {
+		t.add(short(clean(p.Workload), 40, false), short(clean(p.Host), 60, false), p.Until.UTC().Format(time.RFC3339))
 	}
 	return t
 }

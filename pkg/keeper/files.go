@@ -1,0 +1,68 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/keeper/protocol"
+)
+
+// maxKeyFile bounds a file of upstream_tls, in bytes.
+const maxKeyFile = 1 << 20
+
+// readCertificates reads the files of every upstream_tls, each once: the worker
+// may not be able to.
+func readCertificates(c *config.Config) ([]protocol.Source, error) {
+	var out []protocol.Source
+	var errs []error
+	read := make(map[string]bool)
+	for _, u := range c.Certificates() {
+		for _, file := range []struct {
+			name   string
+			secret bool
+		}{{u.Cert, false}, {u.Key, true}} {
+			if read[file.name] {
+				continue
+			}
+			read[file.name] = true
+			data, err := readBounded(file.name, file.secret)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: upstream_tls: %w", u.At, err))
+				continue
+			}
+			out = append(out, protocol.Source{Name: file.name, Data: data})
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// readBounded reads a regular file that an operator named. A secret is refused
+// where others than its owner and group can read it or others than its owner can
+// change it: who knows by whom it is known already. Symbolic links are followed,
+// as certbot and Kubernetes make them.
+func readBounded(name string, secret bool) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	case secret && st.Mode().Perm()&0o027 != 0:
+		return nil, fmt.Errorf("%s has mode %04o: others could read or change the key; chmod 600 it, or make a new key if somebody may have read it", name, st.Mode().Perm())
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err == nil && len(data) > maxKeyFile {
+		err = fmt.Errorf("%s is larger than 1 MiB", name)
+	}
+	return data, err
+}
