@@ -12,7 +12,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
 SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json') go.mod go.sum
 
-.PHONY: help build generate drift test unit e2e lint fuzz bench demo clean setup setup-test setup-demo
+.PHONY: help build generate drift test unit e2e lint fuzz bench soak demo clean setup setup-test setup-demo
 
 build: setup bin/sallyport ## the binary, bin/sallyport
 
@@ -64,6 +64,10 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: setup-test build ## what it costs beside others in the same run, each with its bar; exit 1 if one is missed
 	scripts/bench
+
+SOAKTIME ?= 10m
+soak: setup-test build ## 2,000 mixed connections for SOAKTIME; nothing is lost, wrong or left behind
+	scripts/soak $(SOAKTIME)
 
 demo: setup-demo build ## the product in one screen
 	test/demo/run
