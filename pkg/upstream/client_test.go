@@ -91,6 +91,9 @@ func TestClientCertificate(t *testing.T) {
 					if tt.alert != "" {
 						// TLS 1.3 hears it only now.
 						_, err = c.Read(make([]byte, 1))
+						if text, ok := Unwelcome(err); !ok || !strings.Contains(text, "upstream_tls") {
+							t.Errorf("%q, %v does not say what to do", text, ok)
+						}
 					}
 				} else if text := err.(*Error).Text; !strings.Contains(text, "upstream_tls") {
 					t.Errorf("%q does not say what to do", text)

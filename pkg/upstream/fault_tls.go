@@ -78,6 +78,21 @@ func RemoteAlert(err error) (string, bool) {
 	return strings.TrimPrefix(op.Err.Error(), "tls: "), true
 }
 
+// Unwelcome says why an upstream of TLS 1.3 ended a connection whose handshake
+// was over for us: it wants a certificate of ours, or another one. ok is false for
+// every other error.
+func Unwelcome(err error) (text string, ok bool) {
+	switch alert, _ := RemoteAlert(err); alert {
+	case "certificate required":
+		return handshakeText(err, true, false), true
+	case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate", "unknown certificate",
+		"unknown certificate authority", "access denied":
+		return handshakeText(err, true, true), true
+	default:
+		return "", false
+	}
+}
+
 // certificateFault says what is wrong with an upstream's certificate, NoFault
 // if it is not that.
 func certificateFault(err error, name string, now time.Time) (Fault, string) {
