@@ -298,6 +298,7 @@ func (w *worker) run(failed func(error)) {
 			}
 		})
 	}
+	start("memory", keepMemory)
 	start("host addresses", func(ctx context.Context) error { return w.own.book.Run(ctx, nil) })
 	start("upstream pool", w.pool.Run)
 	start("resolver", w.resolver.Run)
