@@ -124,10 +124,10 @@ func (p *Pool) Resources() []Resource {
 	p.mu.Unlock()
 	lent, most := p.sockets.LargeBuffers()
 	return []Resource{
-		{"relay_buffers", lent, most},
 		{"upstream_idle_connections", int(p.idle.Load()), p.opt.MaxIdle},
 		{"upstream_hosts", hosts, p.opt.MaxHosts},
 		{"upstream_tls_sessions", p.sessions.Len(), p.opt.MaxSessions},
+		{"relay_buffers", lent, most},
 	}
 }
 
