@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"sallyport/pkg/audit"
+	"sallyport/pkg/http2"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
 	"sallyport/pkg/policy"
@@ -49,8 +50,12 @@ type conn struct {
 	quiet atomic.Int64 // stream_idle of what is running, in ns
 	// tunnelled says that a client which has ended its side is not gone.
 	tunnelled atomic.Bool
+	// left says that it was stopped because the workload is gone.
+	left atomic.Bool
 
 	muxes muxes
+	// background are goroutines other than the one that serves.
+	background sync.WaitGroup
 	// session is what the connection runs in HTTP/2, guarded by mu.
 	session *session
 
@@ -58,6 +63,7 @@ type conn struct {
 	up  inUse
 	leg upstream.Leg
 
+	held bool      // Standins.Hold gave true
 	ours audit.Leg // of the workload's side, as our end counted it
 
 	// ev carries what all events of the connection have in common.
@@ -90,8 +96,10 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()
 	p.legs.begin(c.flow.ID)
+	c.hold()
 	defer p.forget(c)
 	c.serve()
+	c.background.Wait()
 	c.finish()
 }
 
@@ -101,6 +109,7 @@ func (p *Proxy) forget(c *conn) {
 	delete(p.conns, c)
 	p.mu.Unlock()
 	p.legs.drop(c.flow.ID)
+	c.release()
 }
 
 // meet finds out who connected and where to; nil where that is the end of it.
@@ -295,11 +304,11 @@ type hop struct {
 	// that is not HTTP.
 	alpn string
 	// http2 says that HTTP/2 is spoken, offer what an upstream is offered for
-	// its requests ("" for HTTP/1.1), extended that the upstream takes extended
-	// CONNECT, failed what became of an upstream that was asked already.
+	// its requests ("" for HTTP/1.1), settings what the upstream said of itself, if
+	// it was asked, failed what became of an upstream that was asked already.
 	http2    bool
 	offer    string
-	extended bool
+	settings http2.PeerSettings
 	failed   *failedDial
 	depth    int
 }

@@ -13,8 +13,6 @@ type session struct {
 	c     *conn
 	h     *hop
 	codec *http2.ServerConn
-	// extended says that the upstream takes extended CONNECT, and so do we.
-	extended bool
 
 	drained sync.Once
 	mu      sync.Mutex
@@ -28,8 +26,10 @@ const maxSpare = 16
 
 // serveHTTP2 answers the requests of one hop until it ends.
 func (c *conn) serveHTTP2(h *hop) {
-	s := &session{c: c, h: h, extended: h.extended, running: make(map[*stream]struct{})}
-	s.codec = c.p.http2.Server(h.conn, http2.ServerOptions{Exchanges: &c.p.exchanges, ExtendedConnect: h.extended})
+	s := &session{c: c, h: h, running: make(map[*stream]struct{})}
+	s.codec = c.p.http2.Server(h.conn, http2.ServerOptions{
+		Exchanges: &c.p.exchanges, ExtendedConnect: h.settings.ExtendedConnect,
+	})
 	c.setSession(s)
 	defer c.setSession(nil)
 	if !c.enter(waiting, time.Now()) {

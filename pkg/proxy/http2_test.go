@@ -479,3 +479,55 @@ func TestSilentStream(t *testing.T) {
 		t.Errorf("the other stream: %v", err)
 	}
 }
+
+// An upstream that takes few streams is not sent more than it takes.
+func TestUpstreamThatTakesFewStreams(t *testing.T) {
+	g := newGate(t, http2Rules, nil)
+	cert, err := g.internet.leaf("api.example.com", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, s := g.listen("127.0.0.1:0")
+	srv := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.reqs.Add(1)
+			time.Sleep(time.Millisecond)
+			io.Copy(w, r.Body)
+		}),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{*cert}, NextProtos: []string{"h2"}},
+		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 7},
+	}
+	go srv.ServeTLS(ln, "", "")
+	t.Cleanup(func() { srv.Close() })
+	g.know("api.example.com", s.addr.Addr())
+	clients := []*http.Client{g.client(s, "api.example.com"), g.client(s, "api.example.com")}
+	var wg sync.WaitGroup
+	const n = 200
+	for i := range n {
+		wg.Go(func() {
+			r := fetch(clients[i%2], request(t, "POST", "https://api.example.com/", io.NopCloser(strings.NewReader("body"))))
+			if r.err != nil || r.StatusCode != 200 || r.text != "body" {
+				t.Errorf("%d: %v %+v %s", i, r.err, r.Response, r.text)
+			}
+		})
+	}
+	wg.Wait()
+	if s.reqs.Load() != n {
+		t.Errorf("%d requests reached the upstream", s.reqs.Load())
+	}
+}
+
+// A refused upload leaves its connection good for the next request.
+func TestRefusedUpload(t *testing.T) {
+	g := newGate(t, http2Rules, nil)
+	s := g.speaking("api.example.com", nil, "h2")
+	evil := g.speaking("evil.example.com", nil, "h2")
+	c := g.client(evil, "evil.example.com")
+	for range 5 {
+		fetch(c, request(t, "POST", "https://evil.example.com/", bytes.NewReader(make([]byte, 4<<20)))).mustRefuse(t, 403, "no_rule")
+	}
+	if n := len(g.log.all(audit.FlowOpen)); n != 1 {
+		t.Errorf("%d connections of the client", n)
+	}
+	_ = s
+}

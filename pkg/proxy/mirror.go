@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"sallyport/pkg/http2"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/upstream"
 )
@@ -25,8 +26,8 @@ const settingsTime = 5 * time.Second
 type mirrored struct {
 	// protocol is "" where it is not known.
 	protocol string
-	// extended says that it takes extended CONNECT (RFC 8441).
-	extended bool
+	// settings are what it said of itself in HTTP/2.
+	settings http2.PeerSettings
 }
 
 // httpOffer gives the protocols of HTTP among those that a client offers, in
@@ -56,6 +57,9 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 		return m
 	}
 	w := &c.work
+	if w.astray(s, &t) != nil {
+		return m
+	}
 	addrs, n := w.addresses(s, &t, now)
 	if n != nil && (!n.allowed.Verdict.Passes() || n.err != nil) {
 		return m
@@ -63,6 +67,11 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 	d, ok := s.Policy.Prospect(w.ask(&t, policy.HTTPS, addrs, nil))
 	if !ok {
 		return m
+	}
+	if n.waits(&d) {
+		if addrs = w.resolve(n); n.err != nil {
+			return m
+		}
 	}
 	d, r, fail := w.routeTo(s, &t, d, addrs, now)
 	if fail != nil || r == nil || d.Verdict != policy.Allow {
@@ -93,7 +102,7 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 		codec.Close()
 		return m
 	}
-	m.extended = settings.ExtendedConnect
+	m.settings = settings
 	u.Release()
 	return m
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"sync"
 
 	"sallyport/pkg/http2"
@@ -26,6 +27,10 @@ type mux struct {
 	codec   *http2.ClientConn
 	host    *upstream.Host
 	streams int
+	// told: the upstream has said how many streams it takes. Until then only
+	// the one that opened the connection runs: each beyond what it takes would
+	// be refused.
+	told bool
 }
 
 // A dial is a connection being opened; fail is good after done is closed.
@@ -72,21 +77,41 @@ func (ms *muxes) dial(k *call, r *route, d *dial) *failure {
 	u, fail := k.dial(r)
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if ms.dials[r.host] == d {
-		delete(ms.dials, r.host)
-	}
-	defer close(d.done)
 	if fail == nil {
 		fail = ms.adoptLocked(k, r, u)
 	}
 	d.fail = fail
+	if m := k.car.m; fail == nil && m != nil && !m.told {
+		k.c.background.Go(func() { ms.await(k.c, m, r.host, d) })
+		return nil
+	}
+	ms.doneLocked(r.host, d)
 	return fail
+}
+
+// doneLocked lets those that wait for a connection go on.
+func (ms *muxes) doneLocked(host *upstream.Host, d *dial) {
+	if ms.dials[host] == d {
+		delete(ms.dials, host)
+	}
+	close(d.done)
+}
+
+// await waits until the upstream has said how many streams it takes.
+func (ms *muxes) await(c *conn, m *mux, host *upstream.Host, d *dial) {
+	ctx, cancel := context.WithTimeout(c.context(), settingsTime)
+	defer cancel()
+	_, err := m.codec.Start(ctx)
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	m.told = err == nil
+	ms.doneLocked(host, d)
 }
 
 // joinLocked opens a stream on a connection in use.
 func (ms *muxes) joinLocked(k *call, r *route) bool {
 	for _, m := range ms.open {
-		if m.host != r.host || !r.way.Permits(m.u.Addr()) || !m.u.Trusted() {
+		if m.host != r.host || !r.host.Permits(r.way, m.u.Addr()) || !m.u.Trusted() {
 			continue
 		}
 		if s, err := m.codec.Open(); err == nil {
@@ -123,7 +148,7 @@ func (ms *muxes) adoptLocked(k *call, r *route, u *upstream.Conn) *failure {
 		codec.Close()
 		return &failure{reason: policy.UpstreamUnreachable, text: "the upstream takes no request on its HTTP/2 connection: " + err.Error()}
 	}
-	m := &mux{u: u, codec: codec, host: r.host, streams: 1}
+	m := &mux{u: u, codec: codec, host: r.host, streams: 1, told: u.Reused()}
 	ms.open = append(ms.open, m)
 	k.car.u, k.car.h2, k.car.m = u, s, m
 	return nil

@@ -63,7 +63,7 @@ func (s *stream) refuseExtended(req *exchange.Request) string {
 	switch {
 	case req.Upgrade != "websocket":
 		return "CONNECT for a protocol other than websocket is refused"
-	case !s.session.extended:
+	case !s.session.h.settings.ExtendedConnect:
 		return "the upstream does not take WebSockets over HTTP/2"
 	default:
 		return ""

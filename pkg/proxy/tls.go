@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"sallyport/pkg/http2"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/sniff"
@@ -36,29 +37,29 @@ func serverConfig(leaves Leaves, protocols ...string) *tls.Config {
 	}
 }
 
-// choose gives our side of the handshake with a client, and whether the
-// upstream takes extended CONNECT. Where requests may pass, the client is
+// choose gives our side of the handshake with a client, and what the upstream
+// said of itself in HTTP/2 if it was asked. Where requests may pass, the client is
 // offered what the upstream speaks; where none may, it takes the refusal in
 // whatever it likes.
-func (c *conn) choose(h *hop, hello *sniff.ClientHello, refused bool) (config *tls.Config, extended bool) {
+func (c *conn) choose(h *hop, hello *sniff.ClientHello, refused bool) (config *tls.Config, settings http2.PeerSettings) {
 	if !offersHTTP(hello.ALPN) {
 		// What it really speaks is seen inside.
 		config = c.p.tls.Clone()
 		config.NextProtos = hello.ALPN
-		return config, false
+		return config, settings
 	}
 	offer := httpOffer(hello.ALPN)
 	if offer == http11 {
-		return c.p.tls, false
+		return c.p.tls, settings
 	}
 	if refused {
-		return c.p.tlsBoth, false
+		return c.p.tlsBoth, settings
 	}
 	m := c.mirror(h, offer)
 	if m.protocol == http11 {
-		return c.p.tls, false
+		return c.p.tls, settings
 	}
-	return c.p.tlsBoth, m.extended
+	return c.p.tlsBoth, m.settings
 }
 
 // A namedConn carries the canonical name that was judged to the certificate.
@@ -73,7 +74,7 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello, refused bool) {
 	if !ok {
 		sc = sniff.Replay(h.conn, nil)
 	}
-	config, extended := c.choose(h, hello, refused)
+	config, settings := c.choose(h, hello, refused)
 	t := tls.Server(&namedConn{sc, h.literal()}, c.p.tickets.bind(config, c.p.Leaves, c.id.Name, h.literal()))
 	if !c.enter(reading, time.Now()) {
 		return
@@ -91,7 +92,7 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello, refused bool) {
 	case http11:
 		c.http = inner
 	case h2:
-		inner.http2, inner.offer, inner.extended = true, httpOffer(hello.ALPN), extended
+		inner.http2, inner.offer, inner.settings = true, httpOffer(hello.ALPN), settings
 		c.http = inner
 	default:
 		// TLS that names no protocol may carry anything, and what it names is no
