@@ -58,7 +58,7 @@ type names struct{ w *worker }
 func (n *names) DecideName(workload, host string) resolver.Decision {
 	s := n.w.config.Load()
 	d := s.policy.DecideName(workload, host)
-	out := resolver.Decision{Verdict: d.Verdict, Reason: d.Reason, Rule: d.Rule, Mode: d.Mode}
+	out := resolver.Decision{Verdict: d.Verdict, Reason: d.Reason, Rule: d.Rule, Mode: d.Mode, ByProxy: d.Ways.Proxied()}
 	if d.Verdict == policy.Deny {
 		out.Hint = policy.Hint(&policy.Query{Workload: workload, Host: host}, &d)
 	}

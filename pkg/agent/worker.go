@@ -58,9 +58,10 @@ type worker struct {
 
 // settings is a configuration in force.
 type settings struct {
-	config *config.Config
-	policy *policy.Policy
-	hash   string
+	config  *config.Config
+	policy  *policy.Policy
+	hash    string
+	proxies proxies
 	// names match the workloads that have an entry.
 	names []pattern.Glob
 }
@@ -128,6 +129,9 @@ func parse(c *protocol.Configuration) (*settings, error) {
 		return nil, err
 	}
 	s := &settings{config: conf, policy: p, hash: conf.Hash()}
+	if s.proxies, err = proxiesOf(conf, c); err != nil {
+		return nil, err
+	}
 	for i := range conf.Workloads {
 		s.names = append(s.names, conf.Workloads[i].NameGlob())
 	}
@@ -260,6 +264,9 @@ func (w *worker) openResolver() (err error) {
 		Meter:     &dnsMeter{w.metrics},
 		Upstreams: w.config.Load().config.DNS.Upstreams,
 	})
+	if err == nil {
+		w.resolver.SetReserved(w.config.Load().policy.Proxied())
+	}
 	return err
 }
 
@@ -277,7 +284,8 @@ func (w *worker) openProxy() (err error) {
 		Log:        w.log.Named("proxy"),
 		DNS:        w.serveDNS,
 		Probe:      w.probe,
-	}, &proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts})
+		Standins:   w.resolver,
+	}, &proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts, Proxies: s.proxies})
 	return err
 }
 
@@ -325,7 +333,7 @@ func (w *worker) stop(drain time.Duration) error {
 	s := w.config.Load()
 	timeouts := s.config.Timeouts
 	timeouts.Drain = drain
-	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: timeouts})
+	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: timeouts, Proxies: s.proxies})
 	w.cancel()
 	w.running.Wait()
 	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: "worker stopped"})
@@ -345,8 +353,10 @@ func (w *worker) configure(c *protocol.Configuration) error {
 		return err
 	}
 	w.pool.SetTrust(trust)
+	s.proxies.keep(w.config.Load().proxies)
 	w.resolver.SetUpstreams(s.config.DNS.Upstreams)
-	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts})
+	w.resolver.SetReserved(s.policy.Proxied())
+	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts, Proxies: s.proxies})
 	w.config.Store(s)
 	w.identities.forget()
 	w.metrics.SetReload(true, time.Now())

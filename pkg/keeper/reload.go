@@ -50,7 +50,11 @@ func (k *Keeper) reload() error {
 	if err != nil {
 		return err
 	}
-	next := protocol.Configuration{Generation: k.generation + 1, Builtin: k.options.builtin(), Roots: roots}
+	passwords, err := readPasswords(c)
+	if err != nil {
+		return err
+	}
+	next := protocol.Configuration{Generation: k.generation + 1, Builtin: k.options.builtin(), Roots: roots, Passwords: passwords}
 	for _, s := range sources {
 		next.Sources = append(next.Sources, protocol.Source{Name: s.Name, Data: s.Data})
 	}

@@ -222,7 +222,11 @@ func (k *Keeper) configuration() (*protocol.Configuration, error) {
 		out.Sources = append(out.Sources, protocol.Source{Name: s.Name, Data: s.Data})
 	}
 	roots, err := readRoots(k.config)
+	if err != nil {
+		return nil, err
+	}
 	out.Roots = roots
+	out.Passwords, err = readPasswords(k.config)
 	return out, err
 }
 

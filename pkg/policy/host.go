@@ -37,3 +37,6 @@ func CanonicalAuthority(authority string, port uint16) (string, uint16, error) {
 	canonical, err := CanonicalHost(host)
 	return canonical, port, err
 }
+
+// IsAddress reports whether a canonical host is an IP address.
+func IsAddress(host string) bool { return pattern.IsAddress(host) }

@@ -29,8 +29,11 @@ func (k *call) connect(s *Settings, t *target, now time.Time) after {
 	} else {
 		inner.name = t.host
 	}
-	addrs, n := k.work.addresses(s, t, now)
-	d := s.Policy.DecideConn(k.work.ask(t, policy.AnyTCP, addrs, nil))
+	if fail := k.work.astray(s, t); fail != nil {
+		k.refuse(c.ownDecision(fail.reason), fail.text)
+		return nil
+	}
+	d, n := k.work.decideConn(s, t, policy.AnyTCP, now)
 	switch {
 	case inner.addr.IsValid() && c.p.ours(inner.addr, t.port):
 		k.refuse(c.ownDecision(policy.AddressDenied), "the target is sallyport itself")
@@ -41,7 +44,7 @@ func (k *call) connect(s *Settings, t *target, now time.Time) after {
 	case n != nil && !n.allowed.Verdict.Passes():
 		k.refuse(n.allowed, "")
 		return nil
-	case n != nil && n.err != nil:
+	case n != nil && n.err != nil && !n.allowed.Ways.Proxied():
 		k.unreachable(d.Decision, lookupFailure(t.host, n.err))
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
+	"sallyport/pkg/policy/address"
 	"sallyport/pkg/upstream"
 )
 
@@ -62,6 +63,9 @@ type names struct {
 	allowed  policy.Decision // DecideName
 	addrs    []netip.Addr
 	err      error
+	// deferred says that the name may leave by an upstream proxy: it is resolved
+	// only when a decision needs its addresses.
+	deferred bool
 }
 
 // A failure is why a permitted request or connection cannot be carried out.
@@ -88,7 +92,11 @@ func (w *work) lookup(s *Settings, host string, now time.Time) *names {
 		return n
 	}
 	n.allowed = s.Policy.DecideName(w.c.id.Name, host)
-	if n.allowed.Verdict.Passes() {
+	switch {
+	case !n.allowed.Verdict.Passes():
+	case n.allowed.Ways.Proxied():
+		n.deferred = n.allowed.Ways.Resolved()
+	default:
 		n.addrs, n.err = w.c.p.Resolver.Lookup(w.c.context(), w.c.id.Name, host)
 	}
 	return n
@@ -115,12 +123,15 @@ type target struct {
 func (w *work) ask(t *target, protocol policy.Protocol, addrs []netip.Addr, request *policy.HTTPQuery) *policy.Query {
 	q := &w.query
 	*q = policy.Query{Workload: w.c.id.Name, Host: t.host, Addrs: addrs, Port: t.port, Protocol: protocol, HTTP: request}
+	if n := &w.names; t.named() && n.host == t.host {
+		q.ByProxy = n.allowed.Ways.Proxied() && !n.allowed.Ways.Resolved()
+	}
 	return q
 }
 
 // addresses gives what a target may be judged by and dialled at.
 func (w *work) addresses(s *Settings, t *target, now time.Time) (addrs []netip.Addr, n *names) {
-	if t.host == "" || t.only {
+	if !t.named() {
 		w.one[0] = t.addr
 		return w.one[:], nil
 	}
@@ -132,9 +143,17 @@ func (w *work) addresses(s *Settings, t *target, now time.Time) (addrs []netip.A
 // it has one, and finds the way to it. A decision that passes comes with a
 // route or a failure.
 func (w *work) decide(s *Settings, t *target, protocol policy.Protocol, request *policy.HTTPQuery, now time.Time) (policy.Decision, *route, *failure) {
+	if fail := w.astray(s, t); fail != nil {
+		d := w.c.ownDecision(fail.reason)
+		d.Verdict = policy.Allow
+		return d, nil, fail
+	}
 	addrs, n := w.addresses(s, t, now)
-	q := w.ask(t, protocol, addrs, request)
-	d := s.Policy.Decide(q)
+	d := s.Policy.Decide(w.ask(t, protocol, addrs, request))
+	if n.waits(&d) {
+		addrs = w.resolve(n)
+		d = s.Policy.Decide(w.ask(t, protocol, addrs, request))
+	}
 	if !d.Verdict.Passes() {
 		return d, nil, nil
 	}
@@ -144,7 +163,7 @@ func (w *work) decide(s *Settings, t *target, protocol policy.Protocol, request 
 		// was refused.
 		return n.allowed, nil, nil
 	}
-	if n != nil && n.err != nil {
+	if n != nil && n.err != nil && d.Proxy == nil {
 		return d, nil, lookupFailure(t.host, n.err)
 	}
 	return w.routeTo(s, t, d, addrs, now)
@@ -168,6 +187,9 @@ type route struct {
 	refused policy.Reason
 	way     upstream.Route
 	host    *upstream.Host
+	// proxy is by whom it goes, nil: directly. failed says why it cannot.
+	proxy  *upstream.Proxy
+	failed *failure
 	// text is host:port for the audit.
 	text string
 }
@@ -176,7 +198,7 @@ type route struct {
 // never lets anyone reach ourselves.
 func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.Addr, now time.Time) (policy.Decision, *route, *failure) {
 	r := &w.route
-	named := t.host != "" && !t.only
+	named := t.named()
 	fresh := r.settings == s && r.rule == d.Rule && r.mode == d.Mode && r.verdict == d.Verdict && r.target == *t
 	if named {
 		fresh = fresh && r.at.Equal(w.names.at)
@@ -195,6 +217,8 @@ func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 		d = d.Refuse(r.refused)
 	}
 	switch {
+	case r.failed != nil && d.Verdict.Passes():
+		return d, nil, r.failed
 	case len(r.way.Addrs) == 0:
 		// Loops are refused in every mode.
 		d.Verdict, d.Reason = policy.Deny, policy.AddressDenied
@@ -203,7 +227,9 @@ func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 		return d, nil, nil
 	}
 	if r.host == nil || r.host.Gone() {
-		r.host = w.c.p.Upstream.Host(w.c.key(t))
+		key := w.c.key(t)
+		key.Proxy = r.proxy
+		r.host = w.c.p.Upstream.Host(key)
 	}
 	r.way.Timeout = d.Timeouts.Connect
 	return d, r, nil
@@ -213,9 +239,19 @@ func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []neti
 	r := &w.route
 	*r = route{settings: s, at: at, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
 	r.way.Own = t.addr
+	host := t.host
+	if host == "" {
+		host = t.addr.String()
+	}
+	r.text = joinHostPort(host, t.port)
+	if d.Proxy != nil && t.host != "" && !policy.IsAddress(t.host) {
+		w.detour(s, d)
+		return
+	}
+	proxied := s.Policy.Proxied()
 	var open []netip.Addr
 	for _, a := range addrs {
-		if w.c.p.ours(a, t.port) {
+		if w.c.p.ours(a, t.port) || proxied && address.IsSynthetic(a) {
 			continue
 		}
 		open = append(open, a)
@@ -229,14 +265,14 @@ func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []neti
 			r.way.Addrs = open
 		}
 	}
-	if len(open) == 0 {
+	switch {
+	case len(open) == 0:
 		r.way.Addrs = nil
+	case d.Proxy != nil && len(r.way.Addrs) > 0:
+		// The workload gave an address, which was judged, and the proxy is asked
+		// for that one.
+		w.detour(s, d)
 	}
-	host := t.host
-	if host == "" {
-		host = t.addr.String()
-	}
-	r.text = joinHostPort(host, t.port)
 }
 
 // key says which upstream connections may serve the target.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/pkg/policy"
+	"sallyport/pkg/policy/address"
 	"sallyport/pkg/sniff"
 	"sallyport/pkg/upstream"
 )
@@ -132,6 +133,10 @@ func (c *conn) decidedUnseen(s *Settings, t *target) bool {
 	if !t.addr.IsValid() {
 		return false
 	}
+	if address.IsSynthetic(t.addr) {
+		// Not an address of the target, if it means anything at all.
+		return s.Policy.DecideConn(c.work.ask(t, policy.AnyTCP, nil, nil)).Action == policy.TunnelConn
+	}
 	c.work.one[0] = t.addr
 	return s.Policy.DecideConn(c.work.ask(t, policy.AnyTCP, c.work.one[:], nil)).Action == policy.TunnelConn
 }
@@ -205,8 +210,7 @@ func (c *conn) handleTLS(h *hop, f *first) {
 	t := target{scheme: upstream.Clear, host: c.host(h), addr: h.addr, port: h.port, only: sni == "" && h.name == ""}
 	c.ev.Dst.Host = t.host
 	now := time.Now()
-	addrs, n := c.work.addresses(s, &t, now)
-	d := s.Policy.DecideConn(c.work.ask(&t, protocol, addrs, nil))
+	d, n := c.work.decideConn(s, &t, protocol, now)
 	if n != nil && !n.allowed.Verdict.Passes() && d.Verdict.Passes() {
 		// A rule by address could match, but a name that may not be resolved
 		// has none.
@@ -232,8 +236,7 @@ func (c *conn) handleTLS(h *hop, f *first) {
 func (c *conn) handleHTTP2(h *hop, f *first) {
 	s := c.p.settings.Load()
 	t := c.plainTarget(h)
-	addrs, _ := c.work.addresses(s, &t, time.Now())
-	if !h.secure && s.Policy.DecideConn(c.work.ask(&t, policy.HTTP, addrs, nil)).Action == policy.TunnelConn {
+	if d, _ := c.work.decideConn(s, &t, policy.HTTP, time.Now()); !h.secure && d.Action == policy.TunnelConn {
 		c.tunnel(h, f, &t, policy.HTTP, 0)
 		return
 	}

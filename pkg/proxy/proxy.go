@@ -39,8 +39,10 @@ type Options struct {
 	// DNS serves connections to port 53; nil refuses them.
 	DNS DNS
 	// Probe answers flows of the self-probe; nil knows none.
-	Probe  Probe
-	Limits Limits
+	Probe Probe
+	// Standins may be nil where no name leaves by an upstream proxy.
+	Standins Standins
+	Limits   Limits
 }
 
 // Limits bound what the proxy holds. Zero values are the defaults.
@@ -77,6 +79,8 @@ func (l Limits) withDefaults() Limits {
 type Settings struct {
 	Policy   *policy.Policy
 	Timeouts config.Timeouts
+	// Proxies are those that decisions name.
+	Proxies map[*config.UpstreamProxy]*upstream.Proxy
 }
 
 // A Proxy serves the connections of workloads.

@@ -143,7 +143,7 @@ func plain(conn net.Conn) *tcpconn.Conn {
 	case *sniff.Conn:
 		return plain(t.Conn)
 	case *upstream.Conn:
-		if t.TLSVersion() == 0 {
+		if t.Bare() {
 			return t.Socket()
 		}
 	}

@@ -99,6 +99,8 @@ type Configuration struct {
 	Builtin config.Mode `json:"builtin"`
 	// Roots are the files of tls.upstream_ca_files, PEM.
 	Roots []Source `json:"roots"`
+	// Passwords are the password files of the upstream proxies.
+	Passwords []Source `json:"passwords"`
 	// Generation counts the configurations that the keeper accepted.
 	Generation uint64 `json:"generation"`
 }
