@@ -64,7 +64,6 @@ type conn struct {
 	leg upstream.Leg
 
 	held bool      // Standins.Hold gave true
-	held bool      // Standins.Hold gave true
 	ours audit.Leg // of the workload's side, as our end counted it
 
 	// ev carries what all events of the connection have in common.
