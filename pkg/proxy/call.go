@@ -297,6 +297,9 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	k.ev.HTTP.ResponseBytes = sent
 	k.ev.HTTP.RequestBytes = transferred(req)
 	message := cut(werr, ferr)
+	if message != "" && c.left.Load() {
+		message = textGone
+	}
 	if ws != nil && resp.Status/100 == 2 {
 		d, message = ws.closed(k, d, message)
 	}

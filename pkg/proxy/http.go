@@ -104,6 +104,9 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 	switch {
 	case k.stream != nil && k.stream.Cancelled():
 		k.end(d, "the workload cancelled the request")
+	case k.c.left.Load():
+		k.client.CloseAfter()
+		k.end(d, textGone)
 	case k.c.phase.Load() == stopped:
 		k.client.CloseAfter()
 		k.end(d, "the exchange was stopped")

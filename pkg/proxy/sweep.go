@@ -8,17 +8,6 @@ import (
 	"sallyport/pkg/upstream"
 )
 
-// The states of TCP (include/net/tcp_states.h) that mean that the peer is gone
-// or will send nothing more.
-const (
-	tcpClose     = 7
-	tcpCloseWait = 8
-)
-
-// goneTime is how long an exchange goes on for a client that has ended its
-// side and takes nothing: a half-close is no good-bye, but most often is one.
-const goneTime = time.Minute
-
 // pace is how often open connections are looked at: often enough for the
 // shortest timeout, at most once a second.
 func (p *Proxy) pace() time.Duration {
@@ -77,9 +66,8 @@ func (c *conn) look(age time.Duration) {
 	}
 	silence := silenceOf(info)
 	switch {
-	case info.State == tcpClose:
-		c.interrupt()
-	case info.State == tcpCloseWait && !c.tunnelled.Load() && silence > goneTime:
+	case c.gone(info.State, silence):
+		c.left.Store(true)
 		c.interrupt()
 	case quiet > 0 && age > quiet && silence > quiet && c.upstreamSilence() > quiet:
 		c.interrupt()

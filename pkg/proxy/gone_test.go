@@ -1,0 +1,128 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"sallyport/pkg/audit"
+)
+
+// silent is an upstream that reads a request, says what it is told and then
+// waits for its connection to end, of which it tells.
+func silent(g *gate, say string) (s *site, asked, ended chan struct{}) {
+	asked, ended = make(chan struct{}), make(chan struct{})
+	return g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
+		req, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		io.Copy(io.Discard, req.Body)
+		io.WriteString(c, say)
+		close(asked)
+		c.Read(make([]byte, 1))
+		close(ended)
+	}), asked, ended
+}
+
+func within(t *testing.T, d time.Duration, what string, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(d):
+		t.Fatalf("not within %v: %s", d, what)
+	}
+}
+
+// TestClientGone: a client that closes its socket while the upstream is silent
+// is noticed within two seconds, and the upstream's exchange is stopped.
+func TestClientGone(t *testing.T) {
+	for _, tt := range []struct {
+		name, say string
+		status    int
+	}{
+		{"before the answer", "", 0},
+		{"within a stream", "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n", 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGate(t, rules, nil)
+			s, asked, ended := silent(g, tt.say)
+			c := g.dial(1, s.dst())
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+			within(t, 5*time.Second, "the upstream is asked", asked)
+			if tt.say != "" {
+				// A close with unread input is a reset, which everybody sees.
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(resp.Body, make([]byte, 9)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			left := time.Now()
+			c.Close()
+			g.p.FlowClosed(1, audit.Leg{}) // as the kernel tells
+			within(t, 5*time.Second, "the upstream's connection ends", ended)
+			if took := time.Since(left); took > 3*time.Second {
+				t.Errorf("noticed after %v", took)
+			}
+			if e := g.event(audit.Exchange, 1); e.Message != textGone || e.HTTP.Status != tt.status || e.Verdict != "allow" {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+}
+
+// TestClientThatOnlyEndedItsSide waits for its answer and gets it.
+func TestClientThatOnlyEndedItsSide(t *testing.T) {
+	g := newGate(t, rules, nil)
+	s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
+		http.ReadRequest(bufio.NewReader(c))
+		time.Sleep(2500 * time.Millisecond) // longer than it takes to notice that nobody waits
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	})
+	c := g.dial(1, s.dst())
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+	c.CloseWrite()
+	g.p.FlowClosed(99, audit.Leg{}) // of somebody else
+	if r := read(t, bufio.NewReader(c), "GET"); r.err != nil || r.text != "ok" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestWhatWasSentIsSent: a client that leaves without waiting for the answer has
+// its whole request sent first.
+func TestWhatWasSentIsSent(t *testing.T) {
+	g := newGate(t, rules, nil)
+	begin, got := make(chan struct{}), make(chan int64, 1)
+	s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
+		c.SetReadBuffer(64 << 10)
+		req, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		<-begin
+		n, _ := io.Copy(io.Discard, req.Body)
+		got <- n
+		c.Read(make([]byte, 1))
+	})
+	const size = 8 << 20
+	c := g.dial(1, s.dst())
+	c.SetWriteBuffer(4 * size)
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 8388608\r\n\r\n")
+	go func() {
+		io.CopyN(c, &pattern{}, size)
+		c.Close()
+		g.p.FlowClosed(1, audit.Leg{})
+	}()
+	time.Sleep(2500 * time.Millisecond) // longer than it takes to notice that nobody waits
+	close(begin)
+	if n := <-got; n != size {
+		t.Errorf("%d bytes of the request", n)
+	}
+	g.event(audit.Exchange, 1)
+}
