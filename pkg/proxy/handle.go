@@ -14,10 +14,19 @@ import (
 	"sallyport/pkg/upstream"
 )
 
-// patience is how long a silent client may be a slow one. Then, where a rule
-// lets any protocol to that address through, the upstream is asked whether it
-// speaks first.
-const patience = 150 * time.Millisecond
+// patienceFor is how long a silent client may be a slow one. Then, where a rule
+// lets what is neither HTTP nor TLS through to that address, the upstream is
+// asked whether it speaks first. On the ports of HTTP hardly any server does,
+// and clients that have to compute their hello first are common; elsewhere a
+// greeting is not held up noticeably.
+func patienceFor(port uint16) time.Duration {
+	switch port {
+	case 80, 443:
+		return 150 * time.Millisecond
+	default:
+		return 20 * time.Millisecond
+	}
+}
 
 // handle finds out what is spoken on a hop and does what was decided for it.
 func (c *conn) handle(h *hop) {
@@ -93,7 +102,7 @@ func (c *conn) firstBytes(h *hop) (first, error) {
 	p := c.p
 	s := p.settings.Load()
 	limit := s.Timeouts.Sniff
-	wait := min(patience, limit)
+	wait := min(patienceFor(h.port), limit)
 	t := c.plainTarget(h)
 	if !h.secure && len(h.prefix) == 0 && c.decidedUnseen(s, &t) {
 		wait = time.Millisecond
