@@ -531,3 +531,39 @@ func TestRefusedUpload(t *testing.T) {
 	}
 	_ = s
 }
+
+// An upstream that answers before it has read the request is heard, and the
+// upload stops.
+func TestEarlyAnswerToAStream(t *testing.T) {
+	for _, upstream := range []string{"h2", "http/1.1"} {
+		g := newGate(t, http2Rules, nil)
+		s := g.speaking("api.example.com", func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == "POST" {
+				w.WriteHeader(413)
+				io.WriteString(w, "too much")
+			}
+		}, upstream)
+		c := g.client(s, "api.example.com")
+		for range 3 {
+			body := &endless{}
+			r := fetch(c, request(t, "POST", "https://api.example.com/", body))
+			if r.err != nil || r.StatusCode != 413 || r.text != "too much" {
+				t.Errorf("%s: %v %+v %q", upstream, r.err, r.Response, r.text)
+			}
+			if n := body.n.Load(); n > 64<<20 {
+				t.Errorf("%s: %d bytes were uploaded", upstream, n)
+			}
+		}
+		if r := fetch(c, request(t, "GET", "https://api.example.com/", nil)); r.err != nil {
+			t.Errorf("%s: the next request: %v", upstream, r.err)
+		}
+	}
+}
+
+// endless is a body that never ends.
+type endless struct{ n atomic.Int64 }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.n.Add(int64(len(p)))
+	return len(p), nil
+}
