@@ -63,6 +63,10 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 		Ready: w.Ready() == nil, Mode: string(s.config.Mode), EnforcementActive: h.EnforcementActive,
 		Config:    admin.Config{Hash: s.hash, Error: h.ConfigError},
 		Workloads: []admin.Workload{}, Maps: map[string]admin.Fill{}, Problems: slices.Clone(h.Problems),
+		Pinned: []admin.Pinned{},
+	}
+	for _, p := range w.proxy.Pinned() {
+		out.Pinned = append(out.Pinned, admin.Pinned{Workload: p.Workload, Host: p.Host, Until: p.Until})
 	}
 	if out.Problems == nil {
 		out.Problems = []string{}

@@ -10,7 +10,7 @@ import (
 // and for good where it has an entry.
 func TestLiving(t *testing.T) {
 	s, err := parse(&protocol.Configuration{Sources: []protocol.Source{{Name: "f", Data: []byte(
-		"workloads: { github: {}, units: { match: { unit: '*.service' }, name: 'unit-{unit}' } }\n")}}})
+		"workloads: { github: {}, units: { match: { unit: '*.service' }, name: 'unit-{unit}' } }\n")}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

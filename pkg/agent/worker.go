@@ -58,10 +58,12 @@ type worker struct {
 
 // settings is a configuration in force.
 type settings struct {
-	config  *config.Config
-	policy  *policy.Policy
-	hash    string
-	proxies proxies
+	config *config.Config
+	policy *policy.Policy
+	hash   string
+	// certificates are what upstreams are shown.
+	certificates certificates
+	proxies      proxies
 	// names match the workloads that have an entry.
 	names []pattern.Glob
 }
@@ -81,7 +83,7 @@ type files struct {
 // every case.
 func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.File, newLogger func(level, format string) *zap.Logger) (*worker, error) {
 	w := &worker{args: args, keeper: keeper}
-	s, err := parse(&args.Config)
+	s, err := parse(&args.Config, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 }
 
 // parse reads a configuration as the keeper did.
-func parse(c *protocol.Configuration) (*settings, error) {
+func parse(c *protocol.Configuration, old certificates) (*settings, error) {
 	conf := config.Default(c.Builtin)
 	if len(c.Sources) > 0 {
 		sources := make([]config.File, len(c.Sources))
@@ -129,6 +131,9 @@ func parse(c *protocol.Configuration) (*settings, error) {
 		return nil, err
 	}
 	s := &settings{config: conf, policy: p, hash: conf.Hash()}
+	if s.certificates, err = certificatesOf(conf, c, old); err != nil {
+		return nil, err
+	}
 	if s.proxies, err = proxiesOf(conf, c); err != nil {
 		return nil, err
 	}
@@ -285,7 +290,7 @@ func (w *worker) openProxy() (err error) {
 		DNS:        w.serveDNS,
 		Probe:      w.probe,
 		Standins:   w.resolver,
-	}, &proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts, Proxies: s.proxies})
+	}, s.proxySettings(s.config.Timeouts))
 	return err
 }
 
@@ -333,7 +338,7 @@ func (w *worker) stop(drain time.Duration) error {
 	s := w.config.Load()
 	timeouts := s.config.Timeouts
 	timeouts.Drain = drain
-	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: timeouts, Proxies: s.proxies})
+	w.proxy.Apply(s.proxySettings(timeouts))
 	w.cancel()
 	w.running.Wait()
 	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: "worker stopped"})
@@ -344,7 +349,7 @@ func (w *worker) stop(drain time.Duration) error {
 
 // configure puts a new configuration in force, or changes nothing.
 func (w *worker) configure(c *protocol.Configuration) error {
-	s, err := parse(c)
+	s, err := parse(c, w.config.Load().certificates)
 	if err != nil {
 		return err
 	}
@@ -356,7 +361,7 @@ func (w *worker) configure(c *protocol.Configuration) error {
 	s.proxies.keep(w.config.Load().proxies)
 	w.resolver.SetUpstreams(s.config.DNS.Upstreams)
 	w.resolver.SetReserved(s.policy.Proxied())
-	w.proxy.Apply(&proxy.Settings{Policy: s.policy, Timeouts: s.config.Timeouts, Proxies: s.proxies})
+	w.proxy.Apply(s.proxySettings(s.config.Timeouts))
 	w.config.Store(s)
 	w.identities.forget()
 	w.metrics.SetReload(true, time.Now())

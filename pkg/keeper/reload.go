@@ -50,11 +50,15 @@ func (k *Keeper) reload() error {
 	if err != nil {
 		return err
 	}
+	certificates, err := readCertificates(c)
+	if err != nil {
+		return err
+	}
 	passwords, err := readPasswords(c)
 	if err != nil {
 		return err
 	}
-	next := protocol.Configuration{Generation: k.generation + 1, Builtin: k.options.builtin(), Roots: roots, Passwords: passwords}
+	next := protocol.Configuration{Generation: k.generation + 1, Builtin: k.options.builtin(), Roots: roots, Certificates: certificates, Passwords: passwords}
 	for _, s := range sources {
 		next.Sources = append(next.Sources, protocol.Source{Name: s.Name, Data: s.Data})
 	}

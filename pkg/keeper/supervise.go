@@ -226,7 +226,10 @@ func (k *Keeper) configuration() (*protocol.Configuration, error) {
 		return nil, err
 	}
 	out.Roots = roots
-	out.Passwords, err = readPasswords(k.config)
+	if out.Passwords, err = readPasswords(k.config); err != nil {
+		return nil, err
+	}
+	out.Certificates, err = readCertificates(k.config)
 	return out, err
 }
 

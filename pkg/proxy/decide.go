@@ -187,6 +187,8 @@ type route struct {
 	refused policy.Reason
 	way     upstream.Route
 	host    *upstream.Host
+	// client is what the upstream is shown if it asks for a certificate.
+	client *upstream.ClientCertificate
 	// proxy is by whom it goes, nil: directly. failed says why it cannot.
 	proxy  *upstream.Proxy
 	failed *failure
@@ -219,6 +221,9 @@ func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 	switch {
 	case r.failed != nil && d.Verdict.Passes():
 		return d, nil, r.failed
+	case d.Certificate != nil && r.client == nil && t.scheme == upstream.TLS && d.Verdict.Passes():
+		// Never without it: the upstream would take the workload for another.
+		return d, nil, &failure{reason: policy.UpstreamTLS, text: "the certificate of upstream_tls is not loaded; reload"}
 	case len(r.way.Addrs) == 0:
 		// Loops are refused in every mode.
 		d.Verdict, d.Reason = policy.Deny, policy.AddressDenied
@@ -228,7 +233,7 @@ func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 	}
 	if r.host == nil || r.host.Gone() {
 		key := w.c.key(t)
-		key.Proxy = r.proxy
+		key.Proxy, key.Client = r.proxy, r.client
 		r.host = w.c.p.Upstream.Host(key)
 	}
 	r.way.Timeout = d.Timeouts.Connect
@@ -239,6 +244,9 @@ func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []neti
 	r := &w.route
 	*r = route{settings: s, at: at, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
 	r.way.Own = t.addr
+	if d.Certificate != nil && t.scheme == upstream.TLS {
+		r.client = s.Certificates[d.Certificate]
+	}
 	host := t.host
 	if host == "" {
 		host = t.addr.String()

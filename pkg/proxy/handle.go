@@ -225,7 +225,8 @@ func (c *conn) handleTLS(h *hop, f *first) {
 		// has none.
 		d.Action, d.Decision = policy.Refuse, n.allowed
 	}
-	if d.Action == policy.TunnelConn || protocol == policy.TLS && !d.Verdict.Passes() {
+	if d.Action == policy.TunnelConn || protocol == policy.TLS && !d.Verdict.Passes() ||
+		d.Action == policy.InspectConn && c.passesUnseen(s, h, now) {
 		c.tunnel(h, f, &t, protocol, alertAccessDenied)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
+	"sallyport/pkg/upstream"
 )
 
 // serveHTTP answers the requests of one hop of HTTP/1 until it ends or becomes
@@ -101,6 +102,7 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 		return
 	}
 	var bad *exchange.MalformedError
+	unwelcome, isUnwelcome := upstream.Unwelcome(err)
 	switch {
 	case k.stream != nil && k.stream.Cancelled():
 		k.end(d, "the workload cancelled the request")
@@ -115,6 +117,8 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 	case failed.Op == "read request body":
 		k.client.CloseAfter()
 		k.end(d, "the workload cut the request: "+failed.Err.Error())
+	case isUnwelcome:
+		k.unreachable(d, &failure{reason: policy.UpstreamTLS, text: unwelcome})
 	case isTimeout(err):
 		k.unreachable(d, &failure{reason: policy.UpstreamTimeout, text: "the upstream did not answer within " + d.Timeouts.ResponseHeader.String()})
 	case errors.As(err, &bad):

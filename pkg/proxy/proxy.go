@@ -81,6 +81,10 @@ type Settings struct {
 	Timeouts config.Timeouts
 	// Proxies are those that decisions name.
 	Proxies map[*config.UpstreamProxy]*upstream.Proxy
+	// Certificates are what upstreams are shown, by the block of the rule.
+	Certificates map[*config.UpstreamTLS]*upstream.ClientCertificate
+	// TunnelPinned is tls.on_pinned: tunnel.
+	TunnelPinned bool
 }
 
 // A Proxy serves the connections of workloads.
@@ -95,6 +99,7 @@ type Proxy struct {
 	exchanges    exchange.Pool
 	sniffer      sniff.Sniffer
 	tickets      tickets
+	pinned       pinned
 	buffers      sync.Pool
 	start        time.Time
 
@@ -252,6 +257,7 @@ func (p *Proxy) Resources() []metrics.Resource {
 		{Name: "connections", Entries: uint64(max(p.active.Load(), 0)), Capacity: uint64(p.Limits.Connections)},
 		{Name: "connection_workloads", Entries: uint64(p.shares.len()), Capacity: uint64(p.Limits.Connections)},
 		{Name: "large_first_bytes", Entries: uint64(p.sniffer.Large()), Capacity: sniff.MaxLarge},
+		{Name: "pinned_names", Entries: uint64(p.pinned.len()), Capacity: maxPinned},
 		{Name: "closing_flows", Entries: uint64(p.legs.len()), Capacity: maxClosing},
 	}
 	usage := p.http2.Usage()

@@ -180,7 +180,7 @@ func (c *conn) recordRejected(h *hop, err error) {
 	e.HTTP = audit.HTTP{}
 	e.Dst.Host = h.name
 	e.Message = "the client rejected our certificate for " + h.literal() + " (" + err.Error() +
-		"): make it trust sallyport's root (`sallyport ca bundle` prints it, `sallyport doctor` asks each runtime), or give the host a rule with `handling: tunnel`"
+		"): make it trust sallyport's root (`sallyport ca bundle` prints it, `sallyport doctor` asks each runtime), or give the host a rule with `handling: tunnel`" + c.pin(h)
 	c.p.Audit.Record(e)
 	e.Message = ""
 }

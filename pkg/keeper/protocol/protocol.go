@@ -99,6 +99,8 @@ type Configuration struct {
 	Builtin config.Mode `json:"builtin"`
 	// Roots are the files of tls.upstream_ca_files, PEM.
 	Roots []Source `json:"roots"`
+	// Certificates are the files of every upstream_tls, PEM, keys among them.
+	Certificates []Source `json:"certificates"`
 	// Passwords are the password files of the upstream proxies.
 	Passwords []Source `json:"passwords"`
 	// Generation counts the configurations that the keeper accepted.
