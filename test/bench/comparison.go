@@ -160,7 +160,7 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 			},
 		},
 		{
-			name: caseBulk, title: "One body of 256 MB", job: job{Kind: bulk, Name: inspectName},
+			name: caseBulk, title: "One body of 256 MB", job: job{Kind: bulk, Name: inspectName}, parts: 3,
 			systems: []system{viaNginx, inspected(at(originAddress)), tunnelled}, figures: []figure{speed, cpuPerGB, peak},
 			rows: []row{
 				{"256 MB body inspected, CPU per GB", nginxName, atMost(1.0, 0.8, " ×", 2), ratioOf(cpuPerGB, inspect, nginxName)},
@@ -168,7 +168,7 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 			},
 		},
 		{
-			name: caseDirect, title: "Bodies of 256 MB without TLS, past the proxy", job: requests(plainBulk, inspectName, 1),
+			name: caseDirect, title: "Bodies of 256 MB without TLS, past the proxy", job: requests(plainBulk, inspectName, 1), parts: 5,
 			systems: []system{without, past}, figures: []figure{speed, cpuPerGB},
 			rows: []row{
 				{"`direct` flow, throughput", "no sallyport", atLeast(0.95, 1.0, " ×", 2), ratioOf(speed, ruled, direct)},

@@ -121,9 +121,12 @@ func (m *machine) round(c *comparison, round int) (map[string]sample, error) {
 	return got, nil
 }
 
-// middle gives the part of a round whose median time is the median one.
+// middle gives the part of a round that was neither quick nor slow: by the time
+// of a request, or of a byte where that is what was measured.
 func middle(parts []sample) sample {
-	slices.SortFunc(parts, func(a, b sample) int { return cmp.Compare(a.P50, b.P50) })
+	slices.SortFunc(parts, func(a, b sample) int {
+		return cmp.Or(cmp.Compare(a.P50, b.P50), cmp.Compare(a.Wall.Seconds()*float64(b.Bytes), b.Wall.Seconds()*float64(a.Bytes)))
+	})
 	return parts[len(parts)/2]
 }
 

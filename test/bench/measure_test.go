@@ -34,6 +34,10 @@ func TestMiddle(t *testing.T) {
 	if got := middle(parts); got.P50 != 5 {
 		t.Errorf("middle: %v", got.P50)
 	}
+	parts = []sample{{result: result{Wall: 9, Bytes: 1}}, {result: result{Wall: 10, Bytes: 10}}, {result: result{Wall: 8, Bytes: 2}}}
+	if got := middle(parts); got.Wall != 8 {
+		t.Errorf("middle of bodies: %v", got.Wall)
+	}
 }
 
 func TestAudit(t *testing.T) {
