@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sallyport/pkg/exchange"
+	"sallyport/pkg/http2"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/upstream"
 )
@@ -102,6 +103,7 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 		return
 	}
 	var bad *exchange.MalformedError
+	var cut *http2.ResetError
 	unwelcome, isUnwelcome := upstream.Unwelcome(err)
 	switch {
 	case k.stream != nil && k.stream.Cancelled():
@@ -119,6 +121,11 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 		k.end(d, "the workload cut the request: "+failed.Err.Error())
 	case isUnwelcome:
 		k.unreachable(d, &failure{reason: policy.UpstreamTLS, text: unwelcome})
+	case k.stream != nil && errors.As(err, &cut) && !cut.Local:
+		// What the upstream said to the stream is said to the client's: gRPC
+		// tells a deadline from a failure by it.
+		k.stream.Reset(cut.Code)
+		k.end(d, "the upstream reset the stream: "+cut.Code.String())
 	case isTimeout(err):
 		k.unreachable(d, &failure{reason: policy.UpstreamTimeout, text: "the upstream did not answer within " + d.Timeouts.ResponseHeader.String()})
 	case errors.As(err, &bad):

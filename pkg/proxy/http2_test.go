@@ -286,6 +286,19 @@ func TestCutStreamIsNotWhole(t *testing.T) {
 	}
 }
 
+// An upstream that resets a stream before it answers resets the client's.
+func TestResetIsPassedOn(t *testing.T) {
+	g := newGate(t, http2Rules, nil)
+	s := g.speaking("api.example.com", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, "h2")
+	r := fetch(g.client(s, "api.example.com"), request(t, "POST", "https://api.example.com/", strings.NewReader("x")))
+	if r.err == nil || !strings.Contains(r.err.Error(), "INTERNAL_ERROR") {
+		t.Errorf("%+v", r)
+	}
+	if e := g.event(audit.Exchange, 1); e.Verdict != "allow" || !strings.Contains(e.Message, "the upstream reset the stream") {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestTrailersOfStreams(t *testing.T) {
 	g := newGate(t, http2Rules, nil)
 	s := g.speaking("api.example.com", func(w http.ResponseWriter, r *http.Request) {
