@@ -175,6 +175,9 @@ type Explanation struct {
 	Rule     string `json:"rule,omitempty"`
 	Mode     string `json:"mode"`
 	Handling string `json:"handling,omitempty"`
+	// UpstreamProxy is the address of the proxy by which it would leave; "" for
+	// none, or where nothing leaves.
+	UpstreamProxy string `json:"upstream_proxy,omitempty"`
 	// Hint tells how to allow what was refused.
 	Hint string `json:"hint,omitempty"`
 	// Steps are the rules that were looked at, in order.

@@ -182,6 +182,10 @@ func Explain(p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", admin.ErrBadRequest, err)
 	}
+	if q.Host != "" && !policy.IsAddress(q.Host) {
+		ways := p.DecideName(q.Workload, q.Host).Ways
+		q.ByProxy = ways.Proxied() && !ways.Resolved()
+	}
 	e := p.Explain(q)
 	// An address is judged as if it were none of the host's own: whose it is here
 	// says nothing about the host of the daemon.
@@ -193,6 +197,9 @@ func Explain(p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, err
 	out := &admin.Explanation{
 		Verdict: e.Decision.Verdict.String(), Reason: e.Decision.Reason.String(), Rule: e.Decision.Rule,
 		Mode: e.Decision.Mode.String(), Handling: e.Decision.Handling.String(), Hint: e.Hint, Steps: []admin.Step{},
+	}
+	if e.Decision.Verdict.Passes() {
+		out.UpstreamProxy = e.Decision.Proxy.URL()
 	}
 	for _, s := range e.Steps {
 		out.Steps = append(out.Steps, admin.Step{Rule: s.Rule, Matched: s.Matched, Why: s.Why})

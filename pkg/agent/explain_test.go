@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"sallyport/pkg/admin"
@@ -85,6 +86,41 @@ func TestExplainBadRequest(t *testing.T) {
 	for _, url := range []string{"", "api.example.com", "ftp://api.example.com/", "tcp://api.example.com", "https://0x7f.1/", "https://%zz/", "http://a b/"} {
 		if _, err := Explain(p, &admin.ExplainRequest{Workload: "w", URL: url}); !errors.Is(err, admin.ErrBadRequest) {
 			t.Errorf("%q: %v, want a bad request", url, err)
+		}
+	}
+}
+
+// TestExplainProxy: by which proxy it would leave, and why a rule with cidrs
+// does not match a name that only the proxy resolves.
+func TestExplainProxy(t *testing.T) {
+	c, err := config.Parse([]config.File{{Name: "f", Data: []byte(`
+upstream_proxy: { url: "http://proxy:3128", username: alice, no_proxy: [corp.example, 203.0.113.9] }
+rules:
+  - { name: net, match: { hosts: [api.example.com], cidrs: [203.0.113.0/24] }, action: allow }
+  - { name: own, match: { hosts: [own.example.com] }, action: allow, upstream_proxy: { url: "https://other" } }
+  - { name: all, match: { hosts: ["*.example.com", git.corp.example] }, action: allow }
+  - { name: addresses, match: { cidrs: [203.0.113.0/24] }, action: allow }
+`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, want := range map[string]string{
+		"https://api.example.com/": "all http://proxy:3128", "https://own.example.com/": "own https://other:443", "https://git.corp.example/": "all ",
+		"tcp://203.0.113.5:22": "addresses http://proxy:3128", "tcp://203.0.113.9:22": "addresses ", "https://unlisted.test/": " ",
+	} {
+		x, err := Explain(p, &admin.ExplainRequest{Workload: "w", URL: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := x.Rule + " " + x.UpstreamProxy; got != want {
+			t.Errorf("%s: %q, want %q", url, got, want)
+		}
+		if strings.HasSuffix(url, "api.example.com/") && !strings.Contains(x.Steps[0].Why, "goes by an upstream proxy") {
+			t.Errorf("%+v", x.Steps)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 func Explanation(w io.Writer, e *admin.Explanation) error {
 	var b strings.Builder
 	b.WriteString(clean(e.Verdict))
-	for _, part := range [][2]string{{"reason", e.Reason}, {"rule", e.Rule}, {"handling", e.Handling}, {"mode", e.Mode}} {
+	for _, part := range [][2]string{{"reason", e.Reason}, {"rule", e.Rule}, {"handling", e.Handling}, {"mode", e.Mode}, {"upstream_proxy", e.UpstreamProxy}} {
 		if part[1] != "" {
 			fmt.Fprintf(&b, " %s=%s", part[0], clean(part[1]))
 		}
