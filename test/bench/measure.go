@@ -116,18 +116,21 @@ func (m *machine) round(c *comparison, round int) (map[string]sample, error) {
 	}
 	got := make(map[string]sample)
 	for name, x := range parts {
-		got[name] = middle(x)
+		byPace(x)
+		got[name] = x[len(x)/2]
+		if c.quickest {
+			got[name] = x[0]
+		}
 	}
 	return got, nil
 }
 
-// middle gives the part of a round that was neither quick nor slow: by the time
-// of a request, or of a byte where that is what was measured.
-func middle(parts []sample) sample {
+// byPace sorts the parts of a round from quick to slow: by the time of a request,
+// or of a byte where that is what was measured.
+func byPace(parts []sample) {
 	slices.SortFunc(parts, func(a, b sample) int {
 		return cmp.Or(cmp.Compare(a.P50, b.P50), cmp.Compare(a.Wall.Seconds()*float64(b.Bytes), b.Wall.Seconds()*float64(a.Bytes)))
 	})
-	return parts[len(parts)/2]
 }
 
 // turn says who is i-th of n in a round: every other round goes backwards, and

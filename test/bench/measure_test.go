@@ -29,14 +29,14 @@ func TestTurn(t *testing.T) {
 	}
 }
 
-func TestMiddle(t *testing.T) {
+func TestByPace(t *testing.T) {
 	parts := []sample{{result: result{P50: 9}}, {result: result{P50: 1}}, {result: result{P50: 5}}}
-	if got := middle(parts); got.P50 != 5 {
-		t.Errorf("middle: %v", got.P50)
+	if byPace(parts); parts[0].P50 != 1 || parts[1].P50 != 5 {
+		t.Errorf("%v", parts)
 	}
 	parts = []sample{{result: result{Wall: 9, Bytes: 1}}, {result: result{Wall: 10, Bytes: 10}}, {result: result{Wall: 8, Bytes: 2}}}
-	if got := middle(parts); got.Wall != 8 {
-		t.Errorf("middle of bodies: %v", got.Wall)
+	if byPace(parts); parts[0].Wall != 10 || parts[1].Wall != 8 {
+		t.Errorf("bodies: %v", parts)
 	}
 }
 
