@@ -61,9 +61,11 @@ type first struct {
 	conn   *sniff.Conn
 	result sniff.Result
 	// ready is a connection to the target that is open already, early what it
-	// said before the client spoke.
-	ready *upstream.Conn
-	early []byte
+	// said before the client spoke; elsewhere says that it is not at the address
+	// that the workload dialled.
+	ready     *upstream.Conn
+	early     []byte
+	elsewhere bool
 }
 
 func (f *first) drop() {
@@ -125,8 +127,10 @@ func (c *conn) firstBytes(h *hop) (first, error) {
 	if p.Audit.Healthy() == nil {
 		d, r, _ := c.work.decide(s, &t, h.plain(), nil, time.Now())
 		if d.Verdict.Passes() && r != nil {
-			if u, _ := c.connect(r); u != nil {
-				return c.race(h, u)
+			if _, _, u, elsewhere, _ := c.reach(s, &t, h.plain(), d, r); u != nil {
+				f, err := c.race(h, u)
+				f.elsewhere = elsewhere
+				return f, err
 			}
 		}
 	}

@@ -21,6 +21,7 @@ const relayBuffer = 16 << 10
 func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, alert byte) {
 	defer f.drop()
 	s := c.p.settings.Load()
+	t.only = t.only && !f.elsewhere
 	d, r, fail := c.work.decide(s, t, protocol, nil, time.Now())
 	switch {
 	case !d.Verdict.Passes():
@@ -37,11 +38,11 @@ func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, ale
 	u := f.ready
 	if u != nil && (r == nil || r.target.scheme != c.schemeOf(u) || !r.host.Permits(r.way, u.Addr())) {
 		f.drop()
-		u = nil
+		u, f.early = nil, nil
 	}
 	f.ready = nil
 	if u == nil && fail == nil {
-		u, fail = c.connect(r)
+		d, r, u, _, fail = c.reach(s, t, protocol, d, r)
 	}
 	if fail != nil {
 		if alert != 0 {

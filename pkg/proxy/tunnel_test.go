@@ -132,6 +132,47 @@ func TestServerSpeaksFirst(t *testing.T) {
 	}
 }
 
+// A name may have an address at which nobody answers. Without us the client
+// would go on to the next one; its connection to us stands already.
+func TestNextAddressOfTheName(t *testing.T) {
+	for _, first := range []string{"server", "client"} {
+		g := newGate(t, tcpRules, nil)
+		g.know("db.example.com", netip.MustParseAddr("127.0.0.3"))
+		s := g.raw("db.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
+			if first == "server" {
+				io.WriteString(c, "220 ready\r\n")
+			}
+			io.Copy(c, c)
+		})
+		c := g.dial(1, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.3"), s.addr.Port()).String())
+		want := "\x05hello"
+		if first == "server" {
+			want = "220 ready\r\n"
+		} else {
+			io.WriteString(c, want)
+		}
+		b := make([]byte, len(want))
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != want {
+			t.Errorf("%s first: %q %v", first, b, err)
+		}
+		c.CloseWrite()
+		if rest, err := io.ReadAll(c); len(rest) > 0 || err != nil {
+			t.Errorf("%s first: %q %v behind", first, rest, err)
+		}
+		if e := g.event(audit.FlowOpen, 1); e.Rule != "plain-name" || e.Upstream.IP != s.addr.Addr() || e.Dst.IP.String() != "127.0.0.3" {
+			t.Errorf("%s first: %+v", first, e)
+		}
+	}
+	// An address without a name stands for itself.
+	g := newGate(t, tcpRules, nil)
+	s := g.raw("", "127.0.0.1:0", func(*net.TCPConn) {})
+	c := g.dial(1, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.7"), s.addr.Port()).String())
+	io.WriteString(c, "\x05hello")
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) || s.conns.Load() != 0 {
+		t.Errorf("%v, %d connections", err, s.conns.Load())
+	}
+}
+
 // A client that is slow to speak TLS or HTTP is judged by what it says, also
 // where plain TCP to that address is allowed.
 func TestWaitingGainsNoOtherJudgement(t *testing.T) {
