@@ -66,6 +66,17 @@ func (c *conn) choose(h *hop, hello *sniff.ClientHello, refused bool) (config *t
 type namedConn struct {
 	*sniff.Conn
 	name string
+	// heard is what was overheard during the handshake, nil after it.
+	heard *overheard
+}
+
+// Read implements net.Conn.
+func (n *namedConn) Read(p []byte) (int, error) {
+	got, err := n.Conn.Read(p)
+	if n.heard != nil {
+		n.heard.see(p[:got])
+	}
+	return got, err
 }
 
 // inspect ends TLS with a leaf for the name and leaves what is inside to serve.
@@ -75,11 +86,14 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello, refused bool) {
 		sc = sniff.Replay(h.conn, nil)
 	}
 	config, settings := c.choose(h, hello, refused)
-	t := tls.Server(&namedConn{sc, h.literal()}, c.p.tickets.bind(config, c.p.Leaves, c.id.Name, h.literal()))
+	named := &namedConn{Conn: sc, name: h.literal(), heard: new(overheard)}
+	t := tls.Server(named, c.p.tickets.bind(config, c.p.Leaves, c.id.Name, h.literal()))
 	if !c.enter(reading, time.Now()) {
 		return
 	}
-	if err := t.Handshake(); err != nil {
+	err := t.Handshake()
+	err, named.heard = named.heard.explain(err), nil
+	if err != nil {
 		c.handshakeFailed(h, err)
 		return
 	}
