@@ -97,6 +97,11 @@ func (g *gate) listen(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return g.serve(t, l)
+}
+
+func (g *gate) serve(t testing.TB, l net.Listener) string {
+	t.Helper()
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() {
