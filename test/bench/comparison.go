@@ -104,6 +104,8 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 	without := system{name: direct, client: p.client, address: open, processes: g.processes(), keeper: g.keeper}
 	captured := system{name: inspect, client: g.client, address: at(originAddress), processes: g.processes(), keeper: g.keeper}
 	uncaptured := system{name: direct, client: p.client, address: at(originAddress)}
+	// Only to compare: the same distance as to our listener.
+	nearby := system{name: "direct, to loopback", client: p.client, address: local(nginxPort)}
 
 	request := []figure{rate, p50, p99, cpu, keeperCPU}
 	ten := []system{}
@@ -178,7 +180,7 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 		},
 		{
 			name: caseDial, title: "connect() alone", job: job{Kind: dial, Window: o.window}, parts: 7, quickest: true,
-			systems: []system{uncaptured, captured}, figures: []figure{p50, p99},
+			systems: []system{uncaptured, captured, nearby}, figures: []figure{p50, p99},
 			rows: []row{
 				{"connect() added by capture", "no sallyport", atMost(15, 5, " µs", 1), differenceOf(p50, inspect, direct)},
 			},

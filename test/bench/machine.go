@@ -163,8 +163,11 @@ func (m *machine) enter(holder *exec.Cmd, argv []string) *exec.Cmd {
 }
 
 // start starts what runs until stop is called, or until close, which asks it to
-// end first. Its standard error is shown.
+// end first. Its standard error is shown. Each has a session of its own: exec's
+// command has one, and Linux shares a busy processor out among sessions
+// (sched_autogroup), so that two in one session get less of it, but in one go.
 func (m *machine) start(c *exec.Cmd, patience time.Duration) (stop func(), err error) {
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if c.Stderr == nil {
 		c.Stderr = os.Stderr
 	}
