@@ -26,6 +26,7 @@ const (
 	portGRPCText = "9087" // gRPC without TLS
 	portGRPCOld  = "9452" // gRPC, connections do not live long
 	portSockets  = "9448" // WebSocket of Node's ws
+	portTwoSocks = "9453" // WebSocket in streams of HTTP/2
 	portMCP      = "9449"
 	portGoMCP    = "9450"
 	portGit      = "9451"

@@ -200,7 +200,7 @@ func (s *street) tryCurl() {
 			if c.version == "2" {
 				s.needsTwo()
 			}
-			s.checks(45, nil, append([]string{"bash", script, c.base, c.version}, c.options...)...)
+			s.checks(38, nil, append([]string{"bash", script, c.base, c.version}, c.options...)...)
 		})
 	}
 }
@@ -213,10 +213,13 @@ func (s *street) tryNode() {
 	s.nodeChecks(18, "node_http2.mjs", "http://go.example.com:"+portClear)
 }
 
-// tryWebSocket: Node's ws on both sides.
+// tryWebSocket: Node's ws on both sides, and in streams of HTTP/2 (RFC 8441)
+// with a client of our own: none of the packages has one.
 func (s *street) tryWebSocket() {
 	s.startNode("sockets_server.mjs", "ws.example.com", portSockets)
 	s.nodeChecks(20, "sockets.mjs", "wss://ws.example.com:"+portSockets)
+	s.startNode("sockets_http2_server.mjs", "ws.example.com", portTwoSocks)
+	s.checks(11, nil, s.peerProgram("goclient"), "socket", "ws.example.com:"+portTwoSocks)
 }
 
 // tryEventSource: npm's eventsource at net/http.
@@ -230,7 +233,7 @@ func (s *street) tryJava() {
 	s.checks(17, nil, "java", program, "https://go.example.com:"+portTLSOne, "1")
 	s.checks(17, nil, "java", program, "http://go.example.com:"+portClear, "1")
 	s.needsTwo()
-	s.checks(18, nil, "java", program, "https://go.example.com:"+portTLS, "2")
+	s.checks(17, nil, "java", program, "https://go.example.com:"+portTLS, "2")
 }
 
 // tryRequests: Python's requests.

@@ -14,13 +14,13 @@ has up "$(nghttp -d "$STREAM/3000000" "$base/sum" 2>/dev/null)" "\"sha256\":\"$(
 # A small window and padding on every frame.
 is window "$(nghttp -w 14 -W 15 "$base/bytes/3000000" 2>/dev/null | sum)" "$(sum <"$STREAM/3000000")"
 has padding "$(nghttp -b 255 -d "$STREAM/70000" "$base/sum" 2>/dev/null)" "\"sha256\":\"$(sum <"$STREAM/70000")\""
-has trailer "$(nghttp -vn --no-color "$base/bytes/70000?chunked" 2>&1)" "x-sum: $(sum <"$STREAM/70000")"
+has trailer "$(nghttp -vn "$base/bytes/70000?chunked" 2>&1)" "x-sum: $(sum <"$STREAM/70000")"
 has trailer-up "$(nghttp --trailer 'x-checked: yes' -d "$STREAM/70000" "$base/sum" 2>/dev/null)" '"X-Checked":"yes"'
 # Header fields over several CONTINUATION frames.
 has continuation "$(nghttp --continuation -H "x-long: $(head -c 3000 /dev/zero | tr '\0' v)" "$base/headers" 2>/dev/null)" '"long":3000'
 has no-index "$(nghttp --hpack --header-table-size=0 "$base/headers" 2>/dev/null; nghttp --encoder-header-table-size=0 "$base/headers" 2>/dev/null)" '"long":0'
 is many "$(nghttp -m 50 "$base/bytes/1000" 2>/dev/null | wc -c)" 50000
-has refused "$(nghttp -v --no-color "$base/secret/x" 2>&1)" ':status: 403'
+has refused "$(nghttp -v "$base/secret/x" 2>&1)" ':status: 403'
 
 load() { # load NAME COUNT OPTION...
     out=$(h2load "${@:3}" 2>&1)
