@@ -127,7 +127,7 @@ func (h *Host) through(ctx context.Context, c *Conn) (e *Error, again bool) {
 	case err != nil:
 		return h.proxySilent(ctx, err)
 	case answer.status/100 != 2:
-		return &Error{Reason: policy.UpstreamUnreachable, Text: p.refusal(target, answer)}, false
+		return &Error{Reason: policy.UpstreamUnreachable, Text: p.refusal(h.key.Port, target, answer)}, false
 	}
 	if !stop() {
 		return h.proxySilent(ctx, ctx.Err())
@@ -171,8 +171,11 @@ func (h *Host) proxySilent(ctx context.Context, err error) (*Error, bool) {
 }
 
 // refusal tells what the proxy answered, and what to do where that is known.
-func (p *Proxy) refusal(target string, a connectAnswer) string {
+func (p *Proxy) refusal(port uint16, target string, a connectAnswer) string {
 	text := fmt.Sprintf("the upstream proxy %s answered CONNECT %s with %s", p, target, strings.TrimSpace(strconv.Itoa(a.status)+" "+a.phrase))
+	if a.status == statusForbidden && port != portHTTPS {
+		return text + " (many proxies allow CONNECT to port 443 only)"
+	}
 	if a.status != statusProxyAuthenticationRequired {
 		return text
 	}
@@ -190,8 +193,13 @@ func (p *Proxy) refusal(target string, a connectAnswer) string {
 	}
 }
 
-// statusProxyAuthenticationRequired is RFC 9110 section 15.5.8.
-const statusProxyAuthenticationRequired = 407
+// Status codes of RFC 9110 section 15.5, and the port that every proxy lets
+// through.
+const (
+	statusForbidden                   = 403
+	statusProxyAuthenticationRequired = 407
+	portHTTPS                         = 443
+)
 
 // peekSocket waits for bytes and copies them without taking them: what follows
 // the answer belongs to the target, and may be read by splice(2).

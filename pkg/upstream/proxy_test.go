@@ -91,7 +91,9 @@ func (r *relay) proxy(user, password string) *Proxy {
 	return NewProxy(ProxyOptions{Host: r.addr.Addr().String(), Port: r.addr.Port(), Username: user, Password: password})
 }
 
-func (r *relay) route() Route { return Route{Addrs: []netip.Addr{r.addr.Addr()}, Timeout: 5 * time.Second} }
+func (r *relay) route() Route {
+	return Route{Addrs: []netip.Addr{r.addr.Addr()}, Timeout: 5 * time.Second}
+}
 
 // TestThroughProxy: TLS is with the target, by the name that was asked for; the
 // address is the proxy's.
