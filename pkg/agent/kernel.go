@@ -22,12 +22,12 @@ func (w *worker) kernelEvents(ctx context.Context, k *protocol.KernelArgs) {
 	for _, r := range k.Rejected {
 		w.rejected(ctx, &r)
 	}
+	for i := range k.Ended {
+		totals := k.Ended[i].Totals()
+		w.proxy.FlowClosed(k.Ended[i].Flow(), leg(&totals))
+	}
 	for i := range k.Events {
 		e := &k.Events[i]
-		if e.Kind == datapath.Closed && e.Flow.Kind == datapath.Captured {
-			w.proxy.FlowClosed(e.Flow.ID, leg(&e.Flow.Totals))
-			continue
-		}
 		id, err := w.identities.look(ctx, e.Flow.Cgroup, e.Flow.PID)
 		if err != nil {
 			w.log.Warn("kernel event without a workload", zap.Error(err), zap.Uint64("cgroup", e.Flow.Cgroup))

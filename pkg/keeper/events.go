@@ -40,18 +40,22 @@ func (k *Keeper) forwardEvents(ctx context.Context) error {
 }
 
 func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
-	batch := make([]datapath.Event, 0, eventBatch)
+	batch := protocol.KernelArgs{Events: make([]datapath.Event, 0, eventBatch), Ended: make([]protocol.Ended, 0, eventBatch)}
 	var timer <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case e := <-queue:
-			batch = append(batch, e)
+			if e.Kind == datapath.Closed && e.Flow.Kind == datapath.Captured {
+				batch.Ended = append(batch.Ended, protocol.EndedOf(&e.Flow))
+			} else {
+				batch.Events = append(batch.Events, e)
+			}
 			if timer == nil {
 				timer = time.After(eventDelay)
 			}
-			if len(batch) < eventBatch {
+			if len(batch.Events) < eventBatch && len(batch.Ended) < eventBatch {
 				continue
 			}
 		case <-timer:
@@ -60,10 +64,12 @@ func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
 		if !k.waitServing(ctx) {
 			return
 		}
-		if err := k.tell(protocol.Kernel, protocol.KernelArgs{Events: batch, Lost: k.eventsLost.Swap(0)}); err != nil {
-			k.eventsLost.Add(uint64(len(batch)))
-			k.log.Warn("kernel events lost", zap.Error(err), zap.Int("events", len(batch)))
+		batch.Lost = k.eventsLost.Swap(0)
+		if err := k.tell(protocol.Kernel, batch); err != nil {
+			lost := len(batch.Events) + len(batch.Ended)
+			k.eventsLost.Add(batch.Lost + uint64(lost))
+			k.log.Warn("kernel events lost", zap.Error(err), zap.Int("events", lost))
 		}
-		batch = batch[:0]
+		batch.Events, batch.Ended = batch.Events[:0], batch.Ended[:0]
 	}
 }

@@ -171,7 +171,9 @@ type Resource struct {
 
 // KernelArgs is the argument of Kernel.
 type KernelArgs struct {
+	// Events are all but the ends of captured flows, which are in Ended.
 	Events []datapath.Event `json:"events"`
+	Ended  []Ended          `json:"ended"`
 	// Rejected is what the guard rejected since the last notice.
 	Rejected []Rejected `json:"rejected"`
 	// Lost counts events that the ring buffer or we had to drop since the last
