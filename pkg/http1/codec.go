@@ -41,10 +41,10 @@ const (
 	lingerTime = 30 * time.Second
 	// lingerWait bounds each wait for such input.
 	lingerWait = 2 * time.Second
-	// maxLinger is how many bytes of it are read at any speed; beyond, each read
-	// comes lingerPause after the last one, so that nobody keeps us busy with it.
-	maxLinger   = 256 << 10
-	lingerPause = time.Millisecond
+	// lingerPause follows each lingerPart of it in bytes, so that nobody keeps us
+	// busy with what is thrown away: some 50 MB/s.
+	lingerPart  = 256 << 10
+	lingerPause = 5 * time.Millisecond
 	// lastWriteTime bounds the wait for the last write of a request body whose
 	// response is complete already.
 	lastWriteTime = 100 * time.Millisecond

@@ -230,8 +230,9 @@ func (s *ServerConn) linger() {
 	defer s.rd.codec.putBuffer(buffer)
 	end := time.Now().Add(lingerTime)
 	for got := 0; ; {
-		if got > maxLinger {
+		if got >= lingerPart {
 			time.Sleep(lingerPause)
+			got = 0
 		}
 		now := time.Now()
 		if !now.Before(end) || raw.SetReadDeadline(now.Add(min(lingerWait, end.Sub(now)))) != nil {

@@ -131,6 +131,38 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// TestRefusedUpload: clients that send a long body before they look for an
+// answer see the refusal all the same, and why.
+func TestRefusedUpload(t *testing.T) {
+	h := newHost(t)
+	conf := h.config(webRules)
+	if r := h.sh("truncate -s 60M /srv/big"); r.code != 0 {
+		t.Fatal(r)
+	}
+	h.write("/srv/upload.mjs", `
+import { readFileSync } from 'node:fs';
+const r = await fetch(process.argv[2], { method: 'POST', body: readFileSync('/srv/big') });
+console.log(r.status, r.headers.get('x-sallyport-reason'), (await r.json()).rule);
+`)
+	h.write("/srv/upload.py", `
+import requests, sys
+r = requests.post(sys.argv[1], data=open('/srv/big', 'rb'))
+print(r.status_code, r.headers['x-sallyport-reason'], r.json()['rule'])
+`)
+	h.write("/srv/upload.sh", `curl -sS -H Expect: -T /srv/big -o /srv/body -w '%{http_code} %header{x-sallyport-reason} ' "$1"; sed 's/.*"rule":"\([^"]*\)".*/\1/' /srv/body`)
+	for _, base := range []string{"http", "https"} {
+		for _, client := range [][]string{{"python3", "/srv/upload.py"}, {"node", "/srv/upload.mjs"}, {"bash", "/srv/upload.sh"}} {
+			r := h.run(h.command(h.exec(conf, append(client, base+"://api.example.com/forbidden/upload")...)...))
+			if r.stdout != "403 rule_denied not-this\n" || r.code != 0 || r.took > 20*time.Second {
+				t.Errorf("%s %v: %v", base, client, r)
+			}
+		}
+	}
+	if seen := h.net.seen(); len(seen) > 0 {
+		t.Errorf("the origin got %d requests", len(seen))
+	}
+}
+
 // TestHostSpellings: a final dot, another case and another port in Host name the
 // same host; where to is the connection's. A client without SNI is known by what
 // it asked the resolver.
