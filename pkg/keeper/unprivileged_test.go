@@ -52,6 +52,9 @@ func TestUnprivileged(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, status)
 		}
 	}
+	if out := run("cat /proc/self/timerslack_ns"); out != "1000000\n" {
+		t.Errorf("timer slack: %q", out)
+	}
 	for what, script := range map[string]string{
 		"make a file":   `echo x > "$1/new"`,
 		"write a file":  `echo x >> "$2"`,

@@ -81,6 +81,7 @@ type conn struct {
 func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	defer tcp.Close()
 	defer p.rescue(tcp)
+	growStack(0)
 	c := p.meet(tcp)
 	if c == nil {
 		return
@@ -101,6 +102,15 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	c.serve()
 	c.background.Wait()
 	c.finish()
+}
+
+// growStack makes room for a handshake at once, where the goroutine's stack would
+// be copied three times, each time with more on it.
+//
+//go:noinline
+func growStack(i int) byte {
+	var room [9 << 10]byte
+	return room[i]
 }
 
 // forget makes sure that nothing of a connection is left, however it ended.
