@@ -112,6 +112,8 @@ func TestUpstreamProxyRules(t *testing.T) {
 dns: { upstreams: ["` + corpDNS + `:54"] }
 rules:
   - { name: tiny, match: { hosts: [v4.example.com] }, action: allow, upstream_proxy: { url: "http://[` + corpProxyV6 + `]:8888", username: bob, password_file: /etc/sallyport/tiny-password } }
+  - { name: encrypted, match: { hosts: [other.example.com] }, action: allow, upstream_proxy: { url: "https://proxy.corp.example:3129", username: alice, password_file: ` + passwordFile + ` } }
+  - { name: misnamed, match: { hosts: [registry.example.com] }, action: allow, upstream_proxy: { url: "https://` + corpProxy + `:3129" } }
   - { name: bare, match: { hosts: [bare.example.com] }, action: allow, upstream_proxy: { url: "" } }
   - { name: mixed-proxied, match: { hosts: [mixed.example.com], paths: [/proxied] }, action: allow }
   - { name: mixed-direct, match: { hosts: [mixed.example.com], cidrs: [203.0.113.0/24], paths: [/direct] }, action: allow, upstream_proxy: { url: "" } }
@@ -123,6 +125,8 @@ rules:
 		{"https://v4.example.com/tiny", "tiny", corpProxyV6, "v4.example.com:443"},
 		{"https://bare.example.com/bare", "bare", "203.0.113.12", "bare.example.com:443"},
 		{"https://api.example.com/file", "api", corpProxy, "api.example.com:443"},
+		{"https://other.example.com/encrypted", "encrypted", corpProxy, "other.example.com:443"},
+		{"http://other.example.com/clear", "encrypted", corpProxy, "other.example.com:80"},
 		// An address is judged as such and asked of the proxy as such.
 		{"http://203.0.113.13/address", "address", corpProxy, "203.0.113.13:80"},
 	} {
@@ -136,6 +140,10 @@ rules:
 		if e.Rule != tt.rule || e.Upstream.IP.String() != tt.ip || e.Upstream.Target != tt.target {
 			t.Errorf("%s: rule %q, %+v", tt.url, e.Rule, e.Upstream)
 		}
+	}
+	misnamed := h.run(h.command(as(alice, h.execBy("curl", "-sS", "-m", "10", "https://registry.example.com/")...)...))
+	if !strings.Contains(misnamed.stdout, `"reason":"upstream_tls"`) || !strings.Contains(misnamed.stdout, "the upstream proxy https://"+corpProxy+":3129: the upstream's certificate is not for "+corpProxy) {
+		t.Errorf("%v", misnamed)
 	}
 	if log := c.read("dns54.log"); strings.Contains(log, "mixed.example.com") || strings.Contains(log, "v4.example.com") {
 		t.Errorf("asked before it was needed:\n%s", log)

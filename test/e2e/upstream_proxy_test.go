@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,9 +122,11 @@ func (c *company) squid(password string) *exec.Cmd {
 		c.h.t.Fatal(err)
 	}
 	c.write("passwd", "alice:"+string(hash))
+	c.certificate("proxy.corp.example")
 	c.write("squid.conf", strings.NewReplacer("DIR", c.dir).Replace(`
 http_port `+corpProxy+`:3128
 http_port [`+corpProxyV6+`]:3128
+https_port `+corpProxy+`:3129 tls-cert=DIR/proxy.pem tls-key=DIR/proxy.key
 auth_param basic program /usr/lib/squid/basic_ncsa_auth DIR/passwd
 auth_param basic children 1 startup=1
 auth_param basic credentialsttl 1 second
@@ -142,6 +148,33 @@ connect_timeout 2 seconds
 dns_timeout 2 seconds
 `))
 	return c.start("squid", corpProxy+":"+squidPort, "squid", "-N", "-f", c.path("squid.conf"))
+}
+
+// certificate writes a certificate of the internet's authority, with its key.
+func (c *company) certificate(name string) {
+	c.h.t.Helper()
+	cert, err := c.h.net.ca.issue(name, time.Now().Add(time.Hour))
+	if err != nil {
+		c.h.t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		c.h.t.Fatal(err)
+	}
+	c.write("proxy.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
+	c.write("proxy.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+}
+
+// serveHTTP2 starts an origin that speaks HTTP/2.
+func (c *company) serveHTTP2(port string) {
+	t := c.h.t
+	t.Helper()
+	inNetns(t, c.h.net.ns, func() {
+		ln := tls.NewListener(c.h.net.listen(":"+port), &tls.Config{GetCertificate: c.h.net.ca.certificate, NextProtos: []string{"h2", "http/1.1"}})
+		srv := &http.Server{Handler: http.HandlerFunc(c.h.net.answer)}
+		go srv.Serve(ln)
+		t.Cleanup(func() { srv.Close() })
+	})
 }
 
 // tinyproxy starts tinyproxy with one user, on the IPv6 address only.
@@ -216,6 +249,7 @@ func TestUpstreamProxySquid(t *testing.T) {
 	c.password("correct horse")
 	h := c.h
 	h.ownAccounts()
+	c.serveHTTP2("9443")
 	h.startDaemon(c.corpConfig(corpRules))
 	w := h.tap()
 	python := `import requests,sys; r=requests.get(sys.argv[1]); print(r.status_code, r.json()["path"])`
@@ -229,6 +263,7 @@ func TestUpstreamProxySquid(t *testing.T) {
 		{"curl-http", []string{"curl", "-sS", "http://api.example.com/v1/clear"}, `"path":"/v1/clear"`},
 		{"curl-ipv6", []string{"curl", "-6sS", "https://api.example.com/v1/six"}, `"path":"/v1/six"`},
 		{"curl-port", []string{"curl", "-sS", "https://api.example.com:8443/v1/port"}, `"path":"/v1/port"`},
+		{"http2", []string{"curl", "-sS", "-w", " HTTP/%{http_version}", "https://api.example.com:9443/v1/h2"}, " HTTP/2"},
 		{"curl-refused", []string{"curl", "-sS", "https://api.example.com/v2"}, `"reason":"no_rule"`},
 		{"python", []string{"python3", "-c", python, "https://api.example.com/v1/python"}, "200 /v1/python"},
 		{"node", []string{"node", "-e", node, "https://api.example.com/v1/node"}, "200 /v1/node"},
