@@ -5,6 +5,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
 	"sallyport/pkg/policy/address"
@@ -116,4 +119,73 @@ rules:
 			t.Errorf("left the host: %s", line)
 		}
 	}
+}
+
+// TestUpstreamProxyReload: what a program was told before a reload leads where
+// the configuration of now says, in both directions.
+func TestUpstreamProxyReload(t *testing.T) {
+	t.Parallel()
+	c := newCompany(t)
+	c.tinyproxy("t")
+	c.password("t")
+	h := c.h
+	conf := func(noProxy, url string) string {
+		return h.config(`
+dns: { upstreams: [` + dnsV4 + `] }
+upstream_proxy: ` + map[bool]string{true: `{ url: "" }`, false: `{ url: "` + url + `", username: bob, password_file: ` + passwordFile + `, no_proxy: [` + noProxy + `] }`}[url == ""] + `
+rules:
+  - { name: api, match: { hosts: [v4.example.com], ports: [443] }, action: allow }
+`)
+	}
+	const url = "http://[" + corpProxyV6 + "]:8888"
+	h.startDaemon(conf("corp.example", url))
+	reload := func(text string) {
+		t.Helper()
+		h.write(daemonConfig, text)
+		if r := h.run(h.sallyport("reload", "--config", daemonConfig)); r.code != 0 {
+			t.Fatalf("reload: %v", r)
+		}
+	}
+	resolve := func() string {
+		t.Helper()
+		r := h.run(h.inside("a.service", nobody, "getent", "ahostsv4", "v4.example.com"))
+		return strings.Fields(r.stdout + " x")[0]
+	}
+	get := func(path, addr, want string) {
+		t.Helper()
+		r := h.run(h.inside("a.service", nobody, "curl", "-sSk", "-m", "10", "--resolve", "v4.example.com:443:"+addr, "https://v4.example.com"+path))
+		if !strings.Contains(r.stdout, `"ok":true`) {
+			t.Errorf("%s: %v", path, r)
+			return
+		}
+		e := h.waitAudit(path, func(e *audit.Event) bool { return e.Kind == audit.Exchange && e.HTTP.Path == path })
+		if e.Upstream.IP.String() != want || e.Upstream.Target != "v4.example.com:443" {
+			t.Errorf("%s went to %+v, want %s", path, e.Upstream, want)
+		}
+	}
+	standin := resolve()
+	get("/proxied", standin, corpProxyV6)
+	reload(conf("v4.example.com", url))
+	if got := resolve(); got != originV4 {
+		t.Errorf("a name of no_proxy is told as %s", got)
+	}
+	get("/now-direct", standin, originV4)
+	get("/direct", originV4, originV4)
+	reload(conf("corp.example", url))
+	get("/proxied-again", originV4, corpProxyV6)
+	if got := resolve(); got != standin {
+		t.Errorf("told as %s, then as %s", standin, got)
+	}
+	reload(conf("", ""))
+	get("/without-proxies", standin, originV4)
+	// A restart forgets what was told: the program must ask again.
+	reload(conf("corp.example", url))
+	before := h.workerPID()
+	h.kill(before, unix.SIGKILL)
+	eventually(t, 15*time.Second, "another worker", func() bool { pid := h.role("worker"); return pid != 0 && pid != before })
+	r := h.run(h.inside("a.service", nobody, "curl", "-sSk", "-m", "10", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", "--resolve", "v4.example.com:443:"+standin, "https://v4.example.com/stale"))
+	if !strings.Contains(r.stdout, "stands for no name that this workload was told lately") {
+		t.Errorf("%v", r)
+	}
+	get("/fresh", resolve(), corpProxyV6)
 }
