@@ -100,12 +100,16 @@ func TestRefusedOtherIsReset(t *testing.T) {
 	until(t, "two events", func() bool { return len(g.log.all(audit.Refused)) == 2 })
 }
 
+// alertUnexpectedMessage is for a handshake that begins with something else than
+// a ClientHello (RFC 8446 section 6.2).
+const alertUnexpectedMessage = 10
+
 func TestHostileHello(t *testing.T) {
 	g := newGate(t, tcpRules, nil)
 	c := g.dial(1, "127.0.0.7:443")
 	c.Write([]byte{22, 3, 1, 0, 4, 2, 0, 0, 0})
 	var b [7]byte
-	if _, err := io.ReadFull(c, b[:]); err != nil || b != [7]byte{21, 3, 3, 0, 2, 2, alertDecodeError} {
+	if _, err := io.ReadFull(c, b[:]); err != nil || b != [7]byte{21, 3, 3, 0, 2, 2, alertUnexpectedMessage} {
 		t.Errorf("%v %v", b, err)
 	}
 	if e := g.event(audit.Refused, 1); e.Reason != "malformed_request" {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -296,8 +297,11 @@ func (c *conn) key(t *target) upstream.Key {
 }
 
 // connect opens a connection for a route outside the pool.
-func (c *conn) connect(r *route) (*upstream.Conn, *failure) {
-	u, err := r.host.Dial(c.context(), r.way, &c.leg)
+func (c *conn) connect(r *route) (*upstream.Conn, *failure) { return c.connectWithin(c.context(), r) }
+
+// connectWithin is connect until ctx ends.
+func (c *conn) connectWithin(ctx context.Context, r *route) (*upstream.Conn, *failure) {
+	u, err := r.host.Dial(ctx, r.way, &c.leg)
 	c.countHandshake(r.target.scheme, err)
 	if err != nil {
 		return nil, dialFailure(err)

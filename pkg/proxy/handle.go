@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -127,11 +128,10 @@ func (c *conn) firstBytes(h *hop) (first, error) {
 	if p.Audit.Healthy() == nil {
 		d, r, _ := c.work.decide(s, &t, h.plain(), nil, time.Now())
 		if d.Verdict.Passes() && r != nil {
-			if _, _, u, elsewhere, _ := c.reach(s, &t, h.plain(), d, r); u != nil {
-				f, err := c.race(h, u)
-				f.elsewhere = elsewhere
-				return f, err
-			}
+			return c.race(h, begin.Add(limit), func(ctx context.Context) (*upstream.Conn, bool) {
+				_, _, u, elsewhere, _ := c.reach(ctx, s, &t, h.plain(), d, r)
+				return u, elsewhere
+			})
 		}
 	}
 	if limit > wait {
@@ -152,33 +152,6 @@ func (c *conn) decidedUnseen(s *Settings, t *target) bool {
 	}
 	c.work.one[0] = t.addr
 	return s.Policy.DecideConn(c.work.ask(t, policy.AnyTCP, c.work.one[:], nil)).Action == policy.TunnelConn
-}
-
-// race waits for the first bytes of either side.
-func (c *conn) race(h *hop, u *upstream.Conn) (first, error) {
-	c.use(u)
-	defer c.use(nil)
-	buf := make([]byte, 4<<10)
-	spoke := make(chan int, 1)
-	go func() {
-		n, err := u.Read(buf)
-		if n > 0 || err != nil {
-			// Failing means that the client is gone, which Sniff notices.
-			_ = h.conn.SetReadDeadline(time.Unix(1, 0))
-		}
-		spoke <- n
-	}()
-	sc, result, err := c.p.sniffer.Sniff(h.conn, nil, 0)
-	u.SetReadDeadline(time.Unix(1, 0))
-	n := <-spoke
-	if err == nil && (c.phase.Load() == stopped || u.SetReadDeadline(time.Time{}) != nil || h.conn.SetReadDeadline(time.Time{}) != nil) {
-		err = errStopped
-	}
-	if err != nil {
-		u.Close()
-		return first{}, err
-	}
-	return first{conn: sc, result: result, ready: u, early: buf[:n]}, nil
 }
 
 var errStopped = errors.New("the connection was stopped")

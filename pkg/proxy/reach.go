@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"time"
 
 	"sallyport/pkg/policy"
@@ -14,8 +15,8 @@ import (
 // to the name's next address, but ours has been connected already: so we go on
 // for it, with a decision for the name at any of its addresses. elsewhere says
 // that it did. The route of the decision replaces r.
-func (c *conn) reach(s *Settings, t *target, protocol policy.Protocol, d policy.Decision, r *route) (_ policy.Decision, _ *route, u *upstream.Conn, elsewhere bool, _ *failure) {
-	u, fail := c.connect(r)
+func (c *conn) reach(ctx context.Context, s *Settings, t *target, protocol policy.Protocol, d policy.Decision, r *route) (_ policy.Decision, _ *route, u *upstream.Conn, elsewhere bool, _ *failure) {
+	u, fail := c.connectWithin(ctx, r)
 	if fail == nil || !t.only || t.host == "" || address.IsSynthetic(t.addr) ||
 		fail.reason != policy.UpstreamUnreachable && fail.reason != policy.UpstreamTimeout {
 		return d, r, u, false, fail
@@ -26,7 +27,7 @@ func (c *conn) reach(s *Settings, t *target, protocol policy.Protocol, d policy.
 	if !d2.Verdict.Passes() || fail2 != nil {
 		return d, nil, nil, false, fail
 	}
-	u, fail2 = c.connect(r2)
+	u, fail2 = c.connectWithin(ctx, r2)
 	if fail2 != nil {
 		fail2.attempts += fail.attempts
 		return d2, r2, nil, true, fail2

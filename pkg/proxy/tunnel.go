@@ -42,7 +42,7 @@ func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, ale
 	}
 	f.ready = nil
 	if u == nil && fail == nil {
-		d, r, u, _, fail = c.reach(s, t, protocol, d, r)
+		d, r, u, _, fail = c.reach(c.context(), s, t, protocol, d, r)
 	}
 	if fail != nil {
 		if alert != 0 {
