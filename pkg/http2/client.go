@@ -35,7 +35,7 @@ type ClientConn struct {
 	// Guarded by the connection's lock.
 	started     bool
 	heard       bool // told is closed
-	taken       int  // places of streams
+	taken       int  // places of streams: reserved, or open on the wire
 	peerStreams uint32
 	extended    bool
 }
@@ -46,7 +46,7 @@ type ClientConn struct {
 func (c *Codec) Client(conn net.Conn, o ClientOptions) *ClientConn {
 	cc := &ClientConn{told: make(chan struct{}), done: make(chan struct{}), peerStreams: assumedStreams}
 	cc.c.cli = cc
-	cc.c.init(c, conn, o.StallTimeout)
+	cc.c.init(c, conn, o.StallTimeout, serverWriteTime)
 	return cc
 }
 
@@ -93,8 +93,8 @@ func (c *ClientConn) settled() {
 	}
 }
 
-// Open reserves a place for one stream, which RoundTrip must use or Finish give
-// back. The errors, ErrStreamsExhausted and ErrGoingAway, mean that nothing was
+// Open reserves a place for one stream. It is free again when the stream has
+// ended on the wire, at the latest with Finish. The errors, ErrStreamsExhausted and ErrGoingAway, mean that nothing was
 // sent.
 func (c *ClientConn) Open() (*ClientStream, error) {
 	c.c.mu.Lock()
@@ -106,7 +106,7 @@ func (c *ClientConn) Open() (*ClientStream, error) {
 		return nil, ErrStreamsExhausted
 	}
 	c.taken++
-	s := &ClientStream{}
+	s := &ClientStream{placed: true}
 	s.init(&c.c)
 	s.cl = s
 	return s, nil

@@ -31,6 +31,8 @@ type ClientStream struct {
 	sendErr  error
 	timeout  time.Duration
 	finished bool
+	// placed: one of the connection's places is taken.
+	placed bool
 }
 
 // interim reports whether the block is an interim response.
@@ -67,6 +69,18 @@ func (s *ClientStream) onHead(b *block, end bool) {
 	s.rcond.Broadcast()
 }
 
+// giveBackPlace lets another stream be opened: the server counts those that the
+// wire knows. The lock is held.
+func (s *ClientStream) giveBackPlace() {
+	if !s.placed {
+		return
+	}
+	s.placed = false
+	if s.c.cli.taken--; s.c.cli.taken == 0 {
+		s.c.active = time.Now()
+	}
+}
+
 // enter makes the stream known to the wire, unless that is too late. The lock
 // is held.
 func (s *ClientStream) enter() {
@@ -85,7 +99,7 @@ func (s *ClientStream) enter() {
 		id = 1
 	}
 	c.lastID = id
-	s.stream.enter(id)
+	s.stream.enter(id, time.Now())
 }
 
 // RoundTrip sends req, head and first content together, and waits for the head
@@ -307,9 +321,7 @@ func (s *ClientStream) Finish(req *exchange.Request) (reusable bool, err error) 
 		c.codec.putBlock(b)
 	}
 	s.interim = nil
-	if c.cli.taken--; c.cli.taken == 0 {
-		c.active = time.Now()
-	}
+	s.giveBackPlace()
 	reusable = c.cli.usable()
 	c.unlock()
 	s.out.body, s.out.trailer, s.body.trailer = nil, nil, nil

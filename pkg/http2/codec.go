@@ -46,8 +46,12 @@ const (
 	// bytes.
 	maxPending = 64 << 10
 	// stallTime is how long a peer may keep its windows shut while something
-	// waits for it, and how long it may take none of our bytes.
+	// waits for it, and how long a client may take none of our bytes.
 	stallTime = time.Minute
+	// serverWriteTime is how long a server may take none of our bytes. Windows
+	// are for slow readers: one that leaves its socket unread is broken, and
+	// who waits in a write cannot be cancelled.
+	serverWriteTime = 20 * time.Second
 	// drainTime is how long a client has to answer the PING of a graceful end,
 	// before its later streams are refused.
 	drainTime = time.Second

@@ -19,8 +19,8 @@ type conn struct {
 	// Exactly one of both is set.
 	srv *ServerConn
 	cli *ClientConn
-	// stallTime is ours for this connection.
-	stallTime time.Duration
+	// stallTime and writeTime are ours for this connection.
+	stallTime, writeTime time.Duration
 
 	in  reader
 	dec decoder
@@ -58,11 +58,11 @@ type conn struct {
 	active time.Time // when a stream last moved or ended
 }
 
-func (c *conn) init(codec *Codec, nc net.Conn, stall time.Duration) {
-	c.codec, c.nc, c.stallTime = codec, nc, stall
+func (c *conn) init(codec *Codec, nc net.Conn, stall, write time.Duration) {
 	if stall <= 0 {
-		c.stallTime = stallTime
+		stall = stallTime
 	}
+	c.codec, c.nc, c.stallTime, c.writeTime = codec, nc, stall, min(stall, write)
 	c.active = time.Now()
 	c.out.space.L = &c.mu
 	c.recvWindow, c.sendWindow = initialWindow, initialWindow

@@ -1,7 +1,5 @@
 package http2
 
-import "time"
-
 // dataState is a DATA frame of which a part has not come yet. The reading
 // goroutine changes it under the lock; s is cleared when its stream ends.
 type dataState struct {
@@ -87,7 +85,7 @@ func (c *conn) takeData(b []byte) (used int) {
 			c.giveBack(n)
 		default:
 			d.s.body.put(b[:n])
-			d.s.moved(time.Now())
+			d.s.moved(c.in.now)
 			if c.codec.held.Load() > budget {
 				c.withheld += n
 			} else {

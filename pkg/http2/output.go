@@ -174,11 +174,11 @@ func (c *conn) write(rounds int) {
 }
 
 // writeAll writes within the time that a peer has to take it. The deadline is
-// renewed now and then only; it is never nearer than stallTime.
+// renewed now and then only; it is never nearer than writeTime.
 func (c *conn) writeAll(b []byte, final bool) error {
 	now := time.Now()
-	if margin := min(c.stallTime, 15*time.Second); !final && c.out.until.Sub(now) < c.stallTime {
-		c.out.until = now.Add(c.stallTime + margin)
+	if margin := min(c.writeTime, 15*time.Second); !final && c.out.until.Sub(now) < c.writeTime {
+		c.out.until = now.Add(c.writeTime + margin)
 		if err := c.nc.SetWriteDeadline(c.out.until); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package http2
 import (
 	"encoding/binary"
 	"io"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 )
@@ -20,6 +21,11 @@ type reader struct {
 	settled bool
 	// greeted: the client's preface came.
 	greeted bool
+	// now is when the last bytes came.
+	now time.Time
+	// waiting, under the connection's lock, says that a read waits with a
+	// buffer in hand, trim that it is to give that back.
+	waiting, trim bool
 }
 
 // An input holds at least one whole frame.
@@ -75,29 +81,51 @@ func (r *reader) fill(c *conn) error {
 		return err
 	}
 	c.flushSoon()
-	idle := len(c.streams) == 0
+	// One stream is most likely the last one before a pause: what follows is
+	// waited for without a buffer. Over TLS the rest costs no system call.
+	small := r.r == r.w && len(c.streams) <= 1
+	r.waiting = !small
 	c.unlock()
-	if r.r == r.w {
-		r.r, r.w = 0, 0
-		if idle {
-			r.drop(c)
-			n, err := readSome(c.nc, r.first[:])
-			if err != nil {
-				return err
-			}
-			r.in = c.codec.getInput()
-			r.w = copy(r.in.b[:], r.first[:n])
-			return nil
-		}
-	} else if r.r > 0 {
-		r.w = copy(r.in.b[:], r.in.b[r.r:r.w])
-		r.r = 0
+	if small {
+		return r.fillSmall(c)
 	}
 	if r.in == nil {
 		r.in = c.codec.getInput()
 	}
+	r.w = copy(r.in.b[:], r.in.b[r.r:r.w])
+	r.r = 0
 	n, err := readSome(c.nc, r.in.b[r.w:])
+	if err != nil {
+		return r.failed(c, err)
+	}
 	r.w += n
+	r.now = time.Now()
+	return nil
+}
+
+// fillSmall waits for the first bytes of a frame without a buffer.
+func (r *reader) fillSmall(c *conn) error {
+	r.drop(c)
+	n, err := readSome(c.nc, r.first[:])
+	if err != nil {
+		return r.failed(c, err)
+	}
+	r.now = time.Now()
+	r.in = c.codec.getInput()
+	r.w = copy(r.in.b[:], r.first[:n])
+	return nil
+}
+
+// failed gives the error of a read, nil for one that failed only so that its
+// buffer is given back.
+func (r *reader) failed(c *conn, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	trim := r.trim && c.err == nil
+	r.waiting, r.trim = false, false
+	if trim {
+		return c.nc.SetReadDeadline(time.Time{})
+	}
 	return err
 }
 

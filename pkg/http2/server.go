@@ -62,7 +62,7 @@ func (c *Codec) Server(conn net.Conn, o ServerOptions) *ServerConn {
 	}
 	s := &ServerConn{o: o}
 	s.c.srv = s
-	s.c.init(c, conn, o.StallTimeout)
+	s.c.init(c, conn, o.StallTimeout, stallTime)
 	return s
 }
 
@@ -104,13 +104,13 @@ func (s *ServerConn) Serve(ctx context.Context, handle func(*ServerStream)) erro
 func (s *ServerConn) Close() error {
 	c := &s.c
 	c.mu.Lock()
-	err := c.err
+	linger := c.err != nil && c.err != io.EOF && !errors.Is(c.err, ErrClosed) && c.out.err == nil
 	c.out.final = true
 	c.mu.Unlock()
-	if err != nil && err != io.EOF && !errors.Is(err, ErrClosed) && c.out.err == nil {
+	if linger {
 		c.linger()
 	}
-	err = c.nc.Close()
+	err := c.nc.Close()
 	c.tasks.Wait()
 	c.mu.Lock()
 	c.dropOutput()
@@ -208,6 +208,10 @@ func (s *ServerConn) look(due func(time.Time) bool) {
 	if due(s.trimAt) {
 		s.trimAt = time.Time{}
 		s.dismiss()
+		if s.c.in.waiting {
+			s.c.in.trim = true
+			s.c.wakeReader()
+		}
 	}
 	if due(s.drainAt) {
 		s.lastStream()
@@ -251,7 +255,7 @@ func (s *ServerConn) onBlock(id uint32, b *block, end bool) error {
 	st.recvEnd = end
 	st.body.ended = end
 	st.declared = b.length
-	st.enter(id)
+	st.enter(id, c.in.now)
 	s.dispatch(st)
 	return nil
 }

@@ -346,6 +346,48 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// TestTrim has the reader give its buffer back while it waits, within a frame
+// and between two, and looks that it reads on.
+func TestTrim(t *testing.T) {
+	p, srv, _ := clientPeer(t, ServerOptions{}, func(s *ServerStream) {
+		if s.ID() < 5 {
+			gone := make(chan struct{})
+			s.OnCancel(func() { close(gone) })
+			<-gone
+			return
+		}
+		strict(s)
+	})
+	p.get(1)
+	p.get(3)
+	p.sync()
+	trim := func() {
+		t.Helper()
+		waitFor(t, func() bool {
+			srv.c.mu.Lock()
+			defer srv.c.mu.Unlock()
+			return srv.c.in.waiting
+		})
+		srv.c.mu.Lock()
+		srv.c.in.trim = true
+		srv.c.wakeReader()
+		srv.c.mu.Unlock()
+	}
+	trim()
+	p.sync()
+	trim()
+	p.nc.Write([]byte{0, 0, 8, 6, 0, 0})
+	trim()
+	p.nc.Write([]byte{0, 0, 0, 1, 2, 3})
+	trim()
+	p.nc.Write([]byte{4, 5, 6, 7, 8})
+	p.want("pong")
+	p.WriteRSTStream(1, xhttp2.ErrCodeCancel)
+	p.WriteRSTStream(3, xhttp2.ErrCodeCancel)
+	p.get(5)
+	p.want("headers 5 :status=200 end")
+}
+
 // TestIdleHoldsNothing looks at what a connection without streams holds.
 func TestIdleHoldsNothing(t *testing.T) {
 	p, srv, _ := clientPeer(t, ServerOptions{}, strict)
@@ -427,5 +469,15 @@ func TestExtendedConnect(t *testing.T) {
 	p.WriteRSTStream(5, xhttp2.ErrCodeCancel)
 	if got := <-upstream; !strings.Contains(got, "CANCEL") {
 		t.Error(got)
+	}
+}
+
+// waitFor polls until ok.
+func waitFor(t testing.TB, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come")
+		}
 	}
 }

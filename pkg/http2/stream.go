@@ -56,9 +56,9 @@ func (s *stream) init(c *conn) {
 }
 
 // enter makes the stream known to the wire. The lock is held.
-func (s *stream) enter(id uint32) {
+func (s *stream) enter(id uint32, now time.Time) {
 	s.id, s.gone, s.sendWindow = id, false, s.c.peerWindow
-	s.moved(time.Now())
+	s.moved(now)
 	s.c.streams[id] = s
 }
 
@@ -80,6 +80,9 @@ func (s *stream) leave() {
 	}
 	s.gone = true
 	delete(s.c.streams, s.id)
+	if s.cl != nil {
+		s.cl.giveBackPlace()
+	}
 	if s.c.data.s == s {
 		s.c.data.s = nil
 	}

@@ -128,9 +128,9 @@ func TestNghttp(t *testing.T) {
 		t.Errorf("%d bytes of %d, %v", len(out), len(big), err)
 	}
 	for _, args := range [][]string{
-		{"-n", "20000", "-c", "2", "-m", "48", "http://" + addr + "/1k"},
+		{"-n", "20000", "-c", "2", "-m", "50", "http://" + addr + "/1k"},
 		{"-n", "200", "-c", "2", "-m", "10", "-w", "16", "-W", "18", "http://" + addr + "/big"},
-		{"-n", "2000", "-c", "2", "-m", "40", "-d", filepath.Join(dir, "1k"), "http://" + addr + "/1k"},
+		{"-n", "2000", "-c", "2", "-m", "50", "-d", filepath.Join(dir, "1k"), "http://" + addr + "/1k"},
 	} {
 		out, err := exec.Command(h2load, args...).CombinedOutput()
 		if err != nil || !bytes.Contains(out, []byte(args[1]+" succeeded, 0 failed, 0 errored, 0 timeout")) {
