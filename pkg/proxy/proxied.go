@@ -53,6 +53,10 @@ func (w *work) astray(s *Settings, t *target) *failure {
 	if !t.addr.IsValid() || !address.IsSynthetic(t.addr) {
 		return nil
 	}
+	if w.c.held && t.addr == w.c.flow.Dst.Addr() {
+		// It is kept for this connection, which asks for no lock then.
+		return nil
+	}
 	if _, ok := w.c.p.Resolver.Name(w.c.id.Name, t.addr); ok {
 		return nil
 	}

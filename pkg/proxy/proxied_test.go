@@ -100,7 +100,10 @@ func (d *detourGate) outside(host string) *site {
 	return s
 }
 
-func (d *detourGate) Hold(_ string, addr netip.Addr) bool {
+func (d *detourGate) Hold(workload string, addr netip.Addr) bool {
+	if _, ok := d.book.Name(workload, addr); !ok {
+		return false
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.held[addr]++
