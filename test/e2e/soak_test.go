@@ -110,7 +110,9 @@ type soak struct {
 func newSoak(t *testing.T, plan soakPlan) *soak {
 	h := newHost(t)
 	h.net.setName("soak.example.com", originV4)
-	h.net.setName("tunnel.example.com", originV4)
+	// An address of its own: HTTP/2 in clear is judged by what its address is
+	// known for before its requests can be seen.
+	h.net.setName("tunnel.example.com", "203.0.113.11")
 	dir := t.TempDir()
 	c := exec.Command("go", "build", "-o", dir+"/soak", "../soak")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -393,6 +395,8 @@ func (s *soak) complete() {
 				s.failed++
 				s.t.Errorf("audit: %s %s", e.HTTP.Path, e.Verdict)
 			}
+		case audit.Refused:
+			s.t.Logf("refused: %s %s %v %s", e.Reason, e.Workload.Name, e.Dst, e.Message)
 		case audit.FlowOpen:
 			flows[e.Flow]++
 		case audit.FlowClose:

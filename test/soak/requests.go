@@ -18,6 +18,8 @@ type wire struct {
 	client *http.Client
 	mu     sync.Mutex
 	conns  []net.Conn
+	// tears counts how often. Streams beside the one that did it break too.
+	tears int
 }
 
 func newWire(change func(*http.Transport)) *wire {
@@ -50,6 +52,13 @@ func (x *wire) tear() {
 		c.Close()
 	}
 	x.conns = nil
+	x.tears++
+}
+
+func (x *wire) torn() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.tears
 }
 
 func (x *wire) close() { x.client.CloseIdleConnections() }
@@ -99,6 +108,7 @@ func (t *toll) Read(p []byte) (int, error) {
 func (w *worker) body(x *wire, j *job) {
 	path := w.path("body")
 	seed := uint64(w.load.seed)<<32 ^ uint64(w.index)<<20 ^ uint64(w.below(1<<20))
+	tears := x.torn()
 	torn, err := func() (torn bool, err error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -128,7 +138,7 @@ func (w *worker) body(x *wire, j *job) {
 		}
 		resp, err := x.client.Do(req)
 		if err != nil {
-			return j.tearAt >= 0, err
+			return j.tearAt >= 0 || x.torn() > tears, err
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
@@ -142,7 +152,7 @@ func (w *worker) body(x *wire, j *job) {
 		case errors.As(err, &wrong):
 			return false, err
 		case err != nil:
-			return j.tearAt >= 0, err
+			return j.tearAt >= 0 || x.torn() > tears, err
 		case n != j.down:
 			return false, fmt.Errorf("WRONG BYTES: %d of %d looked whole", n, j.down)
 		}
