@@ -41,7 +41,7 @@ const (
 	assumedStreams = 100
 	// maxControl bounds the answers that wait for a peer which does not read:
 	// acknowledgements, resets and window updates, in frames.
-	maxControl = 2048
+	maxControl = 4096
 	// maxPending is how much may wait to be written before senders wait, in
 	// bytes.
 	maxPending = 64 << 10

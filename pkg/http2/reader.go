@@ -3,6 +3,7 @@ package http2
 import (
 	"encoding/binary"
 	"io"
+	"runtime"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -85,7 +86,12 @@ func (r *reader) fill(c *conn) error {
 	// waited for without a buffer. Over TLS the rest costs no system call.
 	small := r.r == r.w && len(c.streams) <= 1
 	r.waiting = !small
+	behind := c.out.control > maxControl/16
 	c.unlock()
+	if behind {
+		// Answers pile up: perhaps only because their writer has not had its turn.
+		runtime.Gosched()
+	}
 	if small {
 		return r.fillSmall(c)
 	}
