@@ -116,6 +116,14 @@ func TestProtocolIsRemembered(t *testing.T) {
 			if offered := c.tls.ConnectionState().NegotiatedProtocol; offered != tt.want {
 				t.Errorf("the connection speaks %q", offered)
 			}
+			h.shut()
+			p.mu.Lock()
+			delete(p.hosts, h.key)
+			p.mu.Unlock()
+			h = p.Host(h.key)
+			if got, known = h.Spoke(); got != tt.want || !known {
+				t.Errorf("forgotten with its connections: %q, %v", got, known)
+			}
 			h.spoke.Load().at -= spokeTime
 			if got, known := h.Spoke(); known {
 				t.Errorf("%q is known for longer than %v", got, spokeTime)

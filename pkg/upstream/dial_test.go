@@ -178,6 +178,12 @@ func TestLostFamily(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 	}
+	// Whoever comes to that host profits, whatever it offers.
+	k := h.Key()
+	k.Workload, k.ALPN = "v", "h2"
+	if got := p.Host(k); !got.Permits(r, netip.IPv6Loopback()) {
+		t.Error("another workload finds out for itself")
+	}
 	// It is tried again when the memory ends.
 	h.lost.set(ipv4, time.Since(p.start)-lostTime)
 	if h.Permits(r, netip.IPv6Loopback()) {

@@ -19,8 +19,9 @@ type Host struct {
 	idle  atomic.Int32
 	used  atomic.Int64
 	gone  atomic.Bool
-	spoke atomic.Pointer[spoken]
-	lost  lostFamily
+	// spoke and lost are the pool's memories, which outlive the host.
+	spoke *atomic.Pointer[spoken]
+	lost  *lostFamily
 }
 
 // spokeTime is how long it is taken for granted that an upstream goes on

@@ -63,6 +63,10 @@ type Pool struct {
 	hosts    map[Key]*Host
 	closed   bool
 	sessions *sessions
+	// spoke remembers what upstreams chose of what they were offered, lost which
+	// of their families does not work.
+	spoke *lru.Cache[Key, *atomic.Pointer[spoken]]
+	lost  *lru.Cache[endpoint, *lostFamily]
 }
 
 // New gives a pool. It starts nothing; Run closes what is idle too long.
@@ -72,7 +76,15 @@ func New(o Options) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{opt: o, dialer: newDialer(), start: time.Now(), hosts: make(map[Key]*Host), sessions: kept}
+	spoke, err := lru.New[Key, *atomic.Pointer[spoken]](o.MaxHosts)
+	if err != nil {
+		return nil, err
+	}
+	lost, err := lru.New[endpoint, *lostFamily](o.MaxHosts)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{opt: o, dialer: newDialer(), start: time.Now(), hosts: make(map[Key]*Host), sessions: kept, spoke: spoke, lost: lost}
 	p.trust.Store(&o.Trust)
 	return p, nil
 }
@@ -127,6 +139,8 @@ func (p *Pool) Resources() []Resource {
 		{"upstream_idle_connections", int(p.idle.Load()), p.opt.MaxIdle},
 		{"upstream_hosts", hosts, p.opt.MaxHosts},
 		{"upstream_tls_sessions", p.sessions.Len(), p.opt.MaxSessions},
+		{"upstream_protocols", p.spoke.Len(), p.opt.MaxHosts},
+		{"upstream_families", p.lost.Len(), p.opt.MaxHosts},
 		{"relay_buffers", lent, most},
 	}
 }
@@ -139,6 +153,7 @@ func (p *Pool) Host(key Key) *Host {
 	var out *Host
 	if h == nil {
 		h = &Host{pool: p, key: key, slots: make([]atomic.Pointer[Conn], p.opt.MaxIdlePerHost)}
+		h.spoke, h.lost = remembered(p.spoke, key), remembered(p.lost, endpointOf(key))
 		h.used.Store(int64(time.Since(p.start)))
 		switch {
 		case p.closed:
@@ -194,4 +209,31 @@ func (p *Pool) sweep() {
 			h.shut()
 		}
 	}
+}
+
+// An endpoint is what is dialled, whoever does and how.
+type endpoint struct {
+	host string
+	port uint16
+}
+
+func endpointOf(k Key) endpoint {
+	if k.Proxy != nil {
+		return endpoint{k.Proxy.Host(), k.Proxy.Port()}
+	}
+	return endpoint{k.Host, k.Port}
+}
+
+// remembered gives the entry of a memory, a new one where there is none. When a
+// memory is full, the entry longest unused is forgotten: what it says is found
+// out again.
+func remembered[K comparable, V any](memory *lru.Cache[K, *V], key K) *V {
+	if v, ok := memory.Get(key); ok {
+		return v
+	}
+	v := new(V)
+	if previous, ok, _ := memory.PeekOrAdd(key, v); ok {
+		return previous
+	}
+	return v
 }
