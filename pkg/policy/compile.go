@@ -102,8 +102,12 @@ func Compile(c *config.Config) (*Policy, error) {
 	}
 	sets := make(map[string]int32)
 	detours := make(map[*config.UpstreamProxy]*detour)
+	p.proxyNames = make(map[string]bool)
 	for _, u := range c.UpstreamProxies() {
 		detours[u] = newDetour(u)
+		if !pattern.IsAddress(u.Host) {
+			p.proxyNames[u.Host] = true
+		}
 	}
 	p.proxied, p.detour = len(detours) > 0, detours[c.ProxyOf(nil)]
 	for i := range c.Rules {

@@ -124,7 +124,8 @@ func (p *Policy) Prospect(q *Query) (Decision, bool) {
 // DecideName says whether the workload may have this name resolved at all. It
 // is asked before any upstream look-up: a question carries data out too. A name
 // is listed by a rule that allows it on some port for some request; one that
-// has cidrs and no hosts lists no name. The decision tells the ways by which
+// has cidrs and no hosts lists no name. The names of upstream proxies are listed
+// by being such. The decision tells the ways by which
 // connections to the name may leave.
 func (p *Policy) DecideName(workload, host string) Decision {
 	q := Query{Workload: workload, Host: host}
@@ -177,6 +178,11 @@ func (p *Policy) DecideName(workload, host string) Decision {
 		return listed
 	}
 	d.Ways = p.detour.ways(host)
+	if p.proxyNames[host] && !d.Verdict.Passes() {
+		// Programs whose variables name the proxy look it up. What they then ask of
+		// it is judged by its target, and the proxy is not contacted for them.
+		d.Verdict, d.Reason, d.Ways = Allow, NoReason, DirectWay
+	}
 	if p.allowUnlisted && host != "" && !pattern.IsAddress(host) {
 		d.Verdict, d.Reason = Allow, NoReason
 	}

@@ -18,9 +18,11 @@ type Policy struct {
 	open          bool
 	allowUnlisted bool
 	timeouts      config.Timeouts
-	// proxied is true where there is any upstream proxy; detour is the file's.
-	proxied bool
-	detour  *detour
+	// proxied is true where there is any upstream proxy; detour is the file's,
+	// proxyNames are those of all.
+	proxied    bool
+	detour     *detour
+	proxyNames map[string]bool
 }
 
 // Decide judges one exchange, or a connection whose protocol is known for good

@@ -83,6 +83,12 @@ func TestWays(t *testing.T) {
 	if d := p.DecideName("w", "unlisted.test"); d.Verdict.Passes() {
 		t.Error("an unlisted name may be resolved")
 	}
+	if d := p.DecideName("w", "proxy"); !d.Verdict.Passes() || d.Ways != DirectWay {
+		t.Errorf("the proxy's own name: %v, ways %b", d.Verdict, d.Ways)
+	}
+	if d := p.Decide(get("proxy", "/")); d.Verdict.Passes() {
+		t.Error("the proxy itself may be spoken to")
+	}
 	direct := compile(t, "rules: [{ name: r, match: { hosts: [a.example] }, action: allow }]")
 	if d := direct.DecideName("w", "a.example"); d.Ways.Proxied() || !d.Ways.Resolved() || direct.Proxied() {
 		t.Errorf("without a proxy: ways %b", d.Ways)

@@ -141,6 +141,17 @@ rules:
 			t.Errorf("%s: rule %q, %+v", tt.url, e.Rule, e.Upstream)
 		}
 	}
+	// A program with variables of its own: the proxy that they name is known, and
+	// what is asked of it is judged by its target.
+	for url, want := range map[string]string{"https://api.example.com/variable": `"path":"/variable"`, "http://api.example.com/variable": `"path":"/variable"`, "https://denied.example.com/": "403"} {
+		r := h.run(h.command(as(alice, h.execBy("env", "https_proxy=http://w:p@proxy.corp.example:3128", "http_proxy=http://proxy.corp.example:3128", "curl", "-sS", "-m", "10", url)...)...))
+		if !strings.Contains(r.stdout+r.stderr, want) {
+			t.Errorf("%s by variable: %v", url, r)
+		}
+	}
+	if r := h.run(h.command(as(alice, h.execBy("curl", "-sS", "-m", "10", "http://proxy.corp.example:3128/")...)...)); !strings.Contains(r.stdout, `"reason":"no_rule"`) {
+		t.Errorf("the proxy itself: %v", r)
+	}
 	misnamed := h.run(h.command(as(alice, h.execBy("curl", "-sS", "-m", "10", "https://registry.example.com/")...)...))
 	if !strings.Contains(misnamed.stdout, `"reason":"upstream_tls"`) || !strings.Contains(misnamed.stdout, "the upstream proxy https://"+corpProxy+":3129: the upstream's certificate is not for "+corpProxy) {
 		t.Errorf("%v", misnamed)
