@@ -60,6 +60,15 @@ type Registry struct {
 	entries []Entry
 	tags    map[string]Tag
 	known   *lru.Cache[uint64, Identity]
+	ended   *lru.Cache[uint64, endedTag]
+}
+
+// An endedTag is what a tag said whose cgroup has ended: a connection that it
+// made may be accepted only now. Without it, it would be taken for one of the
+// next workload above, for which other rules hold.
+type endedTag struct {
+	subject *subject
+	tag     Tag // without Argv, which has no bound
 }
 
 // NewRegistry makes a registry with the entries in file order. containers may
@@ -73,7 +82,11 @@ func NewRegistry(entries []Entry, paths Paths, containers Containers) (*Registry
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{paths: paths, containers: containers, entries: entries, tags: make(map[string]Tag), known: known}, nil
+	ended, err := lru.New[uint64, endedTag](identityCache)
+	if err != nil {
+		return nil, err
+	}
+	return &Registry{paths: paths, containers: containers, entries: entries, tags: make(map[string]Tag), known: known, ended: ended}, nil
 }
 
 // SetEntries replaces the configured workloads; identities are worked out
@@ -121,18 +134,22 @@ func (r *Registry) Add(t Tag) (Identity, error) {
 		return Identity{}, fmt.Errorf("workload %s is for another user or command: %w", t.Workload, ErrMismatch)
 	}
 	r.tags[path] = t
+	r.ended.Remove(t.ID)
 	r.known.Purge()
 	return r.identify(s, &t), nil
 }
 
 // Remove forgets the tag of the cgroup with that id. Its identity stays known
-// for flows that still end, until its place is needed.
+// for connections that it has made, until its place is needed.
 func (r *Registry) Remove(id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for path, t := range r.tags {
 		if t.ID == id {
 			delete(r.tags, path)
+			s := r.subject(path, &t)
+			t.Argv = nil
+			r.ended.Add(id, endedTag{s, t})
 			return
 		}
 	}
@@ -155,6 +172,9 @@ func (r *Registry) Identify(id uint64) (Identity, error) {
 	if i, ok := r.known.Get(id); ok {
 		return i, nil
 	}
+	if i, ok := r.identifyEnded(id); ok {
+		return i, nil
+	}
 	path, err := r.pathOf(id)
 	if err != nil {
 		return Identity{}, fmt.Errorf("cgroup id %d: %w", id, err)
@@ -167,6 +187,19 @@ func (r *Registry) Identify(id uint64) (Identity, error) {
 	i := r.identify(r.subject(path, tag), tag)
 	r.known.Add(id, i)
 	return i, nil
+}
+
+// identifyEnded names a cgroup whose tag has been removed.
+func (r *Registry) identifyEnded(id uint64) (Identity, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	e, ok := r.ended.Get(id)
+	if !ok {
+		return Identity{}, false
+	}
+	i := r.identify(e.subject, &e.tag)
+	r.known.Add(id, i)
+	return i, true
 }
 
 // pathOf asks the tags first: they are known also after removal.
@@ -304,5 +337,6 @@ func (r *Registry) Resources() []Resource {
 	return []Resource{
 		{Name: "workloads", Entries: len(r.tags), Capacity: MaxTagged},
 		{Name: "workload_identities", Entries: r.known.Len(), Capacity: identityCache},
+		{Name: "workloads_ended", Entries: r.ended.Len(), Capacity: identityCache},
 	}
 }

@@ -177,6 +177,20 @@ func TestRegistry(t *testing.T) {
 	if len(r.Tags()) != 0 {
 		t.Error("the tag stayed")
 	}
+	// What is tagged next makes all names be worked out anew, not that of the
+	// command that has ended: below a tagged slice it would get that one's.
+	if _, err := r.Add(Tag{ID: 6, Path: "/exec"}); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := r.Identify(5); err != nil || i.Name != "w" || i.Command != "id" || i.Cgroup != "/exec/1" {
+		t.Errorf("a flow that ends after its cgroup and after another command has begun: %+v, %v", i, err)
+	}
+	if _, err := r.Add(Tag{ID: 5, Path: "/exec/1", Argv: []string{"ls"}}); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := r.Identify(5); err != nil || i.Name != "ls" {
+		t.Errorf("tagged again: %+v, %v", i, err)
+	}
 }
 
 func TestRegistryIsBounded(t *testing.T) {
