@@ -54,6 +54,8 @@ func (s *session) handle(st *http2.ServerStream) {
 	t := s.begin(st, now)
 	defer s.end(t)
 	st.OnCancel(t.cancel)
+	// A late call must not end the next exchange that t carries.
+	defer st.OnCancel(nil)
 	k := &t.call
 	k.x = st.Exchange()
 	k.begin(now)
