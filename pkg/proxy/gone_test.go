@@ -40,6 +40,7 @@ func within(t *testing.T, d time.Duration, what string, done <-chan struct{}) {
 // TestClientGone: a client that closes its socket while the upstream is silent
 // is noticed within two seconds, and the upstream's exchange is stopped.
 func TestClientGone(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, say string
 		status    int
@@ -48,6 +49,7 @@ func TestClientGone(t *testing.T) {
 		{"within a stream", "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n", 200},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			g := newGate(t, rules, nil)
 			s, asked, ended := silent(g, tt.say)
 			c := g.dial(1, s.dst())
@@ -79,6 +81,7 @@ func TestClientGone(t *testing.T) {
 
 // TestClientThatOnlyEndedItsSide waits for its answer and gets it.
 func TestClientThatOnlyEndedItsSide(t *testing.T) {
+	t.Parallel()
 	g := newGate(t, rules, nil)
 	s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
 		http.ReadRequest(bufio.NewReader(c))
@@ -97,6 +100,7 @@ func TestClientThatOnlyEndedItsSide(t *testing.T) {
 // TestWhatWasSentIsSent: a client that leaves without waiting for the answer has
 // its whole request sent first.
 func TestWhatWasSentIsSent(t *testing.T) {
+	t.Parallel()
 	g := newGate(t, rules, nil)
 	begin, got := make(chan struct{}), make(chan int64, 1)
 	s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {

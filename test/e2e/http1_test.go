@@ -136,7 +136,7 @@ func TestEarlyAnswer(t *testing.T) {
 func TestRefusedUpload(t *testing.T) {
 	h := newHost(t)
 	conf := h.config(webRules)
-	if r := h.sh("truncate -s 60M /srv/big"); r.code != 0 {
+	if r := h.sh("truncate -s 20M /srv/big"); r.code != 0 {
 		t.Fatal(r)
 	}
 	h.write("/srv/upload.mjs", `

@@ -88,7 +88,7 @@ for name, port in [('api.example.com', 22), ('203.0.113.11', 3306), ('203.0.113.
     print(name, port, got.split(b'\r')[0], 'at once' if best < 0.05 else 'late' if best < 9 else '-', flush=True)
 `
 	begin := time.Now()
-	r := h.run(h.command(h.exec(h.config("timeouts: { sniff: 3s }\n"+otherRules), "python3", "-c", client)...))
+	r := h.run(h.command(h.exec(h.config("timeouts: { sniff: 1s }\n"+otherRules), "python3", "-c", client)...))
 	const want = `api.example.com 22 b'SSH-2.0-OpenSSH_9.2' at once
 203.0.113.11 3306 b'J\x00\x00\x00\n8.0.32\x00' at once
 203.0.113.13 2222 b'SSH-2.0-other' at once
