@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -150,9 +151,9 @@ func noProxyPrefix(n NoProxy, s string) (NoProxy, error) {
 	case err != nil:
 		return n, errors.New("is neither a name nor an address nor a prefix such as 192.0.2.0/24")
 	case p.Addr().Is4In6():
-		return n, errors.New("is a mapped prefix: write IPv4 prefixes as such, without ::ffff:")
+		return n, errors.New("is a mapped prefix: write IPv4 prefixes as such, not below ::ffff")
 	case p != p.Masked():
-		return n, errors.New("has bits after /" + strconv.Itoa(p.Bits()) + " (did you mean " + strconv.Quote(p.Masked().String()) + "?)")
+		return n, fmt.Errorf("has bits after /%d (did you mean %q?)", p.Bits(), p.Masked())
 	}
 	n.Prefix = p
 	return n, nil
