@@ -19,11 +19,11 @@ const (
 	refusalPeriod = time.Second
 	// refusalIdle is how long a refusal's place is kept after the last one.
 	refusalIdle = 10 * time.Second
-	// eventPause is how long the reader leaves the buffer alone once it is empty.
+	// EventPause is how long the reader leaves the buffer alone once it is empty.
 	// Waking up costs many times what an event does, and the kernel wakes nobody
 	// who has not read up to the end: with many connections that is once a pause
 	// instead of once a connection. The buffer takes 7,000 events meanwhile.
-	eventPause = 20 * time.Millisecond
+	EventPause = 20 * time.Millisecond
 )
 
 // anyDestination marks keys of the table without destinations, after bpf/types.h.
@@ -82,7 +82,7 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 			continue
 		}
 		select {
-		case <-time.After(eventPause):
+		case <-time.After(EventPause):
 		case <-ctx.Done():
 		}
 	}

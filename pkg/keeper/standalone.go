@@ -19,6 +19,7 @@ import (
 
 	"sallyport/pkg/audit/file"
 	"sallyport/pkg/config"
+	"sallyport/pkg/datapath"
 	"sallyport/pkg/keeper/wire"
 	"sallyport/pkg/workload"
 )
@@ -240,7 +241,8 @@ func (s *standalone) end() error {
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-		time.Sleep(2 * eventDelay)
+		// The last ones may lie in the ring buffer yet.
+		time.Sleep(datapath.EventPause + 2*eventDelay)
 	}
 	s.cancel()
 	errs = append(errs, <-s.done)
