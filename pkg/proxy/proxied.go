@@ -87,6 +87,14 @@ func (w *work) decideConn(s *Settings, t *target, protocol policy.Protocol, now 
 	return d, n
 }
 
+// serves reports whether a connection that was opened before goes where the route
+// does. Of a direct one the address tells; that of a proxy is the same whatever
+// it was asked for.
+func (r *route) serves(u *upstream.Conn) bool {
+	key := u.Key()
+	return key.Proxy == r.proxy && (r.proxy == nil || key == r.host.Key())
+}
+
 // detour makes the route one by the upstream proxy of the decision: the target
 // by its name, at the addresses of the proxy. It is the operator's, so it may be
 // of any address class, but never ourselves.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"sallyport/pkg/audit"
 	"sallyport/pkg/config"
@@ -220,5 +222,34 @@ rules: [{ name: all, match: { hosts: ["*.example.com", "*.corp.example"] }, acti
 	get(t, d.dial(1, "203.0.113.5:80"), "203.0.113.5", "/").mustRefuse(t, 502, "upstream_unreachable")
 	if got := d.wants(); !slices.Equal(got, []string{"203.0.113.5:80"}) {
 		t.Errorf("the proxy was asked for %v", got)
+	}
+}
+
+// TestDetourOpenedBefore: a connection that was opened for a silent client by
+// one name is not used for another that it then gives, though the proxy's
+// address is the same.
+func TestDetourOpenedBefore(t *testing.T) {
+	d := newDetour(t, `
+upstream_proxy: { url: "%s" }
+rules: [{ name: both, match: { hosts: [a.example.com, b.example.com] }, action: allow, handling: tunnel }]
+`)
+	first := d.raw("", "127.0.0.1:0", func(c *net.TCPConn) { io.Copy(io.Discard, c) })
+	d.mu.Lock()
+	d.where["a.example.com:443"] = first.dst()
+	d.mu.Unlock()
+	d.outside("b.example.com")
+	d.stands("198.18.0.1", "a.example.com")
+	raw := d.dial(1, "198.18.0.1:443")
+	until(t, "a.example.com is opened", func() bool { return slices.Equal(d.wants(), []string{"a.example.com:443"}) })
+	c := tls.Client(raw, &tls.Config{ServerName: "b.example.com", RootCAs: d.internet.pool()})
+	raw.SetDeadline(time.Now().Add(5 * time.Second))
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.wants(); !slices.Equal(got, []string{"a.example.com:443", "b.example.com:443"}) {
+		t.Errorf("the proxy was asked for %v", got)
+	}
+	if e := d.event(audit.FlowOpen, 1); e.Upstream.Target != "b.example.com:443" {
+		t.Errorf("%+v", e.Upstream)
 	}
 }

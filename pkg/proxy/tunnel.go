@@ -36,7 +36,7 @@ func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, ale
 		return
 	}
 	u := f.ready
-	if u != nil && (r == nil || r.target.scheme != c.schemeOf(u) || !r.host.Permits(r.way, u.Addr())) {
+	if u != nil && (r == nil || r.target.scheme != c.schemeOf(u) || !r.host.Permits(r.way, u.Addr()) || !r.serves(u)) {
 		f.drop()
 		u, f.early = nil, nil
 	}

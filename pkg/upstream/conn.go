@@ -48,7 +48,11 @@ type Conn struct {
 	closed bool
 }
 
-// Addr is the address that the connection goes to.
+// Key is what the connection was opened for.
+func (c *Conn) Key() Key { return c.host.key }
+
+// Addr is the address that the connection goes to: that of the proxy where there
+// is one.
 func (c *Conn) Addr() netip.Addr { return c.addr }
 
 // Attempts counts the TCP connections that were tried to get this one; 0 for
