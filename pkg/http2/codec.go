@@ -60,6 +60,10 @@ const (
 	// and can destroy what the peer should still get.
 	lingerTime = time.Second
 	maxLinger  = 256 << 10
+	// discardTime and maxDiscard bound how long, and for how many bytes, the rest
+	// of a request is taken that was answered early.
+	discardTime = time.Second
+	maxDiscard  = 256 << 10
 	// workerTime is how long a goroutine without a stream is kept for the next
 	// one.
 	workerTime = 2 * time.Second

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"errors"
+	"time"
 
 	"sallyport/pkg/exchange"
 )
@@ -54,6 +55,35 @@ func (s *ServerStream) run(handle func(*ServerStream)) {
 	s.c.codec.putBlock(s.block)
 	s.block = nil
 	handle(s)
+	if req.Length != exchange.NoBody {
+		s.discard()
+	}
+}
+
+// discard takes the rest of a request that was answered before it was here, for
+// a while: some clients look at the answer only when they have sent all, and
+// some take RST_STREAM for a failure while they are still sending, whatever
+// they were answered.
+func (s *ServerStream) discard() {
+	s.c.mu.Lock()
+	owed := !s.gone && s.sendEnd && !s.body.ended && s.bad == nil
+	if owed {
+		s.c.flushSoon()
+	}
+	s.c.mu.Unlock()
+	if !owed {
+		return
+	}
+	timer := time.AfterFunc(discardTime, s.body.Interrupt)
+	defer timer.Stop()
+	for left := maxDiscard; left > 0; {
+		p, last, _, err := s.body.next()
+		if err != nil || last {
+			return
+		}
+		left -= len(p)
+		s.body.Discard(len(p))
+	}
 }
 
 // close ends what handle has left open. The lock is held.

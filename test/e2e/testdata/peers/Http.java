@@ -108,9 +108,8 @@ public class Http {
             down(1000, "");
         });
         check("refused", () -> {
-            // More than a first window of HTTP/2 would not do: this client takes no
-            // answer before it has sent all.
-            HttpResponse<String> r = client.send(to("/secret/x").POST(BodyPublishers.ofByteArray(whole, 0, 60_000)).build(), BodyHandlers.ofString());
+            // This client takes no answer before it has sent all.
+            HttpResponse<String> r = client.send(to("/secret/x").POST(BodyPublishers.ofByteArray(whole, 0, 200_000)).build(), BodyHandlers.ofString());
             want(r.statusCode(), 403);
             want(r.body().contains("\"reason\":\"rule_denied\""), true);
         });

@@ -70,7 +70,7 @@ if [ $? -ne 0 ]; then echo "ok cut"; else echo "not ok cut: curl saw no error"; 
 
 has refused "$(ask -w '%{http_code}' "$base/secret/x")" '"reason":"rule_denied"'
 is refused-status "$(ask -o /dev/null -w '%{http_code} %header{x-sallyport-reason} %header{content-type}' "$base/secret/x")" "403 rule_denied application/json"
-is refused-upload "$(ask -T "$body" -H 'Expect:' -o /dev/null -w '%{http_code}' "$base/secret/x" 2>/dev/null)" 403
+is refused-upload "$(ask -T "$STREAM/70000" -H 'Expect:' -o /dev/null -w '%{http_code}' "$base/secret/x" 2>/dev/null)" 403
 # In HTTP/2 this curl does not wait.
 [ "$version" = 2 ] || is refused-expect "$(ask -T "$STREAM/3000000" -H 'Expect: 100-continue' -o /dev/null -w '%{http_code} %{size_upload}' "$base/secret/x")" "403 0"
 
