@@ -29,7 +29,8 @@ type load struct {
 	duration      time.Duration
 	two           bool
 
-	out *os.File
+	out   *os.File
+	names names
 
 	mu     sync.Mutex
 	counts map[string]int

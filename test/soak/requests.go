@@ -22,12 +22,16 @@ type wire struct {
 	tears int
 }
 
-func newWire(change func(*http.Transport)) *wire {
+func (l *load) newWire(change func(*http.Transport)) *wire {
 	x := &wire{}
 	t := &http.Transport{MaxConnsPerHost: 1, Protocols: new(http.Protocols), DisableCompression: true}
 	t.Protocols.SetHTTP1(true)
 	dialer := &net.Dialer{Timeout: patience}
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		address, err := l.names.resolve(ctx, address)
+		if err != nil {
+			return nil, err
+		}
 		c, err := dialer.DialContext(ctx, network, address)
 		if err == nil {
 			x.mu.Lock()
@@ -196,20 +200,20 @@ func (w *worker) several(x *wire, base string, hidden bool) {
 	}
 }
 
-func (w *worker) keepAlive() { w.several(newWire(nil), secureBase, false) }
-func (w *worker) clear()     { w.several(newWire(nil), clearBase, false) }
-func (w *worker) tunnel()    { w.several(newWire(nil), tunnelBase, true) }
+func (w *worker) keepAlive() { w.several(w.load.newWire(nil), secureBase, false) }
+func (w *worker) clear()     { w.several(w.load.newWire(nil), clearBase, false) }
+func (w *worker) tunnel()    { w.several(w.load.newWire(nil), tunnelBase, true) }
 
 // proxied asks a proxy for it; the gate answers in its place.
 func (w *worker) proxied() {
 	proxy, _ := url.Parse(proxyURL)
 	base := []string{secureBase, clearBase}[w.below(2)]
-	w.several(newWire(func(t *http.Transport) { t.Proxy = http.ProxyURL(proxy) }), base, false)
+	w.several(w.load.newWire(func(t *http.Transport) { t.Proxy = http.ProxyURL(proxy) }), base, false)
 }
 
 // newConnections has a connection for each request.
 func (w *worker) newConnections() {
-	x := newWire(func(t *http.Transport) { t.DisableKeepAlives = true })
+	x := w.load.newWire(func(t *http.Transport) { t.DisableKeepAlives = true })
 	defer x.close()
 	w.body(x, w.job(secureBase, 5000))
 	w.pause(2 * time.Second)
@@ -217,7 +221,7 @@ func (w *worker) newConnections() {
 
 // bulk moves megabytes.
 func (w *worker) bulk() {
-	x := newWire(nil)
+	x := w.load.newWire(nil)
 	defer x.close()
 	w.body(x, w.job([]string{secureBase, clearBase}[w.below(2)], 4_000_000))
 	w.pause(4 * time.Second)
@@ -225,7 +229,7 @@ func (w *worker) bulk() {
 
 // slow reads and writes so slowly that the other side has to wait.
 func (w *worker) slow() {
-	x := newWire(nil)
+	x := w.load.newWire(nil)
 	defer x.close()
 	j := w.job(secureBase, 1_500_000)
 	j.slow = time.Duration(5+w.below(60)) * time.Millisecond
@@ -235,7 +239,7 @@ func (w *worker) slow() {
 // refused asks for what the policy forbids, between requests that it allows,
 // with a body now and then.
 func (w *worker) refused() {
-	x := newWire(nil)
+	x := w.load.newWire(nil)
 	defer x.close()
 	for range 1 + w.below(10) {
 		path := w.path("denied")
@@ -282,7 +286,7 @@ func (w *worker) streams() { w.sideBySide(secureBase, false) }
 func (w *worker) clearStreams() { w.sideBySide(clearBase, true) }
 
 func (w *worker) sideBySide(base string, clear bool) {
-	x := newWire(func(t *http.Transport) {
+	x := w.load.newWire(func(t *http.Transport) {
 		t.Protocols.SetHTTP1(false)
 		t.Protocols.SetHTTP2(!clear)
 		t.Protocols.SetUnencryptedHTTP2(clear)

@@ -16,7 +16,7 @@ import (
 // events listens to a stream of server-sent events, to its end or not.
 func (w *worker) events() {
 	path := w.path("events")
-	x := newWire(nil)
+	x := w.load.newWire(nil)
 	defer x.close()
 	count, every := 1+w.below(60), w.below(300)
 	leave := -1
@@ -88,7 +88,11 @@ func (w *worker) socket() {
 func (w *worker) talk(path string) (left bool, err error) {
 	host := strings.TrimPrefix(secureBase, "https://")
 	name, _, _ := strings.Cut(host, ":")
-	tcp, err := net.DialTimeout("tcp", host, patience)
+	address, err := w.load.names.resolve(context.Background(), host)
+	if err != nil {
+		return false, err
+	}
+	tcp, err := net.DialTimeout("tcp", address, patience)
 	if err != nil {
 		return false, err
 	}
