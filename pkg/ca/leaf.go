@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,8 +76,9 @@ func (l *Leaves) SetMaterial(m Material) error {
 }
 
 // Certificate gives the chain (leaf, issuing certificate) and key for name: a
-// host name in lower case without a final dot, or an IP address as text. The
-// result is shared and must not be changed. The error wraps ErrName for what
+// host name in lower case without a final dot, an IP address as text, or both
+// with a space between, the address first, for a client that has said neither.
+// The result is shared and must not be changed. The error wraps ErrName for what
 // cannot be a name.
 func (l *Leaves) Certificate(name string) (*tls.Certificate, error) {
 	place, ok := l.names.Get(name)
@@ -117,7 +119,7 @@ func (m *minted) usable(now time.Time) bool {
 	return m != nil && now.Before(m.notAfter.Add(-leafRest))
 }
 
-// subject is what a leaf is for: one of the two.
+// subject is what a leaf is for: at least one of the two.
 type subject struct {
 	dns string
 	ip  net.IP
@@ -126,6 +128,17 @@ type subject struct {
 // subjectOf tells a host name from an address and refuses what clients would
 // not accept in a certificate, wildcards among it: a leaf speaks for one name.
 func subjectOf(name string) (subject, error) {
+	if addr, host, both := strings.Cut(name, " "); both {
+		a, err := subjectOf(addr)
+		if err != nil {
+			return subject{}, err
+		}
+		h, err := subjectOf(host)
+		if err == nil && (a.ip == nil || h.ip != nil) {
+			err = fmt.Errorf("%w: %q is not an address and a host name", ErrName, name)
+		}
+		return subject{dns: h.dns, ip: a.ip}, err
+	}
 	if addr, err := netip.ParseAddr(name); err == nil {
 		if addr.Zone() != "" {
 			return subject{}, fmt.Errorf("%w: address %q has a zone", ErrName, name)

@@ -74,7 +74,7 @@ func TestLeafVerifies(t *testing.T) {
 
 func TestLeafRefusesNames(t *testing.T) {
 	_, leaves := newLeaves(t, 10)
-	for _, name := range []string{"", ".", "a..b", "a.", ".a", "*.example.com", "UPPER.example.com", "a b", "a/b", "a\x00b",
+	for _, name := range []string{"", ".", "a..b", "a.", ".a", "*.example.com", "UPPER.example.com", "a b", "192.0.2.7 192.0.2.8", "a.example 192.0.2.7", "192.0.2.7 ", " a.example", "192.0.2.7 a b", "a/b", "a\x00b",
 		"ü.example.com", strings.Repeat("a", 64) + ".com", strings.Repeat("a.", 127) + "aaa", "fe80::1%eth0"} {
 		if _, err := leaves.Certificate(name); !errors.Is(err, ErrName) {
 			t.Errorf("%q: error %v", name, err)

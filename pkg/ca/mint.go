@@ -107,7 +107,11 @@ func (is *issuer) mint(name string, now time.Time) (*minted, error) {
 	if !notAfter.After(now) {
 		return nil, fmt.Errorf("issuing certificate expired at %s and was not renewed", is.cert.NotAfter.Format(time.RFC3339))
 	}
-	tbs, err := is.toBeSigned(name, &subj, notBefore, notAfter)
+	common := name
+	if subj.dns != "" {
+		common = subj.dns
+	}
+	tbs, err := is.toBeSigned(common, &subj, notBefore, notAfter)
 	if err != nil {
 		return nil, fmt.Errorf("encode certificate for %q: %w", name, err)
 	}
@@ -132,7 +136,8 @@ func (is *issuer) mint(name string, now time.Time) (*minted, error) {
 	}, nil
 }
 
-// toBeSigned encodes a TBSCertificate (RFC 5280 section 4.1).
+// toBeSigned encodes a TBSCertificate (RFC 5280 section 4.1); name is the common
+// name, if it fits.
 func (is *issuer) toBeSigned(name string, subj *subject, notBefore, notAfter time.Time) ([]byte, error) {
 	m := is.leaves
 	b := cryptobyte.NewBuilder(make([]byte, 0, 768))
@@ -192,16 +197,17 @@ func addTime(b *cryptobyte.Builder, t time.Time) {
 	b.AddASN1GeneralizedTime(t)
 }
 
-// alternativeName is the value of the extension: one GeneralName.
+// alternativeName is the value of the extension: one GeneralName for each.
 func (s *subject) alternativeName() []byte {
 	const dnsName, ipAddress = 2, 7
 	var b cryptobyte.Builder
 	b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
+		if s.dns != "" {
+			b.AddASN1(der.Tag(dnsName).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.dns)) })
+		}
 		if s.ip != nil {
 			b.AddASN1(der.Tag(ipAddress).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(s.ip) })
-			return
 		}
-		b.AddASN1(der.Tag(dnsName).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.dns)) })
 	})
 	return b.BytesOrPanic()
 }

@@ -21,7 +21,7 @@ func TestMintWritesWhatX509Writes(t *testing.T) {
 	for _, name := range []string{
 		"api.github.com", "localhost", "_srv.example.com", "a-b.example.com", "xn--bcher-kva.example", "1.example.com",
 		strings.Repeat("a", 52) + ".example.com", strings.Repeat("a", 60) + ".example.com", strings.Repeat("abc.", 60) + "example.com",
-		"192.0.2.7", "2001:db8::1", "::ffff:192.0.2.7",
+		"192.0.2.7", "2001:db8::1", "::ffff:192.0.2.7", "192.0.2.7 api.example.com", "2001:db8::1 " + strings.Repeat("abc.", 60) + "example.com",
 	} {
 		for range 5 { // serial numbers differ in length
 			m, err := is.mint(name, now)
@@ -45,13 +45,16 @@ func TestMintWritesWhatX509Writes(t *testing.T) {
 				ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 				SubjectKeyId:          keyID(&is.leaves.key.PublicKey),
 			}
-			if len(name) <= commonNameLimit {
-				template.Subject = pkix.Name{CommonName: name}
+			common := name
+			if subj.dns != "" {
+				common = subj.dns
+				template.DNSNames = []string{subj.dns}
+			}
+			if len(common) <= commonNameLimit {
+				template.Subject = pkix.Name{CommonName: common}
 			}
 			if subj.ip != nil {
 				template.IPAddresses = []net.IP{subj.ip}
-			} else {
-				template.DNSNames = []string{subj.dns}
 			}
 			der, err := x509.CreateCertificate(rand.Reader, template, is.cert, &is.leaves.key.PublicKey, is.key)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"sallyport/pkg/http2"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
+	"sallyport/pkg/policy/address"
 	"sallyport/pkg/sniff"
 )
 
@@ -79,6 +80,24 @@ func (n *namedConn) Read(p []byte) (int, error) {
 	return got, err
 }
 
+// leafName is what the certificate of a hop is for. A client that gives no name
+// may have asked for the address or for the name that our resolver told it for
+// the address: the certificate holds both.
+func (c *conn) leafName(h *hop) string {
+	name := h.literal()
+	if h.name == "" && h.addr.IsValid() {
+		told, ok := c.p.Resolver.Name(c.id.Name, h.addr)
+		switch {
+		case !ok:
+		case address.IsSynthetic(h.addr):
+			name = told
+		default:
+			name = h.addr.Unmap().String() + " " + told
+		}
+	}
+	return name
+}
+
 // inspect ends TLS with a leaf for the name and leaves what is inside to serve.
 func (c *conn) inspect(h *hop, hello *sniff.ClientHello, refused bool) {
 	sc, ok := h.conn.(*sniff.Conn)
@@ -86,8 +105,8 @@ func (c *conn) inspect(h *hop, hello *sniff.ClientHello, refused bool) {
 		sc = sniff.Replay(h.conn, nil)
 	}
 	config, settings := c.choose(h, hello, refused)
-	named := &namedConn{Conn: sc, name: h.literal(), heard: new(overheard)}
-	t := tls.Server(named, c.p.tickets.bind(config, c.p.Leaves, c.id.Name, h.literal()))
+	named := &namedConn{Conn: sc, name: c.leafName(h), heard: new(overheard)}
+	t := tls.Server(named, c.p.tickets.bind(config, c.p.Leaves, c.id.Name, named.name))
 	if !c.enter(reading, time.Now()) {
 		return
 	}
