@@ -25,8 +25,6 @@ const (
 	// maxStandin is the last number: all of 198.18.0.0/15 but its first and last
 	// address, which some take for a network and its broadcast address.
 	maxStandin = 1<<17 - 2
-	// evictLook bounds the search for an entry that may go.
-	evictLook = 64
 )
 
 // errNoStandin says that a name got no address because none may be taken away
@@ -42,13 +40,20 @@ type standins struct {
 	mu       sync.Mutex
 	names    map[standinKey]*standin
 	numbers  map[uint32]*standin
-	crowds   map[string]*list.List // of one workload, the one told longest ago first
-	unused   uint32                // the first number that was never given
-	resting  []restingNumber       // the one freed longest ago first
+	crowds   map[string]*crowd
+	unused   uint32          // the first number that was never given
+	resting  []restingNumber // the one freed longest ago first
 	firstOff int
 }
 
 type standinKey struct{ workload, name string }
+
+// A crowd is the addresses of one workload.
+type crowd struct {
+	n int
+	// idle are those that no flow uses, the one told or used longest ago first.
+	idle list.List
+}
 
 // A standin is an address that stands for a name.
 type standin struct {
@@ -57,6 +62,7 @@ type standin struct {
 	// last is when it was told or used.
 	last  time.Time
 	flows int
+	// place is among the idle ones; nil while flows use it.
 	place *list.Element
 }
 
@@ -68,7 +74,7 @@ type restingNumber struct {
 func newStandins(total, ofWorkload int) *standins {
 	return &standins{
 		max: min(total, maxStandin), maxOfWorkload: min(ofWorkload, total),
-		names: make(map[standinKey]*standin), numbers: make(map[uint32]*standin), crowds: make(map[string]*list.List), unused: 1,
+		names: make(map[standinKey]*standin), numbers: make(map[uint32]*standin), crowds: make(map[string]*crowd), unused: 1,
 	}
 }
 
@@ -82,13 +88,15 @@ func (s *standins) tell(workload, name string, now time.Time) (uint32, error) {
 	key := standinKey{workload, name}
 	if e := s.names[key]; e != nil {
 		e.last = now
-		s.crowds[workload].MoveToBack(e.place)
+		if e.place != nil {
+			s.crowds[workload].idle.MoveToBack(e.place)
+		}
 		return e.number, nil
 	}
-	crowd := s.crowds[workload]
+	c := s.crowds[workload]
 	switch {
-	case crowd != nil && crowd.Len() >= s.maxOfWorkload:
-		if !s.evict(crowd, now) {
+	case c != nil && c.n >= s.maxOfWorkload:
+		if !s.evict(c, now) {
 			return 0, errNoStandin
 		}
 	case len(s.names) >= s.max:
@@ -100,12 +108,13 @@ func (s *standins) tell(workload, name string, now time.Time) (uint32, error) {
 	if !ok {
 		return 0, errNoStandin
 	}
-	if crowd = s.crowds[workload]; crowd == nil {
-		crowd = list.New()
-		s.crowds[workload] = crowd
+	if c = s.crowds[workload]; c == nil {
+		c = &crowd{}
+		s.crowds[workload] = c
 	}
 	e := &standin{key: key, number: number, last: now}
-	e.place = crowd.PushBack(e)
+	e.place = c.idle.PushBack(e)
+	c.n++
 	s.names[key], s.numbers[number] = e, e
 	return number, nil
 }
@@ -127,32 +136,30 @@ func (s *standins) number(now time.Time) (uint32, bool) {
 	return n, true
 }
 
-func (s *standins) largest() *list.List {
-	var largest *list.List
-	for _, crowd := range s.crowds {
-		if largest == nil || crowd.Len() > largest.Len() {
-			largest = crowd
+func (s *standins) largest() *crowd {
+	var largest *crowd
+	for _, c := range s.crowds {
+		if largest == nil || c.n > largest.n {
+			largest = c
 		}
 	}
 	return largest
 }
 
-func (s *standins) evict(crowd *list.List, now time.Time) bool {
-	looked := 0
-	for at := crowd.Front(); at != nil && looked < evictLook; at = at.Next() {
-		e := at.Value.(*standin)
-		if e.flows == 0 && now.Sub(e.last) >= standinFloor {
-			s.drop(e, now)
-			return true
-		}
-		looked++
+func (s *standins) evict(c *crowd, now time.Time) bool {
+	oldest := c.idle.Front()
+	if oldest == nil || now.Sub(oldest.Value.(*standin).last) < standinFloor {
+		return false
 	}
-	return false
+	s.drop(oldest.Value.(*standin), now)
+	return true
 }
 
+// drop takes an address back that no flow uses.
 func (s *standins) drop(e *standin, now time.Time) {
-	crowd := s.crowds[e.key.workload]
-	if crowd.Remove(e.place); crowd.Len() == 0 {
+	c := s.crowds[e.key.workload]
+	c.idle.Remove(e.place)
+	if c.n--; c.n == 0 {
 		delete(s.crowds, e.key.workload)
 	}
 	delete(s.names, e.key)
@@ -194,9 +201,15 @@ func (s *standins) use(workload string, addr netip.Addr, by int, now time.Time) 
 	if e == nil {
 		return false
 	}
-	e.flows = max(0, e.flows+by)
+	idle := &s.crowds[workload].idle
+	if e.place != nil {
+		idle.Remove(e.place)
+		e.place = nil
+	}
 	e.last = now
-	s.crowds[workload].MoveToBack(e.place)
+	if e.flows = max(0, e.flows+by); e.flows == 0 {
+		e.place = idle.PushBack(e)
+	}
 	return true
 }
 
@@ -204,31 +217,27 @@ func (s *standins) use(workload string, addr netip.Addr, by int, now time.Time) 
 func (s *standins) forget(workload string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sweepCrowd(s.crowds[workload], 0, now)
+	if c := s.crowds[workload]; c != nil {
+		s.sweepCrowd(c, 0, now)
+	}
 }
 
 // sweep drops what is too old.
 func (s *standins) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, crowd := range s.crowds {
-		s.sweepCrowd(crowd, standinMemory, now)
+	for _, c := range s.crowds {
+		s.sweepCrowd(c, standinMemory, now)
 	}
 }
 
-func (s *standins) sweepCrowd(crowd *list.List, age time.Duration, now time.Time) {
-	if crowd == nil {
-		return
-	}
-	for at := crowd.Front(); at != nil; {
-		e := at.Value.(*standin)
-		at = at.Next()
+func (s *standins) sweepCrowd(c *crowd, age time.Duration, now time.Time) {
+	for oldest := c.idle.Front(); oldest != nil; oldest = c.idle.Front() {
+		e := oldest.Value.(*standin)
 		if now.Sub(e.last) < age {
-			return // those after it are younger
+			return
 		}
-		if e.flows == 0 {
-			s.drop(e, now)
-		}
+		s.drop(e, now)
 	}
 }
 

@@ -208,6 +208,31 @@ func TestStandinsWhenFull(t *testing.T) {
 	}
 }
 
+// TestStandinsInUse: however many flows there are, what none uses makes room.
+func TestStandinsInUse(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	s := newStandins(1000, 200)
+	for i := range 200 {
+		n, err := s.tell("w", fmt.Sprint(i), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i != 150 {
+			s.use("w", standin4(n), 1, now)
+		}
+	}
+	now = now.Add(standinFloor)
+	if _, err := s.tell("w", "new", now); err != nil {
+		t.Errorf("the one that no flow uses makes no room: %v", err)
+	}
+	if _, err := s.tell("w", "newer", now); !errors.Is(err, errNoStandin) {
+		t.Errorf("one that is used or was just told is given away: %v", err)
+	}
+	if s.names[standinKey{"w", "150"}] != nil || s.size() != 200 || s.crowds["w"].n != 200 {
+		t.Errorf("%d entries", s.size())
+	}
+}
+
 // TestStandinsRest: an address that stood for a name stands for no other before
 // standinRest has passed, however many names are asked for.
 func TestStandinsRest(t *testing.T) {
