@@ -1,7 +1,10 @@
 package config
 
 import (
+	"net/netip"
 	"slices"
+
+	"sallyport/pkg/policy/address"
 )
 
 // checkRule checks what holds between the keys of one rule.
@@ -123,4 +126,21 @@ func workloadNames(workloads []Workload) []string {
 		names[i] = workloads[i].Name
 	}
 	return names
+}
+
+// checkReserved reports cidrs of rules that allow where, with an upstream proxy,
+// every address stands for a name: such a rule would never hold.
+func (d *decoder) checkReserved(nodes []*node, rules []Rule) {
+	for i := range rules {
+		if rules[i].Action != Allow {
+			continue
+		}
+		for _, p := range rules[i].Match.CIDRs {
+			for _, reserved := range []netip.Prefix{address.Synthetic4, address.Synthetic6} {
+				if reserved.Bits() <= p.Bits() && reserved.Contains(p.Addr()) {
+					d.add(nodes[i].get("match").value.get("cidrs").place, "match.cidrs: %q lies in %s, whose addresses stand for names that leave by upstream_proxy", p, reserved)
+				}
+			}
+		}
+	}
 }

@@ -142,6 +142,9 @@ func (d *decoder) config(n *node) *Config {
 		c.Rules = d.rules(rules, c)
 	}
 	c.derive()
+	if rules != nil && len(c.Rules) > 0 && len(c.UpstreamProxies()) > 0 {
+		d.checkReserved(rules.items, c.Rules)
+	}
 	return c
 }
 

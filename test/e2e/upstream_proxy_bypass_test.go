@@ -29,7 +29,7 @@ func TestUpstreamProxyStandins(t *testing.T) {
 upstream_proxy: { url: "http://[` + corpProxyV6 + `]:8888", username: bob, password_file: ` + passwordFile + `, no_proxy: [corp.example] }
 rules:
   - { name: kernel-tcp, match: { cidrs: [0.0.0.0/0, "::/0"], ports: [4443] }, action: allow, handling: direct }
-  - { name: kernel-udp, match: { cidrs: [198.18.0.0/15, "2001:2::/48"], ports: [4444], protocols: [udp] }, action: allow, handling: direct }
+  - { name: kernel-udp, match: { cidrs: [198.0.0.0/8, "2001::/16"], ports: [4444], protocols: [udp] }, action: allow, handling: direct }
   - { name: mail, match: { hosts: [api.example.com], ports: [2525], protocols: [tcp] }, action: allow, handling: tunnel }
   - { name: api, match: { hosts: [api.example.com], ports: [80, 443] }, action: allow }
   - { name: internal, match: { hosts: ["*.corp.example"] }, action: allow }
