@@ -125,9 +125,9 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 	return []comparison{
 		{
 			// First, while the peers are fresh.
-			name: caseIdle, title: fmt.Sprintf("Memory of %d idle connections on fresh processes", idleConnections), special: m.idleMemory,
+			name: caseIdle, title: "Memory of idle connections on fresh processes", special: m.idleMemory,
 			job: job{Kind: idle, Name: inspectName}, systems: []system{viaNginx, viaHAProxy(haproxyH1Port), inspected(at(originAddress))},
-			figures: []figure{base, perConnection},
+			figures: []figure{startRSS, filledRSS, perConnection},
 			rows: []row{
 				{"idle inspected connection, memory", "(nginx, HAProxy)", atMost(24, 14, " KB", 1), valueOf(perConnection, inspect)},
 			},

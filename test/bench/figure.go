@@ -10,7 +10,7 @@ type sample struct {
 	peak     int64         // most resident memory seen, in bytes; bulk only
 	accepted int           // connections that the origin took in; connect only
 
-	base, perConnection float64 // memory, in bytes; idle only
+	start, filled, perConnection float64 // memory, in bytes; idle only
 }
 
 // A figure is one number of a sample.
@@ -29,7 +29,8 @@ var (
 	cpuPerGB      = figure{"CPU s/GB", "%.3f", func(x *sample) float64 { return x.cpu.Seconds() / (float64(x.Bytes) / 1e9) }}
 	peak          = figure{"peak RSS MiB", "%.1f", func(x *sample) float64 { return float64(x.peak) / (1 << 20) }}
 	accepted      = figure{"upstream connections/request", "%.3f", func(x *sample) float64 { return float64(x.accepted) / float64(x.All) }}
-	base          = figure{"RSS with 10 idle MiB", "%.1f", func(x *sample) float64 { return x.base / (1 << 20) }}
+	startRSS      = figure{"RSS at the start MiB", "%.1f", func(x *sample) float64 { return x.start / (1 << 20) }}
+	filledRSS     = figure{"RSS with 1,000 idle MiB", "%.1f", func(x *sample) float64 { return x.filled / (1 << 20) }}
 	perConnection = figure{"KB per idle connection", "%.1f", func(x *sample) float64 { return x.perConnection / 1000 }}
 )
 

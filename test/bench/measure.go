@@ -143,7 +143,9 @@ func turn(i, round, n int) int {
 	return k
 }
 
-// idleConnections is how many connections are opened for their memory.
+// idleConnections is how many connections are opened for their memory, and then
+// as many more: what a process holds from its start and gives back later would
+// pass for memory that the first ones do not need.
 const idleConnections = 1000
 
 // idleMemory measures what an idle connection costs a fresh process: sallyport
@@ -165,15 +167,16 @@ func (m *machine) idleMemory(c *comparison, round int) (map[string]sample, error
 		} else if round > 0 {
 			continue
 		}
-		few, err := m.memoryWith(c, &s, counted, 10)
+		start := float64(resident(counted...))
+		few, err := m.memoryWith(c, &s, counted, idleConnections)
 		if err != nil {
 			return nil, err
 		}
-		many, err := m.memoryWith(c, &s, counted, idleConnections+10)
+		many, err := m.memoryWith(c, &s, counted, 2*idleConnections)
 		if err != nil {
 			return nil, err
 		}
-		got[s.name] = sample{base: few, perConnection: (many - few) / idleConnections}
+		got[s.name] = sample{start: start, filled: few, perConnection: (many - few) / idleConnections}
 	}
 	return got, nil
 }

@@ -97,7 +97,7 @@ func TestComparisons(t *testing.T) {
 				t.Errorf("case %s has %s twice", c.name, s.name)
 			}
 			samples[s.name] = []sample{{
-				result: result{Requests: 1, All: 1, Bytes: 1e9, Wall: time.Second, P50: 1, P99: 1}, cpu: 1, base: 1, perConnection: 1,
+				result: result{Requests: 1, All: 1, Bytes: 1e9, Wall: time.Second, P50: 1, P99: 1}, cpu: 1, perConnection: 1,
 			}}
 		}
 		if len(c.rows) == 0 {
