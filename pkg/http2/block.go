@@ -71,8 +71,9 @@ func (b *block) fault(text string) {
 }
 
 // add takes the next field. It answers false once the list is over its bounds:
-// then nothing more needs to be decoded into memory.
-func (b *block) add(f hpack.HeaderField) bool {
+// then nothing more needs to be decoded into memory. known, unless nil, holds
+// fields that were found good before.
+func (b *block) add(f hpack.HeaderField, known *[knownFields]exchange.Field) bool {
 	b.size += len(f.Name) + len(f.Value) + 32
 	if b.size > maxList || len(b.fields) == maxFields {
 		b.over = true
@@ -86,6 +87,12 @@ func (b *block) add(f hpack.HeaderField) bool {
 		b.addPseudo(f.Name, f.Value)
 		return true
 	}
+	if known != nil {
+		if k := &known[tag(f.Name, f.Value)%knownFields]; k.Name == f.Name && k.Value == f.Value {
+			b.fields = append(b.fields, *k)
+			return true
+		}
+	}
 	switch {
 	case !all(f.Name, isName):
 		b.fault("character in a field name that no name may hold")
@@ -98,8 +105,31 @@ func (b *block) add(f hpack.HeaderField) bool {
 	if id != exchange.OtherName && !b.known(id, f.Value) {
 		return true
 	}
-	b.fields = append(b.fields, exchange.Field{Name: f.Name, Value: f.Value, ID: id, Checked: true})
+	field := exchange.Field{Name: f.Name, Value: f.Value, ID: id, Checked: true}
+	b.fields = append(b.fields, field)
+	if known != nil && len(f.Value) <= maxKnownValue && !meansMore(id) {
+		known[tag(f.Name, f.Value)%knownFields] = field
+	}
 	return true
+}
+
+// knownFields are the fields that a connection remembers to have judged:
+// those of one request are mostly those of the one before, and comparing
+// the same strings costs nothing.
+const (
+	knownFields   = 32
+	maxKnownValue = 128
+)
+
+// meansMore reports whether such a field says something about its message, so
+// that it must be looked at each time.
+func meansMore(id exchange.NameID) bool {
+	switch id {
+	case exchange.ContentLength, exchange.Host, exchange.Cookie, exchange.Expect:
+		return true
+	default:
+		return false
+	}
 }
 
 // known takes note of a field that means something for the stream and reports

@@ -6,8 +6,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2/hpack"
 )
 
 // A conn is what both sides of a connection have in common. One goroutine
@@ -32,7 +30,7 @@ type conn struct {
 
 	mu  sync.Mutex
 	out output
-	enc *hpack.Encoder
+	enc *encoder
 	// streams are those that the wire knows: neither closed nor reset.
 	streams map[uint32]*stream
 	// lastID is the highest stream that the peer (of a server) or we (of a
@@ -74,7 +72,8 @@ func (c *conn) init(codec *Codec, nc net.Conn, stall, write time.Duration) {
 func (c *conn) begin() {
 	c.streams = make(map[uint32]*stream)
 	c.floods.begin(time.Now())
-	c.enc = hpack.NewEncoder(blockWriter{c})
+	c.enc = new(encoder)
+	c.enc.begin()
 	c.dec.init(c)
 }
 

@@ -3,8 +3,6 @@ package http2
 import (
 	"strconv"
 
-	"golang.org/x/net/http2/hpack"
-
 	"sallyport/pkg/exchange"
 )
 
@@ -146,15 +144,14 @@ func (c *conn) encodeTrailer(id uint32, h *exchange.Header) {
 }
 
 func (c *conn) field(name, value string, sensitive bool) {
-	// Writing to memory does not fail.
-	_ = c.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: sensitive})
+	c.out.b = c.enc.appendField(c.out.b, name, value, sensitive)
 }
 
 // beginBlock leaves room for the header of the frame that carries the block.
 func (c *conn) beginBlock() (start int) {
 	b := c.output()
 	start = len(b)
-	c.out.b = appendFrameHeader(b, 0, frameHeaders, 0, 0)
+	c.out.b = c.enc.appendUpdate(appendFrameHeader(b, 0, frameHeaders, 0, 0))
 	return start
 }
 
@@ -182,12 +179,4 @@ func (c *conn) endBlock(start int, id uint32, end bool) {
 		rest, typ, flags = rest[n:], frameContinuation, 0
 	}
 	c.out.b = b
-}
-
-// blockWriter appends what HPACK encodes to the connection's output.
-type blockWriter struct{ c *conn }
-
-func (w blockWriter) Write(p []byte) (int, error) {
-	w.c.out.b = append(w.c.out.b, p...)
-	return len(p), nil
 }

@@ -220,7 +220,7 @@ func FuzzBlock(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		codec := new(Codec)
 		b := codec.getBlock()
-		dec := hpack.NewDecoder(4096, func(h hpack.HeaderField) { b.add(h) })
+		dec := hpack.NewDecoder(4096, func(h hpack.HeaderField) { b.add(h, nil) })
 		if _, err := dec.Write(raw); err != nil || dec.Close() != nil {
 			return
 		}
@@ -243,7 +243,7 @@ func FuzzBlock(f *testing.F) {
 		if h.length > maxFrame || len(c.out.b) > maxFrame {
 			return
 		}
-		dec2 := hpack.NewDecoder(4096, func(h hpack.HeaderField) { again.add(h) })
+		dec2 := hpack.NewDecoder(4096, func(h hpack.HeaderField) { again.add(h, nil) })
 		if _, err := dec2.Write(c.out.b[frameHeaderLen:]); err != nil || dec2.Close() != nil {
 			t.Fatal(err)
 		}

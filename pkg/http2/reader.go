@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+
+	"sallyport/pkg/exchange"
 )
 
 // A reader takes frames off a connection. While it waits and no stream is open
@@ -254,6 +256,7 @@ func (c *conn) onFrame(h frameHeader, p []byte) error {
 // A decoder makes header lists of the fragments of header blocks.
 type decoder struct {
 	hpack *hpack.Decoder
+	known *[knownFields]exchange.Field
 	// open is the list of the block that is being read, nil between blocks.
 	open  *block
 	id    uint32
@@ -264,13 +267,14 @@ type decoder struct {
 
 func (d *decoder) init(c *conn) {
 	d.hpack = hpack.NewDecoder(tableSize, d.emit)
+	d.known = new([knownFields]exchange.Field)
 	// Longer strings cannot come within maxBlock: Huffman's shortest code has
 	// five bits.
 	d.hpack.SetMaxStringLength(maxBlock * 8 / 5)
 }
 
 func (d *decoder) emit(f hpack.HeaderField) {
-	if !d.open.add(f) {
+	if !d.open.add(f, d.known) {
 		d.hpack.SetEmitEnabled(false)
 	}
 }

@@ -44,7 +44,7 @@ func (c *conn) onSettings(h frameHeader, p []byte) error {
 		id, value := binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])
 		switch id {
 		case settingTableSize:
-			c.enc.SetMaxDynamicTableSize(min(value, tableSize))
+			c.enc.setLimit(int(min(value, tableSize)))
 		case settingEnablePush:
 			if value > 1 || value == 1 && c.cli != nil {
 				return fault(ProtocolFault, "invalid SETTINGS_ENABLE_PUSH")
