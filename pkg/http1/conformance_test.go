@@ -235,6 +235,49 @@ func TestAnswerBeforeReset(t *testing.T) {
 	<-ended
 }
 
+// TestLingerEnds: a client that goes on sending behind its answer is not read
+// for longer than somebody allows.
+func TestLingerEnds(t *testing.T) {
+	client, down := tcpPair(t)
+	s := new(Codec).Server(down)
+	send(t, client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+	var x exchange.Exchange
+	if err := s.ReadRequest(&x.Request); err != nil {
+		t.Fatal(err)
+	}
+	refusal().Answer(&x.Request, &x.Response)
+	if _, err := s.WriteResponse(&x.Request, &x.Response); err != nil || s.Finish() {
+		t.Fatal(err)
+	}
+	flooding := make(chan struct{})
+	go func() {
+		defer close(flooding)
+		for piece := make([]byte, 64<<10); ; {
+			if _, err := client.Write(piece); err != nil {
+				return
+			}
+		}
+	}()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		s.Close()
+	}()
+	select {
+	case <-closed:
+		t.Error("closed at once: the answer may be lost")
+	case <-time.After(300 * time.Millisecond):
+	}
+	down.SetDeadline(time.Unix(1, 0)) // as a proxy does that stops
+	select {
+	case <-closed:
+	case <-time.After(5 * time.Second):
+		t.Error("goes on reading")
+	}
+	client.Close()
+	<-flooding
+}
+
 // TestHanded tells when what the client does no longer changes the request.
 func TestHanded(t *testing.T) {
 	var codec Codec

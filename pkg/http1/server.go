@@ -211,6 +211,11 @@ func (s *ServerConn) Close() error {
 	if s.broken || s.hasBody && !s.body.Complete() {
 		s.linger()
 	}
+	return s.CloseNow()
+}
+
+// CloseNow closes the connection and waits for nothing: nobody has the time.
+func (s *ServerConn) CloseNow() error {
 	s.rd.release()
 	return s.rd.conn.Close()
 }
@@ -229,14 +234,23 @@ func (s *ServerConn) linger() {
 	buffer := s.rd.codec.getBuffer()
 	defer s.rd.codec.putBuffer(buffer)
 	end := time.Now().Add(lingerTime)
+	var set time.Time
 	for got := 0; ; {
 		if got >= lingerPart {
 			time.Sleep(lingerPause)
 			got = 0
 		}
 		now := time.Now()
-		if !now.Before(end) || raw.SetReadDeadline(now.Add(min(lingerWait, end.Sub(now)))) != nil {
+		if now.After(end) {
 			return
+		}
+		// Set seldom, so that it does not hide the deadline by which others end
+		// the connection.
+		if now.Sub(set) > lingerWait/4 {
+			set = now
+			if raw.SetReadDeadline(now.Add(lingerWait)) != nil {
+				return
+			}
 		}
 		// What is thrown away needs no decryption.
 		n, err := raw.Read(buffer.b[:])

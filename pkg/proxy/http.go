@@ -18,10 +18,15 @@ func (c *conn) serveHTTP(h *hop) {
 	k := &call{c: c, h: h, client: sc, http1: sc, ev: &c.ev, work: &c.work}
 	detached := false
 	defer func() {
-		if !detached {
-			c.enter(reading, time.Now()) // Close may linger
-			c.measure()
+		if detached {
+			return
+		}
+		lingers := c.enter(reading, time.Now())
+		c.measure()
+		if lingers {
 			sc.Close()
+		} else {
+			sc.CloseNow()
 		}
 	}()
 	for {
