@@ -26,14 +26,27 @@ const (
 
 var errNotRPC = errors.New("not a JSON-RPC request")
 
+// Reads gives how many bytes Answer may hold of the request's body, 0 where it
+// does not read it.
+func (r *Refusal) Reads(req *Request) int64 {
+	if req == nil || r.Blind || req.Method != http.MethodPost || req.Body == nil || req.ExpectContinue || !isJSON(&req.Header) {
+		return 0
+	}
+	switch {
+	case req.Length > maxRPCBody:
+		return 0
+	case req.Length == UnknownLength:
+		return maxRPCBody
+	default:
+		return max(req.Length, 512)
+	}
+}
+
 // rpcBody gives the answer to a refused JSON-RPC request, nil where the
 // request is none, waits for no answer, or cannot be read strictly: then the
 // client gets the plain refusal, which is never less closed.
 func (r *Refusal) rpcBody(req *Request) []byte {
-	if req == nil || req.Method != http.MethodPost || req.Body == nil || req.ExpectContinue || !isJSON(&req.Header) {
-		return nil
-	}
-	if req.Length > maxRPCBody {
+	if r.Reads(req) == 0 {
 		return nil
 	}
 	if req.Body.Transferred() != 0 && !req.Body.Rewind() {

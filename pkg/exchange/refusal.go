@@ -23,6 +23,8 @@ type Refusal struct {
 	Event string
 	// RetryAfter, when positive, is told in whole seconds, rounded up.
 	RetryAfter time.Duration
+	// Blind says that Answer does not read the request's body.
+	Blind bool
 	// Fields are further response fields, such as rate limits.
 	Fields []Field
 }

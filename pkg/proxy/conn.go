@@ -44,6 +44,7 @@ type conn struct {
 	id     workload.Identity
 	opened time.Time
 	count  *metrics.Workload
+	share  *share
 
 	phase atomic.Uint32
 	since atomic.Int64 // of the phase, since p.start in ns
@@ -88,9 +89,11 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	}
 	sh, ok := p.shares.take(c.id.Name, p.Limits.PerWorkload)
 	defer p.shares.give(c.id.Name, sh)
+	c.share = sh
 	if !ok || p.active.Load() > int64(p.Limits.Connections) {
 		reset(tcp)
-		c.recordCrowded(sh)
+		c.count.FlowRefused(policy.Inspect)
+		c.recordCrowded("too many connections are open; the workload must close some")
 		return
 	}
 	p.mu.Lock()

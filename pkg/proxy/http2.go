@@ -50,6 +50,12 @@ func (c *conn) serveHTTP2(h *hop) {
 // handle runs one exchange, on a goroutine of its own.
 func (s *session) handle(st *http2.ServerStream) {
 	defer s.rescue(st)
+	if !s.c.takeStream() {
+		st.Reset(http2.RefusedStream)
+		s.c.recordCrowded("too many requests of HTTP/2 are open; the workload must wait for some")
+		return
+	}
+	defer s.c.giveStream()
 	now := time.Now()
 	t := s.begin(st, now)
 	defer s.end(t)
@@ -64,6 +70,30 @@ func (s *session) handle(st *http2.ServerStream) {
 		return
 	}
 	k.run(now)
+}
+
+// takeStream counts an exchange; false is beyond the workload's or everybody's
+// share. Each connection may have many, and each holds what an idle connection
+// does not: a header section and all that carries it.
+func (c *conn) takeStream() bool {
+	all, own := &c.p.streams, &c.share.streams
+	limit := int64(c.p.Limits.Streams)
+	if own.Add(1) > max(limit/2, 1) {
+		own.Add(-1)
+		return false
+	}
+	if all.Add(1) > limit {
+		all.Add(-1)
+		own.Add(-1)
+		return false
+	}
+	return true
+}
+
+// giveStream takes back one that takeStream has counted.
+func (c *conn) giveStream() {
+	c.p.streams.Add(-1)
+	c.share.streams.Add(-1)
 }
 
 // rescue ends one exchange where a mistake of ours would have ended all.

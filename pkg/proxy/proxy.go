@@ -52,6 +52,10 @@ type Limits struct {
 	Connections int
 	// PerWorkload is the share of one workload (half of Connections).
 	PerWorkload int
+	// Streams is how many exchanges of HTTP/2 are open at once (16384), half of
+	// them of one workload at most. Beyond, a new one is refused as unprocessed,
+	// which clients try again, and counted as overloaded.
+	Streams int
 	// Head bounds the time from the first byte of a request to the end of its
 	// head, and that of a TLS handshake (30 s).
 	Head time.Duration
@@ -65,6 +69,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.PerWorkload <= 0 {
 		l.PerWorkload = max(l.Connections/2, 1)
+	}
+	if l.Streams <= 0 {
+		l.Streams = 16384
 	}
 	if l.Head <= 0 {
 		l.Head = 30 * time.Second
@@ -103,7 +110,10 @@ type Proxy struct {
 	buffers      sync.Pool
 	start        time.Time
 
-	active   atomic.Int64
+	active atomic.Int64
+	// refusedBodies counts bytes, streams exchanges of HTTP/2.
+	refusedBodies, streams atomic.Int64
+
 	draining atomic.Bool
 	lost     burst
 	crowded  burst
@@ -256,6 +266,8 @@ func (p *Proxy) Resources() []metrics.Resource {
 	r := []metrics.Resource{
 		{Name: "connections", Entries: uint64(max(p.active.Load(), 0)), Capacity: uint64(p.Limits.Connections)},
 		{Name: "connection_workloads", Entries: uint64(p.shares.len()), Capacity: uint64(p.Limits.Connections)},
+		{Name: "http2_streams", Entries: uint64(max(p.streams.Load(), 0)), Capacity: uint64(p.Limits.Streams)},
+		{Name: "refused_body_bytes", Entries: uint64(max(p.refusedBodies.Load(), 0)), Capacity: maxRefusedBodies},
 		{Name: "large_first_bytes", Entries: uint64(p.sniffer.Large()), Capacity: sniff.MaxLarge},
 		{Name: "pinned_names", Entries: uint64(p.pinned.len()), Capacity: maxPinned},
 		{Name: "closing_flows", Entries: uint64(p.legs.len()), Capacity: maxClosing},

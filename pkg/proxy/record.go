@@ -62,11 +62,13 @@ func (k *call) answer(r *exchange.Refusal, d policy.Decision) {
 	req, resp := &k.x.Request, &k.x.Response
 	// For JSON-RPC the body is read, and a slow sender bounds nothing itself.
 	k.enter(reading, time.Now())
-	if k.stream != nil && req.Body != nil && !req.Body.Complete() {
+	lent := k.lend(r)
+	if k.stream != nil && !r.Blind && req.Body != nil && !req.Body.Complete() {
 		late := time.AfterFunc(k.c.p.Limits.Head, req.Body.Interrupt)
 		defer late.Stop()
 	}
 	r.Answer(req, resp)
+	k.giveBack(lent)
 	_, err := k.client.WriteResponse(req, resp)
 	if err == nil {
 		k.ev.HTTP.Status = resp.Status
@@ -193,20 +195,20 @@ func (c *conn) note(text string) {
 // abandon ends a connection whose client left before anything was judged.
 func (c *conn) abandon() { c.note("the client left before it said anything") }
 
-// recordCrowded counts a connection beyond the workload's or everybody's share.
-func (c *conn) recordCrowded(sh *share) {
-	c.count.FlowRefused(policy.Inspect)
-	c.rule(&c.work, "").Denied(policy.Overloaded, policy.Deny)
-	n, due := sh.crowded.hit(time.Now())
+// recordCrowded counts a connection, or a stream of it, beyond the workload's or
+// everybody's share.
+func (c *conn) recordCrowded(text string) {
+	c.count.Rule("").Denied(policy.Overloaded, policy.Deny)
+	n, due := c.share.crowded.hit(time.Now())
 	if !due {
 		return
 	}
-	e := &c.ev
+	e := c.ev // streams of one connection may come here at the same time
 	e.Time, e.Kind, e.Count = c.opened, audit.Refused, n
-	e.Message = "too many connections are open; the workload must close some"
+	e.Message = text
 	d := c.ownDecision(policy.Overloaded)
-	judged(e, &d)
-	c.p.Audit.Record(e)
+	judged(&e, &d)
+	c.p.Audit.Record(&e)
 }
 
 // recordCrowded of the proxy tells of connections that were reset unseen.
