@@ -152,6 +152,7 @@ func (s *street) exchanges(prefix string) (all []audit.Event) {
 // TestPeers: programs that other people wrote, as they are, on both sides of
 // the gate.
 func TestPeers(t *testing.T) {
+	t.Parallel()
 	s := newStreet(t)
 	for name, try := range map[string]func(*street){
 		"curl":        (*street).tryCurl,
