@@ -40,7 +40,8 @@ func TestUnchangeable(t *testing.T) {
 	}
 	for _, text := range []string{
 		"mode: observe", "default: allow", "timeouts: { idle: 1s }", "dns: { upstreams: [192.0.2.1], allow_unlisted: true }",
-		"tls: { upstream_ca_files: [/srv/x], min_version: '1.3' }", "defaults: { timeouts: { connect: 1s } }",
+		"tls: { upstream_ca_files: [/srv/x], min_version: '1.3', on_pinned: tunnel }", "upstream_proxy: { url: 'http://proxy.example.com:3128' }",
+		"defaults: { timeouts: { connect: 1s } }",
 		"workloads: { w: {} }", "rules: [{ name: r, action: deny }]",
 	} {
 		if err := unchangeable(old, parse(text)); err != nil {
@@ -50,7 +51,7 @@ func TestUnchangeable(t *testing.T) {
 	// Every top-level key stands above.
 	for line := range strings.Lines(string(old.Show())) {
 		if key, _, ok := strings.Cut(line, ":"); ok && !strings.HasPrefix(line, " ") && !strings.Contains(
-			"version state_dir runtime_dir bpf_dir nft_table slice listen admin metrics log tls audit mode default timeouts dns defaults workloads rules", key) {
+			"version state_dir runtime_dir bpf_dir nft_table slice listen admin metrics log tls audit mode default timeouts dns upstream_proxy defaults workloads rules", key) {
 			t.Errorf("nobody knows whether a reload changes %s", key)
 		}
 	}
