@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"sallyport/pkg/audit"
 )
@@ -221,6 +223,7 @@ func (s *street) tryWebSocket() {
 	s.nodeChecks(20, "sockets.mjs", "wss://ws.example.com:"+portSockets)
 	s.startNode("sockets_http2_server.mjs", "ws.example.com", portTwoSocks)
 	s.checks(11, nil, s.peerProgram("goclient"), "socket", "ws.example.com:"+portTwoSocks)
+	s.checkSocketEvents()
 }
 
 // tryEventSource: npm's eventsource at net/http.
@@ -242,4 +245,35 @@ func (s *street) tryRequests() {
 	program := s.peer("requests_peer.py")
 	s.checks(19, nil, "python3", program, "https://go.example.com:"+portTLS)
 	s.checks(19, nil, "python3", program, "http://go.example.com:"+portClear)
+}
+
+// checkSocketEvents: each WebSocket that opened has its event at once, and one
+// at its end with messages and close code, whichever protocol carried it.
+func (s *street) checkSocketEvents() {
+	s.t.Helper()
+	type key struct{ version, code string }
+	opened, ended, codes := 0, 0, map[key]int{}
+	eventually(s.t, patience(5*time.Second), "each WebSocket that opened has ended", func() bool {
+		opened, ended = 0, 0
+		clear(codes)
+		for _, e := range s.audit() {
+			switch {
+			case e.Dst.Host != "ws.example.com":
+			case e.Kind == audit.WebSocketOpen:
+				opened++
+			case e.Kind == audit.Exchange && e.WebSocket.MessagesSent+e.WebSocket.MessagesReceived > 0:
+				ended++
+				codes[key{e.HTTP.Version, strconv.Itoa(int(e.WebSocket.CloseCode))}]++
+			}
+		}
+		return opened > 0 && opened == ended
+	})
+	for _, k := range []key{{"1.1", "4001"}, {"1.1", "4002"}, {"2", "4001"}} {
+		if codes[k] != 1 {
+			s.t.Errorf("%d WebSockets by HTTP/%s ended with %s: %v", codes[k], k.version, k.code, codes)
+		}
+	}
+	if ended < 25 {
+		s.t.Errorf("%d WebSockets in the audit", ended)
+	}
 }

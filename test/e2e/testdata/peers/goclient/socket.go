@@ -165,7 +165,13 @@ func (s *tunnelStream) read() error {
 		if !f.IsAck() {
 			return s.framer.WritePing(true, f.Data)
 		}
-	case *http2.GoAwayFrame, *http2.RSTStreamFrame:
+	case *http2.RSTStreamFrame:
+		// After its end a stream may be closed for what we could still send (RFC
+		// 9113 section 8.1).
+		if !s.ended || f.StreamID != 1 || f.ErrCode != http2.ErrCodeNo {
+			return fmt.Errorf("%v: %v", f, f.ErrCode)
+		}
+	case *http2.GoAwayFrame:
 		return fmt.Errorf("%v", f)
 	}
 	return nil
