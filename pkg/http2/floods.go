@@ -6,20 +6,6 @@ import "time"
 // a second on the average.
 type limit struct{ burst, perSecond int }
 
-// The limits. Those of frames that answer ours grow with what we send and
-// receive besides.
-var limits = struct{ resets, settings, pings, empty, useless, windowUpdates, tiny limit }{
-	// Cancelling a burst of calls is usual for gRPC. A stream that was served
-	// allows one more, so who is served as fast as it resets goes on.
-	resets:        limit{400, 20},
-	settings:      limit{100, 2},
-	pings:         limit{1000, 50},
-	empty:         limit{500, 20},
-	useless:       limit{5000, 200},
-	windowUpdates: limit{10000, 1000},
-	tiny:          limit{2000, 100},
-}
-
 // A bucket counts against a limit. The clock is asked only at the limit.
 type bucket struct {
 	n     int
@@ -58,8 +44,11 @@ func (f *floods) begin(now time.Time) {
 	}
 }
 
+// reset counts a stream that ended by RST_STREAM before it was served, whoever
+// sent it. Cancelling a burst of calls is usual for gRPC; a stream that was
+// served allows one more, so who is served as fast as it resets goes on.
 func (f *floods) reset() error {
-	if f.resets.take(limits.resets) {
+	if f.resets.take(limit{400, 20}) {
 		return flood(RapidReset, "streams reset faster than they are served")
 	}
 	return nil
@@ -69,35 +58,35 @@ func (f *floods) reset() error {
 func (f *floods) served() { f.resets.give(1) }
 
 func (f *floods) settings() error {
-	if f.sets.take(limits.settings) {
+	if f.sets.take(limit{100, 2}) {
 		return flood(SettingsFlood, "too many SETTINGS")
 	}
 	return nil
 }
 
 func (f *floods) ping() error {
-	if f.pings.take(limits.pings) {
+	if f.pings.take(limit{1000, 50}) {
 		return flood(PingFlood, "too many PING")
 	}
 	return nil
 }
 
 func (f *floods) empty() error {
-	if f.blanks.take(limits.empty) {
+	if f.blanks.take(limit{500, 20}) {
 		return flood(EmptyFrames, "too many DATA frames without content")
 	}
 	return nil
 }
 
 func (f *floods) useless() error {
-	if f.others.take(limits.useless) {
+	if f.others.take(limit{5000, 200}) {
 		return flood(UselessFrames, "too many frames that mean nothing")
 	}
 	return nil
 }
 
 func (f *floods) windowUpdate() error {
-	if f.updates.take(limits.windowUpdates) {
+	if f.updates.take(limit{10000, 1000}) {
 		return flood(WindowUpdateFlood, "too many WINDOW_UPDATE")
 	}
 	return nil
@@ -115,4 +104,4 @@ func (f *floods) useful() {
 // windows.
 func (f *floods) answered() { f.updates.give(2) }
 
-func (f *floods) tiny() bool { return f.tinies.take(limits.tiny) }
+func (f *floods) tiny() bool { return f.tinies.take(limit{2000, 100}) }
