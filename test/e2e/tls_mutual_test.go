@@ -29,7 +29,7 @@ func (h *host) putPair(path, name string, mode os.FileMode) {
 
 // mutual serves HTTPS on a port of the internet to clients with a certificate;
 // it answers with the name in it. Each version of TLS refuses at another time.
-func (n *internet) mutual(port string, version uint16) {
+func (n *internet) mutual(port string, version uint16, protocols ...string) {
 	n.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AddCert(n.ca.cert)
@@ -38,9 +38,13 @@ func (n *internet) mutual(port string, version uint16) {
 	})}
 	inNetns(n.t, n.ns, func() {
 		ln := n.listen(":" + port)
-		go server.Serve(tls.NewListener(ln, &tls.Config{
-			GetCertificate: n.ca.certificate, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MaxVersion: version, NextProtos: []string{"http/1.1"},
-		}))
+		server.TLSConfig = &tls.Config{
+			GetCertificate: n.ca.certificate, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MaxVersion: version, NextProtos: protocols,
+		}
+		if len(protocols) == 1 {
+			server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // no HTTP/2
+		}
+		go server.ServeTLS(ln, "", "")
 	})
 	n.t.Cleanup(func() { server.Close() })
 }
@@ -49,8 +53,10 @@ func (n *internet) mutual(port string, version uint16) {
 // connection never serves two of them, and a rule without one is told what to do.
 func TestUpstreamTLS(t *testing.T) {
 	h := newHost(t)
-	h.net.mutual("9443", tls.VersionTLS13)
-	h.net.mutual("9444", tls.VersionTLS12)
+	h.net.mutual("9443", tls.VersionTLS13, "http/1.1")
+	h.net.mutual("9444", tls.VersionTLS12, "http/1.1")
+	h.net.mutual("9445", tls.VersionTLS13, "h2", "http/1.1")
+	h.net.mutual("9446", tls.VersionTLS12, "h2", "http/1.1")
 	h.putPair("/etc/sallyport/a", "alice", 0o600)
 	h.putPair("/etc/sallyport/b", "bob", 0o640)
 	policy := h.config(`
@@ -58,7 +64,7 @@ rules:
   - {name: alice, match: {hosts: [api.example.com], paths: [/a/**]}, action: allow, upstream_tls: {cert: /etc/sallyport/a.pem, key: /etc/sallyport/a.key}}
   - {name: bob, match: {hosts: [api.example.com], paths: [/b/**]}, action: allow, upstream_tls: {cert: /etc/sallyport/b.pem, key: /etc/sallyport/b.key}}
   - {name: nobody, match: {hosts: [api.example.com]}, action: allow}`)
-	for _, port := range []string{"9443", "9444"} {
+	for _, port := range []string{"9443", "9444", "9445", "9446"} {
 		at := "https://api.example.com:" + port
 		// One connection of curl's, three of ours.
 		r := h.run(h.command(h.exec(policy, "curl", "-sS", "-w", answerEnd, at+"/a/1", at+"/b/1", at+"/a/2", at+"/none", at+"/b/2")...))
@@ -85,7 +91,7 @@ rules:
 // block that names it, at start and at a reload, which then changes nothing.
 func TestUpstreamTLSFiles(t *testing.T) {
 	h := newHost(t)
-	h.net.mutual("9443", tls.VersionTLS13)
+	h.net.mutual("9443", tls.VersionTLS13, "http/1.1")
 	h.putPair("/etc/sallyport/good", "carol", 0o600)
 	h.putPair("/etc/sallyport/other", "dave", 0o600)
 	h.putPair("/etc/sallyport/open", "eve", 0o644)
