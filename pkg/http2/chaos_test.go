@@ -2,7 +2,6 @@ package http2
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -28,9 +27,7 @@ func (p *pattern) Read(b []byte) (int, error) {
 }
 
 func (p *pattern) byte(at int64) byte {
-	var w [8]byte
-	binary.LittleEndian.PutUint64(w[:], uint64(at/8)*0x9e3779b97f4a7c15+uint64(p.seed))
-	return w[at%8]
+	return byte(uint64(at)*0x9e3779b97f4a7c15>>40 + uint64(p.seed)*0x9e37)
 }
 
 // check reads what should be the pattern.
@@ -91,7 +88,7 @@ func TestChaos(t *testing.T) {
 		io.Copy(w, &pattern{seed: seed, n: down})
 	})
 	addr, g := newGate(t, handler)
-	g.timeout = 50 * time.Millisecond
+	g.timeout = 300 * time.Millisecond
 	client := newClient(t)
 	var wg sync.WaitGroup
 	end := time.Now().Add(2 * time.Second)
@@ -140,7 +137,7 @@ func TestChaos(t *testing.T) {
 	}
 	wg.Wait()
 	t.Log(outcomes)
-	if outcomes["200 whole"] < 100 {
+	if outcomes["200 whole"] < 20 {
 		t.Error("hardly anything was served")
 	}
 	client.CloseIdleConnections()

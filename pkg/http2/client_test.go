@@ -327,6 +327,17 @@ func TestClientEarlyResponse(t *testing.T) {
 			t.Error(r, r.finishErr, r.reusable)
 		}
 	})
+	t.Run("request interrupted by somebody else", func(t *testing.T) {
+		p, cc, _ := serverPeer(t, ClientOptions{})
+		body, _ := newSlowBody()
+		done := begin(cc, request("POST", body, exchange.UnknownLength), exchange.Options{})
+		p.want(postHead)
+		body.Interrupt()
+		p.want("reset 1 CANCEL")
+		if r := <-done; r.trip == nil || r.trip.Op != "read request body" || !errors.Is(r.err, exchange.ErrInterrupted) {
+			t.Error(r, r.finishErr, r.reusable)
+		}
+	})
 	t.Run("another length than declared", func(t *testing.T) {
 		p, cc, _ := serverPeer(t, ClientOptions{})
 		body, w := newSlowBody()

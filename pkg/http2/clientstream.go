@@ -184,7 +184,7 @@ func (s *ClientStream) send() {
 	c.mu.Lock()
 	s.sending, s.sendErr = false, err
 	var source *exchange.SourceError
-	if errors.As(err, &source) && !errors.Is(err, exchange.ErrInterrupted) {
+	if errors.As(err, &source) && !s.finished {
 		// The server must see that the request was cut, and nobody needs to
 		// wait for its answer.
 		s.reset(Cancel, err)
