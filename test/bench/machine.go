@@ -97,7 +97,8 @@ exec cat >/dev/null`
 // ours.
 func (m *machine) hold(flags uintptr, script string, args ...string) (*exec.Cmd, error) {
 	c := exec.Command("bash", append([]string{"-c", script, "boot"}, args...)...)
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+	// In a session of its own: Ctrl-C is for us, who then take all down in order.
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
 	if _, err := c.StdinPipe(); err != nil {
 		return nil, err
 	}
