@@ -44,6 +44,8 @@ type standins struct {
 	unused   uint32          // the first number that was never given
 	resting  []restingNumber // the one freed longest ago first
 	firstOff int
+	free     []uint32       // those that have rested, in that order
+	rest     map[string]int // how many rest after each workload
 }
 
 type standinKey struct{ workload, name string }
@@ -67,14 +69,21 @@ type standin struct {
 }
 
 type restingNumber struct {
-	number uint32
-	since  time.Time
+	number   uint32
+	since    time.Time
+	workload string
 }
+
+// restingShare is the part of all numbers that one workload may hold back, those
+// that rest after it included. Else two that ask for ever new names would leave
+// none to all others.
+const restingShare = 8
 
 func newStandins(total, ofWorkload int) *standins {
 	return &standins{
 		max: min(total, maxStandin), maxOfWorkload: min(ofWorkload, total),
 		names: make(map[standinKey]*standin), numbers: make(map[uint32]*standin), crowds: make(map[string]*crowd), unused: 1,
+		rest: make(map[string]int),
 	}
 }
 
@@ -93,6 +102,10 @@ func (s *standins) tell(workload, name string, now time.Time) (uint32, error) {
 		}
 		return e.number, nil
 	}
+	s.wake(now)
+	if s.rest[workload]+s.told(workload) >= max(maxStandin/restingShare, s.maxOfWorkload) {
+		return 0, errNoStandin
+	}
 	c := s.crowds[workload]
 	switch {
 	case c != nil && c.n >= s.maxOfWorkload:
@@ -104,7 +117,7 @@ func (s *standins) tell(workload, name string, now time.Time) (uint32, error) {
 			return 0, errNoStandin
 		}
 	}
-	number, ok := s.number(now)
+	number, ok := s.number()
 	if !ok {
 		return 0, errNoStandin
 	}
@@ -119,19 +132,42 @@ func (s *standins) tell(workload, name string, now time.Time) (uint32, error) {
 	return number, nil
 }
 
+// told counts the names of a workload that have an address.
+func (s *standins) told(workload string) int {
+	if c := s.crowds[workload]; c != nil {
+		return c.n
+	}
+	return 0
+}
+
+// wake frees the numbers that have rested for long enough.
+func (s *standins) wake(now time.Time) {
+	for s.firstOff < len(s.resting) && now.Sub(s.resting[s.firstOff].since) >= standinRest {
+		r := &s.resting[s.firstOff]
+		s.free = append(s.free, r.number)
+		if s.rest[r.workload]--; s.rest[r.workload] == 0 {
+			delete(s.rest, r.workload)
+		}
+		s.firstOff++
+	}
+	if s.firstOff > len(s.resting)/2 {
+		s.resting = append(s.resting[:0], s.resting[s.firstOff:]...)
+		s.firstOff = 0
+	}
+}
+
 // number takes one that never stood for a name, or has not for long enough.
-func (s *standins) number(now time.Time) (uint32, bool) {
+func (s *standins) number() (uint32, bool) {
 	if s.unused <= maxStandin {
 		s.unused++
 		return s.unused - 1, true
 	}
-	if s.firstOff == len(s.resting) || now.Sub(s.resting[s.firstOff].since) < standinRest {
+	if len(s.free) == 0 {
 		return 0, false
 	}
-	n := s.resting[s.firstOff].number
-	if s.firstOff++; s.firstOff > len(s.resting)/2 {
-		s.resting = append(s.resting[:0], s.resting[s.firstOff:]...)
-		s.firstOff = 0
+	n := s.free[0]
+	if s.free = s.free[1:]; len(s.free) == 0 {
+		s.free = nil
 	}
 	return n, true
 }
@@ -164,7 +200,8 @@ func (s *standins) drop(e *standin, now time.Time) {
 	}
 	delete(s.names, e.key)
 	delete(s.numbers, e.number)
-	s.resting = append(s.resting, restingNumber{e.number, now})
+	s.resting = append(s.resting, restingNumber{e.number, now, e.key.workload})
+	s.rest[e.key.workload]++
 }
 
 // of finds what an address stands for; nil for what it does not mean to this

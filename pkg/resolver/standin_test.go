@@ -266,6 +266,44 @@ func TestStandinsRest(t *testing.T) {
 	}
 }
 
+// TestStandinsAreShared: workloads that ask for ever new names, as fast as those
+// before make room, leave numbers to others, and get more themselves after the
+// rest.
+func TestStandinsAreShared(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	s := newStandins(65536, 4096)
+	start, asked, later := now, 0, 0
+	flood := func(workload string) (got int) {
+		for range 4096 {
+			asked++
+			if _, err := s.tell(workload, fmt.Sprint(asked), now); err == nil {
+				got++
+			}
+		}
+		return got
+	}
+	for end := now.Add(3 * standinRest); now.Before(end); now = now.Add(standinFloor) {
+		for i := range 3 {
+			if got := flood(fmt.Sprint("hostile", i)); now.Sub(start) > standinRest+standinFloor {
+				later += got
+			}
+		}
+		if _, err := s.tell("quiet", now.String(), now); err != nil {
+			t.Fatalf("another workload gets no address: %v", err)
+		}
+	}
+	if later < maxStandin/restingShare {
+		t.Error("what has rested is not given again")
+	}
+	now = now.Add(2 * standinRest)
+	s.sweep(now)
+	now = now.Add(standinRest)
+	s.wake(now)
+	if len(s.resting) != 0 || len(s.rest) != 0 {
+		t.Errorf("%d numbers rest, after %d workloads", len(s.resting), len(s.rest))
+	}
+}
+
 // TestStandinsOverflow: SERVFAIL, told in the audit, and others go on.
 func TestStandinsOverflow(t *testing.T) {
 	r, f := newProxied(t, Limits{StandinsPerWorkload: 2})
