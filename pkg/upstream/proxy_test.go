@@ -50,7 +50,8 @@ func newRelay(t testing.TB, addr string, cfg *tls.Config, to string, answer *str
 				defer stop()
 				defer c.Close()
 				if cfg != nil {
-					c = tls.Server(c, cfg)
+					r.serve(ctx, tls.Server(c, cfg))
+					return
 				}
 				r.serve(ctx, c)
 			})
