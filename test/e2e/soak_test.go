@@ -216,7 +216,7 @@ func (s *soak) run() {
 		select {
 		case err := <-p.done:
 			s.ended(p.name, err, p.out)
-		case <-time.After(time.Until(end) + 90*time.Second):
+		case <-time.After(time.Until(end) + 150*time.Second):
 			s.t.Errorf("load %s does not end: %s", p.name, p.out)
 			p.c.Process.Kill()
 			<-p.done

@@ -19,7 +19,7 @@ const (
 )
 
 // patience is how long one request may take, slow ones included.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // A load is one program behind the gate with many connections.
 type load struct {

@@ -219,12 +219,13 @@ func (w *worker) newConnections() {
 	w.pause(2 * time.Second)
 }
 
-// bulk moves megabytes.
+// bulk moves megabytes, and then rests: what is to be seen is whether they come
+// whole beside all else, not how many the machine can move.
 func (w *worker) bulk() {
 	x := w.load.newWire(nil)
 	defer x.close()
 	w.body(x, w.job([]string{secureBase, clearBase}[w.below(2)], 4_000_000))
-	w.pause(4 * time.Second)
+	w.pause(30 * time.Second)
 }
 
 // slow reads and writes so slowly that the other side has to wait.
