@@ -149,7 +149,7 @@ func TestUnreadAnswers(t *testing.T) {
 	p, srv, codec := clientPeer(t, ServerOptions{}, strict)
 	p.nc.(*net.TCPConn).SetReadBuffer(4 << 10)
 	srv.c.nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
-	p.nc.SetWriteDeadline(time.Now().Add(3 * time.Second))
+	p.nc.SetWriteDeadline(time.Now().Add(20 * time.Second))
 	for i := 0; ; i++ {
 		// Content earns PINGs, so that only the queue is the limit.
 		id := uint32(2*i + 1)
