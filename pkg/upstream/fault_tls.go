@@ -87,7 +87,8 @@ func Unwelcome(err error) (text string, ok bool) {
 		return handshakeText(err, true, false), true
 	case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate", "unknown certificate",
 		"unknown certificate authority", "access denied":
-		return handshakeText(err, true, true), true
+		// Whether one was shown is not known here any more.
+		return "the upstream ended the connection with the alert \"" + alert + "\": it does not accept the certificate of upstream_tls, or the want of one", true
 	default:
 		return "", false
 	}
