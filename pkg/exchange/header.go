@@ -11,6 +11,9 @@ type Field struct {
 	// Checked says that a codec's parser has judged name and value; a writer
 	// checks every other field before it lets it onto the wire.
 	Checked bool
+	// NeverIndexed says that its sender let no table of HPACK hold it, so that
+	// nobody does who passes it on (RFC 7541 section 7.1.3).
+	NeverIndexed bool
 }
 
 // A Header is a list of fields that keeps their order and case. Repeated

@@ -88,7 +88,7 @@ func (b *block) add(f hpack.HeaderField, known *[knownFields]exchange.Field) boo
 		return true
 	}
 	if known != nil {
-		if k := &known[tag(f.Name, f.Value)%knownFields]; k.Name == f.Name && k.Value == f.Value {
+		if k := &known[tag(f.Name, f.Value)%knownFields]; k.Name == f.Name && k.Value == f.Value && k.NeverIndexed == f.Sensitive {
 			b.fields = append(b.fields, *k)
 			return true
 		}
@@ -105,7 +105,7 @@ func (b *block) add(f hpack.HeaderField, known *[knownFields]exchange.Field) boo
 	if id != exchange.OtherName && !b.known(id, f.Value) {
 		return true
 	}
-	field := exchange.Field{Name: f.Name, Value: f.Value, ID: id, Checked: true}
+	field := exchange.Field{Name: f.Name, Value: f.Value, ID: id, Checked: true, NeverIndexed: f.Sensitive}
 	b.fields = append(b.fields, field)
 	if known != nil && len(f.Value) <= maxKnownValue && !meansMore(id) {
 		known[tag(f.Name, f.Value)%knownFields] = field

@@ -29,10 +29,14 @@ func checkRequest(req *exchange.Request) error {
 	return checkFields(&req.Header)
 }
 
-// sensitive reports whether a value is kept out of the tables of HPACK: whoever
-// can make us send requests could guess it there (RFC 7541 section 7.1). Long
-// cookies cannot be guessed and are worth their place.
+// sensitive reports whether a value is kept out of the tables of HPACK: because
+// its sender kept it out, or because whoever can make us send requests could
+// guess it there (RFC 7541 section 7.1). Long cookies cannot be guessed and are
+// worth their place.
 func sensitive(f *exchange.Field) bool {
+	if f.NeverIndexed {
+		return true
+	}
 	switch f.ID {
 	case exchange.Authorization, exchange.ProxyAuthorization:
 		return true
@@ -104,7 +108,7 @@ func (c *conn) encodeFields(h *exchange.Header, length int64) {
 		f := h.At(i)
 		switch {
 		case f.ID == exchange.OtherName:
-			c.field(lowered(f), f.Value, false)
+			c.field(lowered(f), f.Value, f.NeverIndexed)
 		case f.ID == exchange.ContentLength || f.ID == exchange.TransferEncoding:
 			if !framed {
 				framed = true

@@ -86,6 +86,9 @@ func (p *peer) frame() string {
 			}
 			for _, h := range fields {
 				text += " " + h.Name + "=" + h.Value
+				if h.Sensitive {
+					text += "(never indexed)"
+				}
 			}
 			if f.StreamEnded() {
 				text += " end"

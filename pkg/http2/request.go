@@ -132,14 +132,14 @@ func (b *block) requestAuthority(req *exchange.Request) error {
 // 8.2.3).
 func joinCookies(h *exchange.Header) {
 	var joined strings.Builder
-	first := true
+	first, never := true, false
 	for i := range h.Len() {
 		if f := h.At(i); f.ID == exchange.Cookie {
 			if !first {
 				joined.WriteString("; ")
 			}
 			joined.WriteString(f.Value)
-			first = false
+			first, never = false, never || f.NeverIndexed
 		}
 	}
 	first = true
@@ -149,7 +149,7 @@ func joinCookies(h *exchange.Header) {
 		}
 		if first {
 			first = false
-			f.Value = joined.String()
+			f.Value, f.NeverIndexed = joined.String(), never
 			return false
 		}
 		return true

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	xhttp2 "golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"sallyport/pkg/exchange"
 )
@@ -47,6 +48,36 @@ func TestRequestFields(t *testing.T) {
 		if !c.end {
 			p.WriteData(id, true, []byte("abc"))
 		}
+		p.want(fmt.Sprint("headers ", id, " :status=200 end"))
+	}
+}
+
+// TestNeverIndexed has what a client keeps out of the tables kept out on the
+// way on, whatever was remembered of the same field before.
+func TestNeverIndexed(t *testing.T) {
+	up, cc, _ := serverPeer(t, ClientOptions{})
+	g := &gate{upstream: cc}
+	a, b := tcpPair(t)
+	srv := g.codec.Server(a, ServerOptions{Exchanges: &g.exchanges})
+	done := make(chan struct{})
+	go func() { srv.Serve(t.Context(), g.handle); srv.Close(); close(done) }()
+	t.Cleanup(func() { b.Close(); <-done })
+	p := newPeer(t, b)
+	io.WriteString(b, preface)
+	p.WriteSettings()
+	for i, never := range []bool{false, true, true, false} {
+		id := uint32(2*i + 1)
+		block := p.block(getFields...)
+		p.buf.Reset()
+		p.enc.WriteField(hpack.HeaderField{Name: "x-key", Value: "secret", Sensitive: never})
+		block = append(block, p.buf.Bytes()...)
+		p.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndStream: true, EndHeaders: true})
+		want := fmt.Sprint("headers ", id, " :method=GET :scheme=https :authority=a.test :path=/ x-key=secret")
+		if never {
+			want += "(never indexed)"
+		}
+		up.want(want + " end")
+		up.status(id, true, "200")
 		p.want(fmt.Sprint("headers ", id, " :status=200 end"))
 	}
 }
