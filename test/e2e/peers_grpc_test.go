@@ -150,7 +150,7 @@ func (g *grpcPeer) FullDuplexCall(s grpc.BidiStreamingServer[testpb.StreamingOut
 
 // tryGRPC: grpc-go on both sides, with TLS and without.
 func (s *street) tryGRPC() {
-	s.needsTwo()
+	s.wantHTTP2()
 	server := s.net.serveGRPC()
 	client := s.peerProgram("goclient")
 	s.checks(20, nil, client, "grpc", "grpc.example.com:"+portGRPC, "tls")
@@ -176,7 +176,7 @@ func (s *street) tryNetHTTP() {
 	client := s.peerProgram("goclient")
 	s.checks(20, nil, client, "http", "https://go.example.com:"+portTLSOne, "HTTP/1.1")
 	s.checks(19, nil, client, "http", "http://go.example.com:"+portClear, "HTTP/1.1")
-	s.needsTwo()
+	s.wantHTTP2()
 	s.checks(20, nil, client, "http", "https://go.example.com:"+portTLS, "HTTP/2.0")
 	s.checks(20, nil, client, "http", "http://go.example.com:"+portClear, "h2c")
 }

@@ -214,7 +214,7 @@ func (s *street) tryNginx() {
 		s.t.Run(strings.Trim(version, "-"), func(t *testing.T) {
 			s := s.within(t)
 			if version == "--http2" {
-				s.needsTwo()
+				s.wantHTTP2()
 			}
 			base := "https://nginx.example.com:" + portNginx
 			argv := []string{version, "-Z", "--no-progress-meter", "--parallel-max", "40"}
@@ -246,7 +246,7 @@ func (s *street) tryNghttp() {
 	got := s.curlLines(s.t, "--http1.1", "-T", "/srv/stream/3000000", base+"/x", "-o", "/dev/null", "-w", "%{http_code} %{size_download} %{http_version}\n")
 	// nghttpd speaks nothing else: the gate has to translate, or say so.
 	s.t.Logf("HTTP/1.1 to a server of HTTP/2 alone: %v", got)
-	s.needsTwo()
+	s.wantHTTP2()
 	s.checks(15, nil, "bash", s.peer("nghttp.sh"), "https://go.example.com:"+portTLS)
 	for _, n := range []int{1000, 70_000, 3_000_000} {
 		file := "/srv/nghttpd-" + strconv.Itoa(n)

@@ -95,7 +95,6 @@ type soak struct {
 	daemon  *daemon
 	program string
 	worker  int
-	two     bool
 }
 
 func newSoak(t *testing.T, plan soakPlan) *soak {
@@ -127,9 +126,8 @@ func newSoak(t *testing.T, plan soakPlan) *soak {
 	s.daemon = h.startDaemon(conf)
 	s.worker = h.workerPID()
 	r := h.run(h.command(h.execBy("curl", "-sS", "-o", "/dev/null", "-w", "%{http_version}", "https://soak.example.com:9460/figures")...))
-	s.two = r.stdout == "2"
-	if !s.two {
-		t.Logf("without HTTP/2: the gate speaks %q", r.stdout)
+	if r.stdout != "2" {
+		t.Fatalf("the gate speaks %q to a client and an origin that both have HTTP/2: %v", r.stdout, r)
 	}
 	return s
 }
@@ -138,9 +136,6 @@ func newSoak(t *testing.T, plan soakPlan) *soak {
 func (s *soak) start(name string, duration time.Duration, connections int, seed uint64) (*exec.Cmd, *syncBuffer) {
 	s.t.Helper()
 	argv := []string{s.program, "load", "-name", name, "-seed", strconv.FormatUint(seed, 10), "-connections", strconv.Itoa(connections), "-duration", duration.String(), "-results", "/srv/results-" + name}
-	if s.two {
-		argv = append(argv, "-h2")
-	}
 	c := s.command(s.execBy(argv...)...)
 	out := &syncBuffer{}
 	c.Stdout, c.Stderr = out, out

@@ -27,7 +27,6 @@ type load struct {
 	seed          uint64
 	workers       int
 	duration      time.Duration
-	two           bool
 
 	out   *os.File
 	names names
@@ -39,16 +38,13 @@ type load struct {
 
 // The kinds of connection, by their share of all.
 func (l *load) kinds() []func(*worker) {
-	kinds := []func(*worker){
+	return []func(*worker){
 		(*worker).keepAlive, (*worker).keepAlive, (*worker).keepAlive, (*worker).clear,
 		(*worker).newConnections, (*worker).newConnections, (*worker).socket, (*worker).socket,
 		(*worker).events, (*worker).events, (*worker).tunnel, (*worker).proxied,
 		(*worker).bulk, (*worker).slow, (*worker).refused, (*worker).keepAlive,
+		(*worker).streams, (*worker).streams, (*worker).clearStreams,
 	}
-	if l.two {
-		kinds = append(kinds, (*worker).streams, (*worker).streams, (*worker).clearStreams)
-	}
-	return kinds
 }
 
 // run keeps the connections busy for the duration and prints a summary.

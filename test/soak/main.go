@@ -54,7 +54,6 @@ func run(ctx context.Context, args []string) error {
 		flags.IntVar(&l.workers, "connections", 100, "how `many` connections are open at a time, about")
 		flags.DurationVar(&l.duration, "duration", 10*time.Second, "for how `long` new requests are made")
 		flags.StringVar(&l.results, "results", "", "the `file` for what became of each request")
-		flags.BoolVar(&l.two, "h2", false, "HTTP/2 as well")
 		flags.Parse(args[1:])
 		return l.run(ctx)
 	default:
