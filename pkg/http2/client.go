@@ -94,8 +94,8 @@ func (c *ClientConn) settled() {
 }
 
 // Open reserves a place for one stream. It is free again when the stream has
-// ended on the wire, at the latest with Finish. The errors, ErrStreamsExhausted and ErrGoingAway, mean that nothing was
-// sent.
+// ended on the wire, at the latest with Finish. The errors, ErrStreamsExhausted
+// and ErrGoingAway, mean that nothing was sent.
 func (c *ClientConn) Open() (*ClientStream, error) {
 	c.c.mu.Lock()
 	defer c.c.mu.Unlock()
@@ -138,14 +138,6 @@ func (c *ClientConn) ExtendedConnect() bool {
 	c.c.mu.Lock()
 	defer c.c.mu.Unlock()
 	return c.extended
-}
-
-// LastActive gives when content of any stream last came or left, when the last
-// stream ended, or the connection began.
-func (c *ClientConn) LastActive() time.Time {
-	c.c.mu.Lock()
-	defer c.c.mu.Unlock()
-	return c.c.active
 }
 
 // Done is closed when the connection carries nothing any more.

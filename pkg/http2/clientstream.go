@@ -76,9 +76,7 @@ func (s *ClientStream) giveBackPlace() {
 		return
 	}
 	s.placed = false
-	if s.c.cli.taken--; s.c.cli.taken == 0 {
-		s.c.active = time.Now()
-	}
+	s.c.cli.taken--
 }
 
 // enter makes the stream known to the wire, unless that is too late. The lock

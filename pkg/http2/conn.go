@@ -51,9 +51,8 @@ type conn struct {
 	// goneAway: the peer said GOAWAY.
 	goneAway *GoAwayError
 	// err is why the connection carries nothing any more.
-	err    error
-	watch  watch
-	active time.Time // when a stream last moved or ended
+	err   error
+	watch watch
 }
 
 func (c *conn) init(codec *Codec, nc net.Conn, stall, write time.Duration) {
@@ -61,7 +60,6 @@ func (c *conn) init(codec *Codec, nc net.Conn, stall, write time.Duration) {
 		stall = stallTime
 	}
 	c.codec, c.nc, c.stallTime, c.writeTime = codec, nc, stall, min(stall, write)
-	c.active = time.Now()
 	c.out.space.L = &c.mu
 	c.recvWindow, c.sendWindow = initialWindow, initialWindow
 	c.peerWindow, c.peerFrame = initialWindow, maxFrame

@@ -195,14 +195,6 @@ func (s *ServerConn) Streams() int {
 	return s.running
 }
 
-// LastActive gives when content of any stream last came or left, when the last
-// stream ended, or the connection began.
-func (s *ServerConn) LastActive() time.Time {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return s.c.active
-}
-
 // look does what is due at a time.
 func (s *ServerConn) look(due func(time.Time) bool) {
 	if due(s.trimAt) {

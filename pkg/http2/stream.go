@@ -63,7 +63,7 @@ func (s *stream) enter(id uint32, now time.Time) {
 }
 
 // moved takes note that something of the stream came or left. The lock is held.
-func (s *stream) moved(now time.Time) { s.active, s.c.active = now, now }
+func (s *stream) moved(now time.Time) { s.active = now }
 
 // LastActive gives when content of the stream last came or left, or when it
 // began.

@@ -38,15 +38,13 @@ func (s *ServerConn) finish(st *ServerStream, w *worker) bool {
 	c := &s.c
 	c.mu.Lock()
 	st.close()
-	if s.running--; s.running == 0 {
-		c.active = time.Now()
-	}
+	s.running--
 	s.settle()
 	parked := c.err == nil
 	if parked {
 		s.parked = append(s.parked, w)
 		if s.running == 0 {
-			s.trimAt = c.active.Add(workerTime)
+			s.trimAt = time.Now().Add(workerTime)
 			c.watch.at(c, s.trimAt)
 		}
 	}
