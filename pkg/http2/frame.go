@@ -54,11 +54,6 @@ func appendFrameHeader(b []byte, length int, typ frameType, flags uint8, id uint
 		byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
 }
 
-// setFrameLength corrects the header at the start of b.
-func setFrameLength(b []byte, length int) {
-	b[0], b[1], b[2] = byte(length>>16), byte(length>>8), byte(length)
-}
-
 // unpad gives the payload without its padding (RFC 9113 sections 6.1 and 6.2).
 func unpad(h frameHeader, p []byte) ([]byte, bool) {
 	if h.flags&flagPadded == 0 {
