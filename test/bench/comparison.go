@@ -54,6 +54,7 @@ const (
 	nginxName   = "nginx"
 	haproxyName = "HAProxy"
 	splitName   = "sslsplit"
+	levelName   = "sslsplit, P-256 leaf"
 	inspect     = "inspect"
 	tunnel      = "tunnel"
 	ruled       = "direct rule"
@@ -83,7 +84,12 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 	gateBook := &book{name: "sallyport", lines: g.exchanges}
 	nginxBook := &book{name: "nginx", lines: p.nginx.lines}
 	haproxyBook := &book{name: "HAProxy", lines: p.haproxy.lines}
-	splitBook := &book{name: "sslsplit", lines: p.sslsplit.lines}
+	viaSplit := func(name string, port int, x *peer) system {
+		return system{
+			name: name, client: p.client, address: local(port), issuer: sslsplitIssuer, processes: x.processes,
+			book: &book{name: name, lines: x.lines},
+		}
+	}
 	inspected := func(address string) system {
 		return system{name: inspect, client: g.client, address: address, issuer: sallyportIssuer, processes: g.processes(), keeper: g.keeper, book: gateBook}
 	}
@@ -94,7 +100,6 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 	viaHAProxy := func(port int) system {
 		return system{name: haproxyName, client: p.client, address: local(port), issuer: haproxyIssuer, processes: p.haproxy.processes, book: haproxyBook}
 	}
-	viaSplit := system{name: splitName, client: p.client, address: local(sslsplitPort), issuer: sslsplitIssuer, processes: p.sslsplit.processes, book: splitBook}
 	tunnelled := inspected(at(originAddress))
 	tunnelled.name, tunnelled.issuer, tunnelled.host, tunnelled.book = tunnel, originIssuer, tunnelName, nil
 	// Without sallyport on the way its processes still count: what they use then
@@ -157,7 +162,10 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 		},
 		{
 			name: caseFirst, title: "A new name for each 1 KB answer", job: first,
-			systems: []system{viaSplit, inspected(at(originOwnAddress))}, figures: request,
+			systems: []system{
+				viaSplit(splitName, sslsplitPort, &p.sslsplit), viaSplit(levelName, levelSplitPort, &p.levelSplit),
+				inspected(at(originOwnAddress)),
+			}, figures: request,
 			rows: []row{
 				{"first contact with a new name, CPU", splitName, atMost(0.45, 0.3, " ×", 2), ratioOf(cpu, inspect, splitName)},
 			},

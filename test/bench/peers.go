@@ -21,7 +21,10 @@ type peer struct {
 type peers struct {
 	site                     *site
 	client                   *client
-	nginx, haproxy, sslsplit peer
+	nginx, haproxy peer
+	// sslsplit comes with an RSA key for its leaves, levelSplit has one of P-256
+	// like everybody else.
+	sslsplit, levelSplit peer
 }
 
 // Where the peers listen, on their site's loopback.
@@ -30,9 +33,11 @@ const (
 	haproxyH2Port  = 8444
 	haproxyH1Port  = 8445
 	sslsplitPort   = 8446
+	levelSplitPort = 8447
 	loopback       = "127.0.0.1"
 	nginxLog       = "/var/log/nginx-proxy.jsonl"
 	sslsplitLog    = "/var/log/sslsplit.log"
+	levelSplitLog  = "/var/log/sslsplit-level.log"
 	startPatience  = 5 * time.Second
 	stopPatience   = 2 * time.Second
 	haproxyBackLog = 16384
@@ -189,17 +194,24 @@ func (p *peers) startHAProxy() (err error) {
 	return err
 }
 
-// startSSLsplit starts sslsplit: it looks the name up by DNS as sallyport does;
-// its leaves have an ECDSA key, made once. It does not verify the origin: told to,
-// it reads all of the system's certificates for each connection and needs ten
-// times as long.
+// startSSLsplit starts sslsplit, as it comes and with a P-256 key for its leaves
+// (made once, as the RSA key of 2048 bits that it makes for itself). It looks the
+// name up by DNS as sallyport does. It does not verify the origin: told to, it
+// reads all of the system's certificates for each connection and needs ten times
+// as long.
 func (p *peers) startSSLsplit() (err error) {
 	m := p.site.machine
-	p.sslsplit.lines = m.linesOf(sslsplitLog)
-	p.sslsplit.processes, err = p.run("sslsplit", sslsplitPort, m.options.sslsplit, "-u", "root",
-		"-c", "/srv/sslsplit/ca.pem", "-K", "/srv/sslsplit/key.pem", "-l", sslsplitLog,
-		"https", loopback, strconv.Itoa(sslsplitPort), "sni", "443")
-	return err
+	start := func(peer *peer, port int, log string, key ...string) error {
+		peer.lines = m.linesOf(log)
+		args := append([]string{m.options.sslsplit, "-u", "root", "-c", "/srv/sslsplit/ca.pem", "-l", log}, key...)
+		args = append(args, "https", loopback, strconv.Itoa(port), "sni", "443")
+		peer.processes, err = p.run("sslsplit", port, args...)
+		return err
+	}
+	if err := start(&p.sslsplit, sslsplitPort, sslsplitLog); err != nil {
+		return err
+	}
+	return start(&p.levelSplit, levelSplitPort, levelSplitLog, "-K", "/srv/sslsplit/key.pem")
 }
 
 // linesOf counts the lines of a file of the machine.
