@@ -107,7 +107,7 @@ func (b *block) add(f hpack.HeaderField, known *[knownFields]exchange.Field) boo
 	}
 	field := exchange.Field{Name: f.Name, Value: f.Value, ID: id, Checked: true, NeverIndexed: f.Sensitive}
 	b.fields = append(b.fields, field)
-	if known != nil && len(f.Value) <= maxKnownValue && !meansMore(id) {
+	if known != nil && len(f.Name)+len(f.Value) <= maxKnown && !meansMore(id) {
 		known[tag(f.Name, f.Value)%knownFields] = field
 	}
 	return true
@@ -115,10 +115,11 @@ func (b *block) add(f hpack.HeaderField, known *[knownFields]exchange.Field) boo
 
 // knownFields are the fields that a connection remembers to have judged:
 // those of one request are mostly those of the one before, and comparing
-// the same strings costs nothing.
+// the same strings costs nothing. maxKnown bounds name and value of one, in
+// bytes: an idle connection keeps them.
 const (
-	knownFields   = 32
-	maxKnownValue = 128
+	knownFields = 32
+	maxKnown    = 192
 )
 
 // meansMore reports whether such a field says something about its message, so
