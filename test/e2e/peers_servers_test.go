@@ -244,8 +244,11 @@ func (s *street) tryNghttp() {
 	s.startNghttpd()
 	base := "https://nghttpd.example.com:" + portNghttpd
 	got := s.curlLines(s.t, "--http1.1", "-T", "/srv/stream/3000000", base+"/x", "-o", "/dev/null", "-w", "%{http_code} %{size_download} %{http_version}\n")
-	// nghttpd speaks nothing else: the gate has to translate, or say so.
-	s.t.Logf("HTTP/1.1 to a server of HTTP/2 alone: %v", got)
+	// nghttpd speaks nothing else: the client that offers only HTTP/1.1 has to be
+	// told so.
+	if len(got) != 1 || !strings.HasPrefix(got[0], "502 ") {
+		s.t.Errorf("HTTP/1.1 to a server of HTTP/2 alone: %q", got)
+	}
 	s.wantHTTP2()
 	s.checks(15, nil, "bash", s.peer("nghttp.sh"), "https://go.example.com:"+portTLS)
 	for _, n := range []int{1000, 70_000, 3_000_000} {
