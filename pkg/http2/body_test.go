@@ -171,9 +171,12 @@ func TestRefusedRequestIsSentAgain(t *testing.T) {
 	client := newPeer(t, b)
 	io.WriteString(b, preface)
 	client.WriteSettings()
-	client.nc.Write(nil)
-	client.post(1, "content-length", "5")
-	client.WriteData(1, true, []byte("hello"))
+	// Head and content come together.
+	var out bytes.Buffer
+	f := xhttp2.NewFramer(&out, nil)
+	f.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 1, BlockFragment: client.block(append(postFields[:8:8], "content-length", "5")...), EndHeaders: true})
+	f.WriteData(1, true, []byte("hello"))
+	b.Write(out.Bytes())
 	head := " :method=POST :scheme=https :authority=a.test :path=/post content-length=5"
 	p.want("headers 1"+head, "data 1 5 end")
 	p.WriteRSTStream(1, xhttp2.ErrCodeRefusedStream)

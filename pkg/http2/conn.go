@@ -152,6 +152,9 @@ func (c *conn) run() error {
 	err := c.in.loop(c)
 	c.in.drop(c)
 	c.mu.Lock()
+	if c.srv != nil {
+		c.srv.dispatchFresh()
+	}
 	if err == io.EOF && len(c.streams) > 0 {
 		err = io.ErrUnexpectedEOF
 	}

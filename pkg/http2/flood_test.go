@@ -127,7 +127,7 @@ func TestServerFloods(t *testing.T) {
 // TestResetsBesideService resets half of the streams and lets the others be
 // served: who is served as fast as it resets goes on.
 func TestResetsBesideService(t *testing.T) {
-	p, _, codec := clientPeer(t, ServerOptions{}, strict)
+	p, srv, codec := clientPeer(t, ServerOptions{}, strict)
 	go io.Copy(io.Discard, p.nc)
 	for i := range 3000 {
 		p.get(uint32(4*i + 1))
@@ -135,8 +135,13 @@ func TestResetsBesideService(t *testing.T) {
 		if i%2 == 0 {
 			p.WriteRSTStream(uint32(4*i+3), xhttp2.ErrCodeCancel)
 		}
-		if i%50 == 0 {
-			time.Sleep(time.Millisecond)
+		if i%40 == 0 {
+			// No more are open at a time than is allowed.
+			waitFor(t, func() bool {
+				srv.c.mu.Lock()
+				defer srv.c.mu.Unlock()
+				return srv.c.lastID >= uint32(4*i+3) && srv.running == 0
+			})
 		}
 	}
 	if tally(codec)["rapid_reset"] != 0 {

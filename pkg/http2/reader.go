@@ -73,6 +73,9 @@ func (r *reader) drop(c *conn) {
 // to what was read sent.
 func (r *reader) fill(c *conn) error {
 	c.mu.Lock()
+	if c.srv != nil {
+		c.srv.dispatchFresh()
+	}
 	if c.err != nil {
 		err := c.err
 		c.unlock()

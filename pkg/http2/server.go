@@ -34,7 +34,11 @@ type ServerConn struct {
 	workers sync.WaitGroup
 
 	// Guarded by the connection's lock.
-	running int       // requests whose handle runs
+	running int // requests whose handle runs
+	// fresh are requests whose content may be here already, among what was read
+	// with their head: they are handled when that was looked at, so that short
+	// content goes on together with the head.
+	fresh   []*ServerStream
 	parked  []*worker // goroutines that wait for a stream
 	trimAt  time.Time // when those end
 	drain   drainState
@@ -166,7 +170,7 @@ func (s *ServerConn) lastStream() {
 // lock is held.
 func (s *ServerConn) settle() {
 	c := &s.c
-	if s.running > 0 || s.drain != closing && c.goneAway == nil || c.err != nil {
+	if s.running > 0 || len(s.fresh) > 0 || s.drain != closing && c.goneAway == nil || c.err != nil {
 		return
 	}
 	s.done = true
@@ -192,7 +196,7 @@ func (s *ServerConn) Abort() {
 func (s *ServerConn) Streams() int {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	return s.running
+	return s.running + len(s.fresh)
 }
 
 // look does what is due at a time.
@@ -235,7 +239,7 @@ func (s *ServerConn) onBlock(id uint32, b *block, end bool) error {
 		c.codec.putBlock(b)
 		c.resets.add(id)
 		return nil
-	case len(c.streams) >= int(s.o.MaxStreams), s.running >= 2*int(s.o.MaxStreams):
+	case len(c.streams) >= int(s.o.MaxStreams), s.running+len(s.fresh) >= 2*int(s.o.MaxStreams):
 		// Streams that were reset count as long as their handle runs.
 		c.codec.putBlock(b)
 		c.appendReset(id, RefusedStream)
@@ -248,6 +252,10 @@ func (s *ServerConn) onBlock(id uint32, b *block, end bool) error {
 	st.body.ended = end
 	st.declared = b.length
 	st.enter(id, c.in.now)
+	if !end {
+		s.fresh = append(s.fresh, st)
+		return nil
+	}
 	s.dispatch(st)
 	return nil
 }

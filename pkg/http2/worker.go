@@ -20,6 +20,15 @@ func (s *ServerConn) dispatch(st *ServerStream) {
 	go s.work(st)
 }
 
+// dispatchFresh has the requests handled whose head came last. The lock is held.
+func (s *ServerConn) dispatchFresh() {
+	for i, st := range s.fresh {
+		s.fresh[i] = nil
+		s.dispatch(st)
+	}
+	s.fresh = s.fresh[:0]
+}
+
 func (s *ServerConn) work(st *ServerStream) {
 	defer s.workers.Done()
 	w := &worker{next: make(chan *ServerStream, 1)}
