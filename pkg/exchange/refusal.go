@@ -45,10 +45,9 @@ const ReasonField = "X-Sallyport-Reason"
 
 // Answer fills resp with the answer to a refused request: an object in JSON,
 // for JSON-RPC over POST the error objects that its clients wait for, for gRPC
-// its status. The
-// ids are taken from the request's body if it is still readable from its
-// start: at most maxRPCBody bytes of it are read. req may be nil or incomplete
-// where its head could not be parsed.
+// its status. The ids are taken from the request's body if it is still readable
+// from its start: at most maxRPCBody bytes of it are read. req may be nil or
+// incomplete where its head could not be parsed.
 func (r *Refusal) Answer(req *Request, resp *Response) {
 	resp.Reset()
 	resp.Version = HTTP11

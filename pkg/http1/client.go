@@ -234,10 +234,6 @@ func (c *ClientConn) join(req *exchange.Request) error {
 	return c.sendErr
 }
 
-// Sent gives the bytes of content of the request that were handed to the
-// upstream; good after Finish, until the next RoundTrip.
-func (c *ClientConn) Sent() int64 { return c.out.sent }
-
 // Handed reports whether the whole request was written for the upstream: what
 // its client does from then on does not change it. Any goroutine may ask.
 func (c *ClientConn) Handed() bool { return c.handed.Load() }

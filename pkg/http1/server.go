@@ -261,12 +261,6 @@ func (s *ServerConn) linger() {
 	}
 }
 
-// Abort closes the connection so that the client takes what it got for cut.
-func (s *ServerConn) Abort() {
-	s.rd.release()
-	abort(s.rd.conn)
-}
-
 // detach gives the connection and a copy of what was read of it and not
 // understood.
 func (rd *reader) detach() (net.Conn, []byte) {

@@ -347,6 +347,7 @@ func cut(werr, ferr error) string {
 	return cutText(werr, ferr)
 }
 
+// cutText is apart because it allocates: an exchange that went well does not.
 func cutText(werr, ferr error) string {
 	var source *exchange.SourceError
 	switch {

@@ -78,11 +78,8 @@ func (c *Conn) Protocol() string { return c.protocol }
 // reads: nothing is encrypted, neither for it nor for a proxy.
 func (c *Conn) Bare() bool { return c.tls == nil && c.outer == nil }
 
-// TCP gives the socket below. Data may be written to and read from it only
+// Socket gives the socket below. Data may be written to and read from it only
 // where the connection is Bare.
-func (c *Conn) TCP() *net.TCPConn { return c.tcp }
-
-// Socket is TCP as Conn uses it.
 func (c *Conn) Socket() *tcpconn.Conn { return c.socket }
 
 // CloseWrite tells the upstream that nothing more will be sent: close_notify
@@ -113,13 +110,6 @@ func (c *Conn) Close() error {
 func (c *Conn) SetLinger(sec int) error {
 	c.abort.Store(sec == 0)
 	return c.tcp.SetLinger(sec)
-}
-
-// Abort ends the connection with a reset, so that the upstream cannot take a
-// cut request for a whole one.
-func (c *Conn) Abort() {
-	c.SetLinger(0)
-	c.Close()
 }
 
 // Silence is how long no data have passed either way.

@@ -184,7 +184,7 @@ func TestProxyClear(t *testing.T) {
 		}
 		b := make([]byte, 11)
 		if c.Bare() {
-			_, err = io.ReadFull(c.TCP(), b)
+			_, err = io.ReadFull(c.Socket(), b)
 		} else {
 			_, err = io.ReadFull(c, b)
 		}
