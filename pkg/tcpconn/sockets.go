@@ -115,13 +115,37 @@ func (s *Sockets) giveBack(b *[]byte) {
 // A bell makes a goroutine wait until the network poller has looked at all
 // sockets: it rings an eventfd (eventfd(2)) and waits to be told so by the
 // poller. runtime.Gosched would not do: the poller has its turn only when no
-// goroutine can run.
+// goroutine can run. Who comes while it rings waits for the same turn and goes
+// on together with all others: one after the other, with a turn for each, some
+// flows of many would wait for minutes.
 type bell struct {
 	once sync.Once
 	raw  syscall.RawConn
+
+	mu sync.Mutex
+	// rung is closed when the turn is over; nil while nobody rings.
+	rung chan struct{}
 }
 
 func (b *bell) wait() {
+	b.mu.Lock()
+	if rung := b.rung; rung != nil {
+		b.mu.Unlock()
+		<-rung
+		return
+	}
+	rung := make(chan struct{})
+	b.rung = rung
+	b.mu.Unlock()
+	b.ring()
+	b.mu.Lock()
+	b.rung = nil
+	b.mu.Unlock()
+	close(rung)
+}
+
+// ring is for one at a time.
+func (b *bell) ring() {
 	b.once.Do(func() {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
