@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +52,7 @@ const (
 	// firstRead is the room for the first read: a usual hello or head fits.
 	firstRead = 4 << 10
 	// maxLine bounds how much of a first line is read to tell HTTP from other
-	// protocols, in bytes. Longer ones that begin like HTTP are taken for it.
+	// protocols, in bytes. Longer ones that may yet be HTTP are taken for it.
 	maxLine = 16 << 10
 	// preface is the client's connection preface (RFC 9113 section 3.4).
 	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -143,7 +144,10 @@ func (c *Conn) sniff() (Result, error) {
 			if err == errCrowded {
 				return crowded(c.peeked), nil
 			}
-			return ended(Result{Protocol: undecided(p), Silent: len(p) == 0}, err)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return late(p), nil
+			}
+			return ended(Result{Protocol: undecided(p)}, err)
 		}
 	}
 }
@@ -175,7 +179,21 @@ func crowded(p []byte) Result {
 	if protocol, known := classify(p); known && protocol == TLS {
 		return Result{Protocol: TLS, HelloErr: helloError(alertInternalError, "too large while too many others are")}
 	}
-	return Result{Protocol: undecided(p)}
+	return Result{Protocol: HTTP1}
+}
+
+// late is the result where the time has passed in which p should have become
+// enough to tell. What may yet become a request is left to the strict parser: who
+// sends the rest later must not have it forwarded unseen.
+func late(p []byte) Result {
+	switch {
+	case len(p) == 0:
+		return Result{Silent: true}
+	case p[0] == recordHandshake:
+		return Result{Protocol: TLS, HelloErr: helloError(alertDecodeError, "does not end")}
+	default:
+		return Result{Protocol: HTTP1}
+	}
 }
 
 // ended makes a result of the end of the client's patience or ours.
@@ -233,21 +251,22 @@ func classify(p []byte) (protocol Protocol, known bool) {
 }
 
 // classifyLine tells HTTP/1 from other protocols. It errs to the side of
-// HTTP: lenient servers skip empty lines and spaces, accept lower case and
-// HTTP/0.9, and what they would take for a request must be judged as one.
+// HTTP: lenient servers skip empty lines and spaces, accept lower case, methods of
+// any length and HTTP/0.9, and what they would take for a request must be judged
+// as one.
 func classifyLine(p []byte) (Protocol, bool) {
-	line := bytes.TrimLeft(p, " \t\r\n")
+	line := trimSpace(p)
 	if len(line) == 0 {
-		return Other, len(p) > maxLine
+		return HTTP1, len(p) > maxLine
 	}
 	method := 0
 	for method < len(line) && isMethodByte(line[method]) {
 		method++
 	}
-	if method == len(line) {
-		return Other, method > maxMethod
-	}
-	if method == 0 || method > maxMethod || line[method] != ' ' && line[method] != '\t' {
+	switch {
+	case method == len(line):
+		return HTTP1, len(p) > maxLine
+	case method == 0 || !separates(line[:method], line[method]):
 		return Other, true
 	}
 	end := bytes.IndexByte(line, '\n')
@@ -259,40 +278,62 @@ func classifyLine(p []byte) (Protocol, bool) {
 		return HTTP1, true
 	case end >= 0:
 		return Other, true
-	case len(p) > maxLine:
-		// Too long to go on looking for the version.
-		return undecided(p), true
 	default:
-		return Other, false
+		// Too long to go on looking for the version.
+		return HTTP1, len(p) > maxLine
 	}
 }
 
-// containsHTTP looks for the name of the protocol in any case.
+// isSpace reports whether some server skips a byte between the words of a
+// request line (RFC 9112 section 3), Python's str.split among them.
+func isSpace(c byte) bool {
+	return c >= '\t' && c <= '\r' || c >= 0x1c && c <= ' ' || c == 0x85 || c == 0xa0
+}
+
+func trimSpace(p []byte) []byte {
+	for len(p) > 0 && isSpace(p[0]) {
+		p = p[1:]
+	}
+	return p
+}
+
+// separates reports whether a byte may stand behind a method. The unusual ones
+// also follow the first byte of binary protocols, as the length in LDAP; who
+// takes them for spaces knows a few methods only.
+func separates(method []byte, c byte) bool {
+	return c == ' ' || c == '\t' || isSpace(c) && isHTTPMethod(method)
+}
+
+// containsHTTP looks for the name of the protocol in any case, and for those
+// that parsers of HTTP take besides (llhttp).
 func containsHTTP(line []byte) bool {
 	for {
 		slash := bytes.IndexByte(line, '/')
 		if slash < 0 {
 			return false
 		}
-		if slash >= 4 && bytes.EqualFold(line[slash-4:slash], []byte("http")) {
-			return true
+		for _, name := range [...]string{"http", "rtsp", " ice"} {
+			if n := len(name); slash >= n && strings.EqualFold(string(line[slash-n:slash]), name) {
+				return true
+			}
 		}
 		line = line[slash+1:]
 	}
 }
 
-// undecided says what to take bytes for that were too few to tell: a part of a
+// undecided says what to take bytes for behind which nothing comes: a part of a
 // request line is HTTP.
 func undecided(p []byte) Protocol {
-	line := bytes.TrimLeft(p, " \t\r\n")
-	if method := bytes.IndexAny(line, " \t"); method > 0 && isHTTPMethod(line[:method]) {
+	line := trimSpace(p)
+	method := 0
+	for method < len(line) && isMethodByte(line[method]) {
+		method++
+	}
+	if method < len(line) && isSpace(line[method]) && isHTTPMethod(line[:method]) {
 		return HTTP1
 	}
 	return Other
 }
-
-// maxMethod bounds a method in bytes; the longest registered one has 17.
-const maxMethod = 32
 
 func isMethodByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
@@ -311,6 +352,6 @@ func isHTTPMethod(p []byte) bool {
 }
 
 func looksLikeTarget(p []byte) bool {
-	p = bytes.TrimLeft(p, " \t")
+	p = trimSpace(p)
 	return len(p) > 0 && (p[0] == '/' || p[0] == '*' || bytes.Contains(p, []byte("://")))
 }

@@ -60,7 +60,19 @@ func TestSniffProtocols(t *testing.T) {
 		{"postgres", "\x00\x00\x00\x08\x04\xd2\x16\x2f", Other},
 		{"ssl 2", "\x80\x2e\x01\x03\x01", Other},
 		{"tls byte only by chance", "\x16\x00", Other},
-		{"long word", strings.Repeat("a", 40), Other},
+		{"long word", strings.Repeat("a", 40) + ":", Other},
+		{"long method", strings.Repeat("A", 40) + " / HTTP/1.1\r\n", HTTP1},
+		{"endless method", strings.Repeat("A", maxLine+1), HTTP1},
+		{"long target", "FOO /" + strings.Repeat("a", maxLine), HTTP1},
+		{"form feeds", "GET\f/\fHTTP/1.1\r\n", HTTP1},
+		{"form feeds of http/0.9", "GET\f/x\r\n", HTTP1},
+		{"form feed in front", "\fGET / HTTP/1.1\r\n", HTTP1},
+		{"separators of Python", "GET\x1c/\xa0HTTP/1.1\r\n", HTTP1},
+		{"bare CR between words", "GET\r/\rHTTP/1.1\r\n", HTTP1},
+		{"rtsp", "DESCRIBE / RTSP/1.0\r\n", HTTP1},
+		{"ice", "SOURCE / ICE/1.0\r\n", HTTP1},
+		{"ldap", "\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00", Other},
+		{"pop3", "QUIT\r\n", Other},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, step := range []int{len(tt.sent), 1} {
@@ -102,7 +114,12 @@ func TestSniffEnds(t *testing.T) {
 	}{
 		{"silent", "", false, Result{Silent: true}, false},
 		{"closed at once", "", true, Result{Closed: true}, false},
-		{"half a method", "GE", false, Result{}, false},
+		{"half a method", "GE", false, Result{Protocol: HTTP1}, false},
+		{"an empty line", "\r\n", false, Result{Protocol: HTTP1}, false},
+		{"half a preface", "PRI * HT", false, Result{Protocol: HTTP1}, false},
+		{"half a line of another method", "FOO / HTT", false, Result{Protocol: HTTP1}, false},
+		{"a word and the end", "PING", true, Result{Closed: true}, false},
+		{"the first byte of a record", "\x16", false, Result{Protocol: TLS}, true},
 		{"half a request line", "GET /x", false, Result{Protocol: HTTP1}, false},
 		{"half a hello", "\x16\x03\x01\x00\x50\x01", false, Result{Protocol: TLS}, true},
 		{"closed within a hello", "\x16\x03\x01\x00\x50\x01", true, Result{Protocol: TLS, Closed: true}, true},
@@ -207,7 +224,7 @@ func FuzzClassify(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
 		protocol, known := classify(p)
-		if !known && len(p) > maxLine+maxMethod {
+		if !known && len(p) > maxLine {
 			t.Errorf("undecided after %d bytes", len(p))
 		}
 		if !known || protocol == TLS {
