@@ -45,7 +45,7 @@ func newSoakPlan(t *testing.T) soakPlan {
 func (p soakPlan) long() bool { return p.duration >= 2*time.Minute }
 
 const soakRules = `
-timeouts: { idle: 5s }
+timeouts: { idle: 15s }
 audit: { file: { path: /var/log/sallyport/audit.jsonl, max_size: 100MB, max_files: 500 } }
 workloads:
   load: { match: { command: "*" } }
