@@ -107,7 +107,8 @@ func (c *conn) firstBytes(h *hop) (first, error) {
 	limit := s.Timeouts.Sniff
 	wait := min(patienceFor(h.port), limit)
 	t := c.plainTarget(h)
-	if !h.secure && len(h.prefix) == 0 && c.decidedUnseen(s, &t) {
+	unseen := !h.secure && len(h.prefix) == 0 && c.decidedUnseen(s, &t)
+	if unseen {
 		wait = time.Millisecond
 	}
 	begin := time.Now()
@@ -128,10 +129,14 @@ func (c *conn) firstBytes(h *hop) (first, error) {
 	if p.Audit.Healthy() == nil {
 		d, r, _ := c.work.decide(s, &t, h.plain(), nil, time.Now())
 		if d.Verdict.Passes() && r != nil {
-			return c.race(h, begin.Add(limit), func(ctx context.Context) (*upstream.Conn, bool) {
+			f, err := c.race(h, begin.Add(limit), func(ctx context.Context) (*upstream.Conn, bool) {
 				_, _, u, elsewhere, _ := c.reach(ctx, s, &t, h.plain(), d, r)
 				return u, elsewhere
 			})
+			if err == nil && !unseen && f.result.Silent && greetsHTTP(f.early) {
+				return c.afterGreeting(&f, max(time.Until(begin.Add(limit)), time.Millisecond))
+			}
+			return f, err
 		}
 	}
 	if limit > wait {

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"sallyport/pkg/upstream"
@@ -59,3 +61,28 @@ func (c *conn) race(h *hop, until time.Time, reach func(context.Context) (*upstr
 	}
 	return first{conn: sc, result: result, ready: u, early: buf[:o.n], elsewhere: o.elsewhere}, nil
 }
+
+// afterGreeting waits for the client of a server that speaks HTTP: those of
+// HTTP/2 may speak first, yet who waits for that speaks HTTP too, and its requests
+// are judged. The connection that was opened is not needed for that.
+func (c *conn) afterGreeting(f *first, patience time.Duration) (first, error) {
+	f.drop()
+	sc, result, err := c.p.sniffer.Sniff(f.conn, nil, patience)
+	if err == nil && result.Silent {
+		err = errSilent
+	}
+	return first{conn: sc, result: result}, err
+}
+
+// greetsHTTP reports whether the first bytes of a server are an answer of HTTP/1,
+// or the SETTINGS with which one of HTTP/2 begins (RFC 9113 section 3.4).
+func greetsHTTP(b []byte) bool {
+	if bytes.HasPrefix(b, []byte("HTTP/")) {
+		return true
+	}
+	const header, settings = 9, 4
+	return len(b) >= header && b[0] == 0 && (int(b[1])<<8|int(b[2]))%6 == 0 &&
+		b[3] == settings && string(b[4:header]) == "\x00\x00\x00\x00\x00"
+}
+
+var errSilent = errors.New("the client said nothing")

@@ -1,0 +1,54 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+// TestServerPrefaceIsNoGreeting: servers of HTTP/2 may send their SETTINGS before
+// the client has said anything (RFC 9113 section 3.4). A client that waits for
+// them has its requests judged all the same.
+func TestServerPrefaceIsNoGreeting(t *testing.T) {
+	const request = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	for name, greeting := range map[string]string{
+		"HTTP/2":          "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64",
+		"HTTP/2, empty":   "\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+		"an early answer": "HTTP/1.1 200 OK\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGate(t, `
+timeouts: { sniff: 2s }
+rules:
+  - name: web
+    match: { hosts: [api.example.com] }
+    private: [127.0.0.0/8]
+    action: allow
+`, nil)
+			got := make(chan string, 8)
+			s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
+				io.WriteString(c, greeting)
+				b, _ := io.ReadAll(c)
+				got <- string(b)
+			})
+			c := g.dial(1, s.dst())
+			until(t, "the server is asked whether it speaks first", func() bool { return s.conns.Load() == 1 })
+			time.Sleep(300 * time.Millisecond)
+			io.WriteString(c, request)
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			answer, _ := io.ReadAll(c)
+			c.Close()
+			g.stop()
+			for range s.conns.Load() {
+				if b := <-got; b != "" {
+					t.Errorf("the upstream got %q", b)
+				}
+			}
+			if string(answer) == greeting {
+				t.Error("the client got the greeting")
+			}
+		})
+	}
+}
