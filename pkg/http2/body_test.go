@@ -116,9 +116,11 @@ func TestBody(t *testing.T) {
 		withBody(t, func(p *peer) { p.WriteData(1, false, []byte("event")) }, func(b exchange.Body, p *peer) {
 			codec = b.(*body).s.c.codec
 			b.Read(make([]byte, 10))
-			go b.Read(make([]byte, 10))
+			read := make(chan struct{})
+			go func() { b.Read(make([]byte, 10)); close(read) }()
 			waitFor(t, func() bool { return codec.Usage().Held == 0 })
 			p.WriteData(1, true, []byte("event"))
+			<-read // a body is good until handle returns
 		})
 	})
 	t.Run("reset behind content", func(t *testing.T) {
