@@ -118,6 +118,24 @@ func (id NameID) HopByHop() bool {
 	}
 }
 
+// BannedFromTrailer reports whether the field frames, routes or authorises a
+// message, so that no trailer section may have it (RFC 9110 section 6.5.1): a
+// recipient that merges trailers into the header section would have another
+// message than the one that was judged.
+func (id NameID) BannedFromTrailer(request bool) bool {
+	switch id {
+	case ContentLength, TransferEncoding, Host, Trailer, Connection, Upgrade, TE,
+		ContentEncoding, ContentType, ContentRange:
+		return true
+	case Authorization, Cookie, CacheControl, Expect, MaxForwards, ProxyAuthorization, Range:
+		return request
+	case SetCookie, Location, RetryAfter:
+		return !request
+	default:
+		return false
+	}
+}
+
 // Nominable reports whether a Connection field may declare this field to be
 // hop-by-hop. RFC 9110 section 7.6.1 forbids it for fields meant for every
 // recipient; obeying would let a sender have its neighbour strip the fields

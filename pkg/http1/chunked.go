@@ -156,7 +156,7 @@ func (d *chunkDecoder) trailer(h *exchange.Header, request bool) error {
 		return err
 	}
 	for i := range h.Len() {
-		if forbiddenInTrailer(h.At(i).ID, request) {
+		if h.At(i).ID.BannedFromTrailer(request) {
 			return malformed("trailer field that frames, routes or authorises the message")
 		}
 	}
@@ -164,25 +164,6 @@ func (d *chunkDecoder) trailer(h *exchange.Header, request bool) error {
 		return f.ID.HopByHop() || f.ID == exchange.AltSvc
 	})
 	return nil
-}
-
-// forbiddenInTrailer tells the fields that RFC 9110 section 6.5.1 bans from
-// trailers: a recipient that merges trailers into the header section would
-// have judged another message.
-func forbiddenInTrailer(id exchange.NameID, request bool) bool {
-	switch id {
-	case exchange.ContentLength, exchange.TransferEncoding, exchange.Host, exchange.Trailer,
-		exchange.Connection, exchange.Upgrade, exchange.TE,
-		exchange.ContentEncoding, exchange.ContentType, exchange.ContentRange:
-		return true
-	case exchange.Authorization, exchange.Cookie, exchange.CacheControl, exchange.Expect,
-		exchange.MaxForwards, exchange.ProxyAuthorization, exchange.Range:
-		return request
-	case exchange.SetCookie, exchange.Location, exchange.RetryAfter:
-		return !request
-	default:
-		return false
-	}
 }
 
 func hexDigit(c byte) (byte, bool) {

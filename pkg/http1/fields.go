@@ -11,7 +11,6 @@ const (
 	isToken  = 1 << iota // tchar, RFC 9110 section 5.6.2
 	isValue              // may stand in a field value: HTAB, SP, VCHAR, obs-text
 	isTarget             // may stand in a request target: no controls, no space, no "#"
-	isHostCh             // may stand in a registered name or an IPv4 address
 )
 
 // classes gives the classes of each byte; it is written once, here.
@@ -26,12 +25,9 @@ var classes = func() (t [256]uint8) {
 			t[c] |= isTarget
 		}
 	}
-	alnum := "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	const alnum = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	for _, c := range alnum + "!#$%&'*+-.^_`|~" {
 		t[c] |= isToken
-	}
-	for _, c := range alnum + "-._~" {
-		t[c] |= isHostCh
 	}
 	return t
 }()
@@ -124,7 +120,7 @@ func readFraming(h *exchange.Header, version exchange.Version, f *framing) error
 			if f.length >= 0 {
 				return malformed("repeated Content-Length")
 			}
-			n, ok := parseLength(field.Value)
+			n, ok := exchange.ParseLength(field.Value)
 			if !ok {
 				return malformed("Content-Length that is not a plain decimal number")
 			}
@@ -158,22 +154,6 @@ func readFraming(h *exchange.Header, version exchange.Version, f *framing) error
 		return malformed("Transfer-Encoding in HTTP/1.0")
 	}
 	return nil
-}
-
-// parseLength reads 1*DIGIT of at most 18 digits, which fit an int64.
-func parseLength(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := 0; i < len(s); i++ {
-		c := s[i] - '0'
-		if c > 9 {
-			return 0, false
-		}
-		n = n*10 + int64(c)
-	}
-	return n, true
 }
 
 // chunkedOnly accepts exactly "chunked". Another well-formed coding is

@@ -2,7 +2,6 @@ package http1
 
 import (
 	"bytes"
-	"net/netip"
 
 	"sallyport/pkg/exchange"
 )
@@ -104,7 +103,7 @@ func parseTarget(req *exchange.Request) error {
 	case !all(target, isTarget):
 		return malformed("character in the request target that no target may hold")
 	case req.Method == "CONNECT":
-		host, port, ok := splitAuthority(target)
+		host, port, ok := exchange.SplitAuthority(target)
 		if !ok || host == "" || port == "" {
 			return malformed("CONNECT target that is not host:port")
 		}
@@ -139,7 +138,7 @@ func parseAbsolute(req *exchange.Request) error {
 	for end < len(rest) && rest[end] != '/' && rest[end] != '?' {
 		end++
 	}
-	host, _, ok := splitAuthority(rest[:end])
+	host, _, ok := exchange.SplitAuthority(rest[:end])
 	if !ok || host == "" {
 		return malformed("authority of the request target that is not host or host:port")
 	}
@@ -165,7 +164,7 @@ func requestHost(req *exchange.Request, f *framing) error {
 	case f.hosts == 0:
 		return nil
 	}
-	host, _, ok := splitAuthority(f.host)
+	host, _, ok := exchange.SplitAuthority(f.host)
 	if !ok || host == "" && f.host != "" {
 		return malformed("Host that is not host or host:port")
 	}
@@ -179,49 +178,6 @@ func requestHost(req *exchange.Request, f *framing) error {
 	}
 	req.Authority = f.host
 	return nil
-}
-
-// splitAuthority splits host, host:port, [v6] and [v6]:port (RFC 3986 section
-// 3.2.2 without userinfo, which RFC 9110 section 4.2.4 bans). Only names made
-// of letters, digits, "-", ".", "_" and "~" pass, and a port of up to five
-// digits up to 65535; port is "" without one.
-func splitAuthority(s string) (host, port string, ok bool) {
-	rest := s
-	if s != "" && s[0] == '[' {
-		end := 1
-		for end < len(s) && s[end] != ']' {
-			end++
-		}
-		if end == len(s) {
-			return "", "", false
-		}
-		addr, err := netip.ParseAddr(s[1:end])
-		if err != nil || !addr.Is6() || addr.Zone() != "" {
-			return "", "", false
-		}
-		host, rest = s[:end+1], s[end+1:]
-		if rest == "" {
-			return host, "", true
-		}
-		if rest[0] != ':' {
-			return "", "", false
-		}
-		port = rest[1:]
-	} else {
-		var found bool
-		host, port, found = cut(s, ':')
-		if len(host) > 255 || !all(host, isHostCh) {
-			return "", "", false
-		}
-		if !found {
-			return host, "", true
-		}
-	}
-	n, digits := parseLength(port)
-	if !digits || len(port) > 5 || n > 65535 {
-		return "", "", false
-	}
-	return host, port, true
 }
 
 // requestConnection reads and removes what concerns the client's connection

@@ -75,7 +75,7 @@ func parseStatusLine(line []byte, resp *exchange.Response) error {
 	default:
 		return malformed("status line without HTTP/1.1 or HTTP/1.0")
 	}
-	status, ok := parseLength(freeze(line[9:shortest]))
+	status, ok := exchange.ParseLength(freeze(line[9:shortest]))
 	if !ok || status < 100 {
 		return malformed("status that is not a number from 100 to 999")
 	}

@@ -148,7 +148,7 @@ func (b *block) known(id exchange.NameID, value string) bool {
 		b.wantsTrailers = true
 		return false
 	case exchange.ContentLength:
-		n, ok := parseLength(value)
+		n, ok := exchange.ParseLength(value)
 		switch {
 		case !ok:
 			b.fault("Content-Length that is not a plain decimal number")
@@ -193,7 +193,7 @@ func (b *block) addPseudo(name, value string) {
 		bit, into = hasProtocol, &b.protocol
 	case ":status":
 		bit = hasStatus
-		n, ok := parseLength(value)
+		n, ok := exchange.ParseLength(value)
 		if !ok || len(value) != 3 || n < 100 {
 			b.fault("status that is not a number from 100 to 999")
 			return
@@ -227,31 +227,12 @@ func (b *block) trailerFault() string {
 	}
 }
 
-// trailer fills h with what of a trailer section is passed on. Fields that
-// frame, route or authorise a message are dropped: a recipient that merges
-// trailers into the header section would have another message than the one that
-// was judged (RFC 9110 section 6.5.1).
+// trailer fills h with what of a trailer section is passed on.
 func (b *block) trailer(h *exchange.Header, request bool) {
 	h.Reset()
 	for _, f := range b.fields {
-		if !forbiddenInTrailer(f.ID, request) {
+		if f.ID != exchange.AltSvc && !f.ID.BannedFromTrailer(request) {
 			h.Append(f)
 		}
-	}
-}
-
-func forbiddenInTrailer(id exchange.NameID, request bool) bool {
-	switch id {
-	case exchange.ContentLength, exchange.TransferEncoding, exchange.Host, exchange.Trailer,
-		exchange.Connection, exchange.Upgrade, exchange.TE,
-		exchange.ContentEncoding, exchange.ContentType, exchange.ContentRange, exchange.AltSvc:
-		return true
-	case exchange.Authorization, exchange.Cookie, exchange.CacheControl, exchange.Expect,
-		exchange.MaxForwards, exchange.ProxyAuthorization, exchange.Range:
-		return request
-	case exchange.SetCookie, exchange.Location, exchange.RetryAfter:
-		return !request
-	default:
-		return false
 	}
 }

@@ -128,7 +128,7 @@ func (c *conn) encodeFields(h *exchange.Header, length int64) {
 // lengthString gives the field's own text where it says the same.
 func lengthString(f *exchange.Field, length int64) string {
 	if f.ID == exchange.ContentLength {
-		if n, ok := parseLength(f.Value); ok && n == length {
+		if n, ok := exchange.ParseLength(f.Value); ok && n == length {
 			return f.Value
 		}
 	}

@@ -86,7 +86,7 @@ func (b *block) target(req *exchange.Request, extended bool) error {
 		if b.pseudo&(hasScheme|hasPath) != 0 {
 			return malformed("CONNECT with :scheme or :path")
 		}
-		host, port, ok := splitAuthority(b.authority)
+		host, port, ok := exchange.SplitAuthority(b.authority)
 		if !ok || host == "" || port == "" {
 			return malformed("CONNECT target that is not host:port")
 		}
@@ -121,7 +121,7 @@ func (b *block) requestAuthority(req *exchange.Request) error {
 	case b.hosts == 1 && !exchange.EqualFold(b.host, b.authority):
 		return malformed("Host that differs from :authority")
 	}
-	host, _, ok := splitAuthority(req.Authority)
+	host, _, ok := exchange.SplitAuthority(req.Authority)
 	if !ok || host == "" {
 		return malformed("authority that is not host or host:port")
 	}

@@ -1,7 +1,6 @@
 package http2
 
 import (
-	"net/netip"
 	"strings"
 
 	"sallyport/pkg/exchange"
@@ -13,7 +12,6 @@ const (
 	isToken              // tchar
 	isValue              // may stand in a field value: HTAB, SP, VCHAR, obs-text
 	isTarget             // may stand in :path: no controls, no space, no "#"
-	isHostCh             // may stand in a registered name or an IPv4 address
 	isUpper              // A to Z
 )
 
@@ -39,9 +37,6 @@ var classes = func() (t [256]uint8) {
 	}
 	for _, c := range upper {
 		t[c] |= isToken
-	}
-	for _, c := range lower + upper + "-._~" {
-		t[c] |= isHostCh
 	}
 	return t
 }()
@@ -85,59 +80,3 @@ var lowerNames = func() (t [exchange.Accept + 1]string) {
 	}
 	return t
 }()
-
-// parseLength reads 1*DIGIT of at most 18 digits, which fit an int64.
-func parseLength(s string) (int64, bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	var n int64
-	for i := 0; i < len(s); i++ {
-		c := s[i] - '0'
-		if c > 9 {
-			return 0, false
-		}
-		n = n*10 + int64(c)
-	}
-	return n, true
-}
-
-// splitAuthority splits host, host:port, [v6] and [v6]:port (RFC 3986 section
-// 3.2.2 without userinfo, which RFC 9113 section 8.3.1 bans). Only names made
-// of letters, digits, "-", ".", "_" and "~" pass, and a port of up to five
-// digits up to 65535; port is "" without one.
-func splitAuthority(s string) (host, port string, ok bool) {
-	rest := s
-	if s != "" && s[0] == '[' {
-		end := strings.IndexByte(s, ']')
-		if end < 0 {
-			return "", "", false
-		}
-		addr, err := netip.ParseAddr(s[1:end])
-		if err != nil || !addr.Is6() || addr.Zone() != "" {
-			return "", "", false
-		}
-		host, rest = s[:end+1], s[end+1:]
-		if rest == "" {
-			return host, "", true
-		}
-		if rest[0] != ':' {
-			return "", "", false
-		}
-		port = rest[1:]
-	} else {
-		var found bool
-		host, port, found = strings.Cut(s, ":")
-		if len(host) > 255 || !all(host, isHostCh) {
-			return "", "", false
-		}
-		if !found {
-			return host, "", true
-		}
-	}
-	n, digits := parseLength(port)
-	if !digits || len(port) > 5 || n > 65535 {
-		return "", "", false
-	}
-	return host, port, true
-}
