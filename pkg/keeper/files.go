@@ -12,40 +12,43 @@ import (
 	"sallyport/pkg/keeper/protocol"
 )
 
-// maxKeyFile bounds a file of upstream_tls, in bytes.
-const maxKeyFile = 1 << 20
+// maxFile bounds a file of upstream_tls or a password file, in bytes.
+const maxFile = 1 << 20
 
 // readCertificates reads the files of every upstream_tls, each once: the worker
-// may not be able to.
+// may not be able to. Keys come first, because a file may hold a certificate
+// besides.
 func readCertificates(c *config.Config) ([]protocol.Source, error) {
 	var out []protocol.Source
 	var errs []error
 	read := make(map[string]bool)
-	for _, u := range c.Certificates() {
-		for _, file := range []struct {
-			name   string
-			secret bool
-		}{{u.Cert, false}, {u.Key, true}} {
-			if read[file.name] {
+	for _, secret := range [...]string{"key", ""} {
+		for _, u := range c.Certificates() {
+			name := u.Key
+			if secret == "" {
+				name = u.Cert
+			}
+			if read[name] {
 				continue
 			}
-			read[file.name] = true
-			data, err := readBounded(file.name, file.secret)
+			read[name] = true
+			data, err := readBounded(name, secret)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: upstream_tls: %w", u.At, err))
 				continue
 			}
-			out = append(out, protocol.Source{Name: file.name, Data: data})
+			out = append(out, protocol.Source{Name: name, Data: data})
 		}
 	}
 	return out, errors.Join(errs...)
 }
 
-// readBounded reads a regular file that an operator named. A secret is refused
-// where others than its owner and group can read it or others than its owner can
-// change it: who knows by whom it is known already. Symbolic links are followed,
-// as certbot and Kubernetes make them.
-func readBounded(name string, secret bool) ([]byte, error) {
+// readBounded reads a regular file that an operator named; secret says what is
+// secret in it, "" where nothing is. A secret is refused where others than its
+// owner and group can read it or others than its owner can change it: who knows
+// by whom it is known already. Symbolic links are followed, as certbot and
+// Kubernetes make them.
+func readBounded(name, secret string) ([]byte, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -57,11 +60,11 @@ func readBounded(name string, secret bool) ([]byte, error) {
 		return nil, err
 	case !st.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is not a regular file", name)
-	case secret && st.Mode().Perm()&0o027 != 0:
-		return nil, fmt.Errorf("%s has mode %04o: others could read or change the key; chmod 600 it, or make a new key if somebody may have read it", name, st.Mode().Perm())
+	case secret != "" && st.Mode().Perm()&0o027 != 0:
+		return nil, fmt.Errorf("%s has mode %04o: others could read or change the %s; chmod 600 it, or make a new %[3]s if somebody may have read it", name, st.Mode().Perm(), secret)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err == nil && len(data) > maxKeyFile {
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
 		err = fmt.Errorf("%s is larger than 1 MiB", name)
 	}
 	return data, err

@@ -41,12 +41,13 @@ func TestReadCertificates(t *testing.T) {
 		{"for a group", cert, file("group", 0o640, 4), ""},
 		{"by a link", cert, link, ""},
 		{"key for all", cert, file("all", 0o644, 4), "has mode 0644: others could read or change the key"},
+		{"both in one file for all", file("both", 0o644, 4), filepath.Join(dir, "both"), "has mode 0644"},
 		{"key that a group can change", cert, file("change", 0o620, 4), "has mode 0620"},
 		{"no certificate", filepath.Join(dir, "none"), key, "no such file"},
 		{"no key", cert, filepath.Join(dir, "none"), "no such file"},
 		{"a directory", cert, dir, "not a regular file"},
 		{"a pipe", cert, pipe, "not a regular file"},
-		{"too large", cert, file("large", 0o600, maxKeyFile+1), "larger than 1 MiB"},
+		{"too large", cert, file("large", 0o600, maxFile+1), "larger than 1 MiB"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			u := &config.UpstreamTLS{Cert: tt.cert, Key: tt.key, At: "f.yaml:3:4"}

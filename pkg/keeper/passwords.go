@@ -20,7 +20,7 @@ func readPasswords(c *config.Config) ([]protocol.Source, error) {
 			continue
 		}
 		read[name] = true
-		data, err := readBounded(name, true)
+		data, err := readBounded(name, "password")
 		if err != nil {
 			errs = append(errs, fmt.Errorf("upstream_proxy.password_file: %w", err))
 			continue

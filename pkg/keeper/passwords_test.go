@@ -36,7 +36,7 @@ func TestReadPasswords(t *testing.T) {
 	if err != nil || len(read) != 1 || read[0].Name != good || string(read[0].Data) != "secret\n" {
 		t.Errorf("%+v, %v", read, err)
 	}
-	for name, want := range map[string]string{open: "mode 0644", filepath.Join(dir, "none"): "no such file", dir: "not a regular file"} {
+	for name, want := range map[string]string{open: "others could read or change the password", filepath.Join(dir, "none"): "no such file", dir: "not a regular file"} {
 		if _, err := readPasswords(of(good, name)); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "password_file") {
 			t.Errorf("%s: %v, want %s", name, err, want)
 		}
