@@ -16,7 +16,8 @@ import (
 )
 
 // serveStreams answers with streams of events: /events?n=N&every=MS each tells
-// when it was sent, /gzip the same compressed, /http10 without any framing.
+// when it was sent, /gzip the same compressed, /unframed with no end but that of
+// the connection.
 func (n *internet) serveStreams() {
 	n.setHandler(func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
