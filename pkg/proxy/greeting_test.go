@@ -3,8 +3,11 @@ package proxy
 import (
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
+
+	"sallyport/pkg/audit"
 )
 
 // TestServerPrefaceIsNoGreeting: servers of HTTP/2 may send their SETTINGS before
@@ -48,6 +51,54 @@ rules:
 			}
 			if string(answer) == greeting {
 				t.Error("the client got the greeting")
+			}
+		})
+	}
+}
+
+// TestSilentUntilReachable: who keeps silent until an upstream that was not
+// reached is there has nothing forwarded unseen either.
+func TestSilentUntilReachable(t *testing.T) {
+	for name, tt := range map[string]struct{ sent, want string }{
+		"a request":        {"GET /x HTTP/1.1\r\nHost: other.example.com\r\n\r\n", ""},
+		"a TLS record":     {"\x16\x03\x01\x00\x50\x01", ""},
+		"another protocol": {"HELO me\r\n", "HELO me\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGate(t, `
+timeouts: { sniff: 1s }
+rules:
+  - name: web
+    match: { hosts: [api.example.com] }
+    private: [127.0.0.0/8]
+    action: allow
+`, nil)
+			free, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := free.Addr().String()
+			free.Close()
+			g.know("api.example.com", netip.MustParseAddr("127.0.0.1"))
+			c := g.dial(1, at)
+			time.Sleep(500 * time.Millisecond)
+			got := make(chan string, 8)
+			s := g.raw("", at, func(c *net.TCPConn) {
+				b, _ := io.ReadAll(c)
+				got <- string(b)
+			})
+			until(t, "the upstream is reached", func() bool { return s.conns.Load() == 1 })
+			io.WriteString(c, tt.sent)
+			c.CloseWrite()
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			io.ReadAll(c)
+			c.Close()
+			if b := <-got; b != tt.want {
+				t.Errorf("the upstream got %q", b)
+			}
+			if n := len(g.log.all(audit.Refused)); (n == 0) != (tt.want != "") {
+				t.Errorf("%d refusals", n)
 			}
 		})
 	}

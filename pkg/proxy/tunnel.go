@@ -41,6 +41,8 @@ func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, ale
 		u, f.early = nil, nil
 	}
 	f.ready = nil
+	// Who said nothing while the upstream was not reached may say anything now.
+	unheard := u == nil && f.result.Silent && d.Handling != policy.Tunnel
 	if u == nil && fail == nil {
 		d, r, u, _, fail = c.reach(c.context(), s, t, protocol, d, r)
 	}
@@ -61,10 +63,19 @@ func (c *conn) tunnel(h *hop, f *first, t *target, protocol policy.Protocol, ale
 	c.quiet.Store(int64(d.Timeouts.StreamIdle))
 	c.tunnelled.Store(true)
 	c.use(u)
+	client := h.conn
+	var w *watched
+	if unheard {
+		w = &watched{Conn: h.conn, p: c.p}
+		client = w
+	}
 	if c.enter(running, time.Now()) {
-		c.relay(h.conn, u, f.early)
+		c.relay(client, u, f.early)
 	}
 	c.use(nil)
+	if w != nil && w.refused != nil {
+		c.refuseFlow(c.ownDecision(policy.ProtocolDenied), "the workload sent HTTP or TLS only after its upstream was reached late, when nobody looks at it any more: connect again")
+	}
 	c.leg.Totals()
 	u.Close()
 }
