@@ -54,6 +54,10 @@ const (
 	// maxLine bounds how much of a first line is read to tell HTTP from other
 	// protocols, in bytes. Longer ones that may yet be HTTP are taken for it.
 	maxLine = 16 << 10
+	// maxSSL2 is the highest first byte of a hello in the form of SSL 2 that
+	// servers take for one of TLS 1.2 (RFC 5246 appendix E.2). Nobody needs it, and
+	// it carries no name: it is refused.
+	maxSSL2 = 0xc1
 	// preface is the client's connection preface (RFC 9113 section 3.4).
 	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 )
@@ -189,7 +193,7 @@ func late(p []byte) Result {
 	switch {
 	case len(p) == 0:
 		return Result{Silent: true}
-	case p[0] == recordHandshake:
+	case p[0] == recordHandshake, p[0] >= 0x80 && p[0] <= maxSSL2:
 		return Result{Protocol: TLS, HelloErr: helloError(alertDecodeError, "does not end")}
 	default:
 		return Result{Protocol: HTTP1}
@@ -238,6 +242,14 @@ func classify(p []byte) (protocol Protocol, known bool) {
 			return Other, false
 		}
 		if p[1] == 3 {
+			return TLS, true
+		}
+		return Other, true
+	case p[0] >= 0x80 && p[0] <= maxSSL2 && (len(p) < 3 || p[2] == 1):
+		if len(p) < 4 {
+			return Other, false
+		}
+		if p[3] == 3 {
 			return TLS, true
 		}
 		return Other, true
