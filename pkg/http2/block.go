@@ -6,7 +6,7 @@ import (
 	"sallyport/pkg/exchange"
 )
 
-// Pseudo-header fields that were seen, and what else a block was found to be.
+// Pseudo-header fields that were seen.
 const (
 	hasMethod = 1 << iota
 	hasScheme
@@ -14,11 +14,6 @@ const (
 	hasPath
 	hasProtocol
 	hasStatus
-)
-
-const (
-	requestPseudo  = hasMethod | hasScheme | hasAuthority | hasPath | hasProtocol
-	responsePseudo = hasStatus
 )
 
 // A block is one header list as it comes off the wire, judged field by field.
@@ -34,8 +29,7 @@ type block struct {
 	host    string
 	hosts   int
 	cookies int
-	// hop says that there are fields that are not for forwarding.
-	hop           bool
+
 	wantsTrailers bool
 	expect        bool
 	size          int  // as RFC 9113 section 6.5.2 counts it

@@ -18,19 +18,16 @@ import (
 // A scriptConn is a connection whose far end says what it has to say, in
 // pieces, and throws away what it hears.
 type scriptConn struct {
-	mu      sync.Mutex
-	in      []byte
-	step    int
-	closed  bool
-	expired bool
-	written int
-	quiet   chan struct{} // closed when all was read
+	mu     sync.Mutex
+	in     []byte
+	step   int
+	closed bool
 }
 
 func (c *scriptConn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.expired || len(c.in) == 0 {
+	if c.closed || len(c.in) == 0 {
 		return 0, io.EOF
 	}
 	n := min(len(c.in), len(p))
@@ -48,7 +45,6 @@ func (c *scriptConn) Write(p []byte) (int, error) {
 	if c.closed {
 		return 0, net.ErrClosed
 	}
-	c.written += len(p)
 	return len(p), nil
 }
 

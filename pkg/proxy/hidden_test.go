@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -65,7 +64,7 @@ rules:
 			g.stop()
 			for range s.conns.Load() {
 				if b := <-got; b != "" {
-					t.Error(fmt.Sprintf("the upstream got %.60q", b))
+					t.Errorf("the upstream got %.60q", b)
 				}
 			}
 		})

@@ -19,8 +19,8 @@ type peer struct {
 // peers are those that sallyport is compared with, at a site without
 // sallyport, and the client of that site.
 type peers struct {
-	site                     *site
-	client                   *client
+	site           *site
+	client         *client
 	nginx, haproxy peer
 	// sslsplit comes with an RSA key for its leaves, levelSplit has one of P-256
 	// like everybody else.
