@@ -70,6 +70,20 @@ func (j *job) run(ready func() error) (result, error) {
 	}
 }
 
+// warmed runs a load unrecorded for warmTime, then recorded for the window, and
+// gives how long the second took.
+func (j *job) warmed(load func(window time.Duration, record bool) error, ready func() error) (time.Duration, error) {
+	if err := load(warmTime, false); err != nil {
+		return 0, err
+	}
+	if err := ready(); err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	err := load(j.Window, true)
+	return time.Since(begin), err
+}
+
 // summary puts what the parts of a load saw together.
 func summary(times [][]time.Duration, wall time.Duration) (result, error) {
 	sorted := slices.Concat(times...)

@@ -66,17 +66,11 @@ func (j *job) events(ready func() error) (result, error) {
 		group.Wait()
 		return errors.Join(errs...)
 	}
-	if err := load(warmTime, false); err != nil {
+	wall, err := j.warmed(load, ready)
+	if err != nil {
 		return result{}, err
 	}
-	if err := ready(); err != nil {
-		return result{}, err
-	}
-	begin := time.Now()
-	if err := load(j.Window, true); err != nil {
-		return result{}, err
-	}
-	r, err := summary(times, time.Since(begin))
+	r, err := summary(times, wall)
 	r.All, r.TLS = len(streams), d.seen
 	return r, err
 }

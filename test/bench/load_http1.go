@@ -133,17 +133,14 @@ func (j *job) requests(ready func() error) (result, error) {
 		return errors.Join(errs...)
 	}
 	// One alone first: it sets what the others are compared with.
-	if err := errors.Join(one(0), load(warmTime, false)); err != nil {
+	if err := one(0); err != nil {
 		return result{}, err
 	}
-	if err := ready(); err != nil {
+	wall, err := j.warmed(load, ready)
+	if err != nil {
 		return result{}, err
 	}
-	begin := time.Now()
-	if err := load(j.Window, true); err != nil {
-		return result{}, err
-	}
-	r, err := summary(times, time.Since(begin))
+	r, err := summary(times, wall)
 	r.All, r.TLS = int(all.Load()), d.seen
 	return r, err
 }

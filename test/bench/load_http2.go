@@ -275,14 +275,8 @@ func (j *job) multiplex(ready func() error) (result, error) {
 		group.Wait()
 		return errors.Join(errs...)
 	}
-	if err := load(warmTime, false); err != nil {
-		return result{}, err
-	}
-	if err := ready(); err != nil {
-		return result{}, err
-	}
-	begin := time.Now()
-	if err := load(j.Window, true); err != nil {
+	wall, err := j.warmed(load, ready)
+	if err != nil {
 		return result{}, err
 	}
 	times, all := make([][]time.Duration, len(streamers)), 0
@@ -290,7 +284,7 @@ func (j *job) multiplex(ready func() error) (result, error) {
 		times[i] = s.times
 		all += s.all
 	}
-	r, err := summary(times, time.Since(begin))
+	r, err := summary(times, wall)
 	r.All, r.TLS = all, d.seen
 	return r, err
 }
