@@ -51,7 +51,11 @@ func (c *conn) handle(h *hop) {
 		c.openFlow(h, policy.Inspect, nil)
 		c.http = h
 	case sniff.HTTP2:
-		c.handleHTTP2(h, &f)
+		// Prior knowledge (RFC 9113 section 3.3).
+		f.drop()
+		c.openFlow(h, policy.Inspect, nil)
+		h.http2, h.offer = true, h2
+		c.http = h
 	default:
 		c.opaque(h, &f)
 	}
@@ -221,21 +225,6 @@ func (c *conn) handleTLS(h *hop, f *first) {
 	}
 	c.openFlow(h, policy.Inspect, refused)
 	c.inspect(h, hello, refused != nil)
-}
-
-// handleHTTP2 decides HTTP/2 with prior knowledge (RFC 9113 section 3.3): its
-// requests are judged unless a rule tunnels the connection whatever they are.
-func (c *conn) handleHTTP2(h *hop, f *first) {
-	s := c.p.settings.Load()
-	t := c.plainTarget(h)
-	if d, _ := c.work.decideConn(s, &t, policy.HTTP, time.Now()); !h.secure && d.Action == policy.TunnelConn {
-		c.tunnel(h, f, &t, policy.HTTP, 0)
-		return
-	}
-	f.drop()
-	c.openFlow(h, policy.Inspect, nil)
-	h.http2, h.offer = true, h2
-	c.http = h
 }
 
 // opaque decides bytes that nothing is known about.

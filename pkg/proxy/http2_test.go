@@ -580,3 +580,37 @@ func (e *endless) Read(p []byte) (int, error) {
 	e.n.Add(int64(len(p)))
 	return len(p), nil
 }
+
+// Requests in clear are judged whatever name their address was told for: a rule
+// that tunnels one name of a shared address must not let the others through.
+func TestPriorKnowledgeIsNotTunnelled(t *testing.T) {
+	g := newGate(t, `
+rules:
+  - name: tunnelled
+    match: { hosts: [tunnel.example.com] }
+    private: [127.0.0.0/8]
+    action: allow
+    handling: tunnel
+`, nil)
+	ln, s := g.listen("127.0.0.1:0")
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.reqs.Add(1) })}
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	g.know("other.example.com", s.addr.Addr())
+	g.know("tunnel.example.com", s.addr.Addr())
+	tr := &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return g.dial(1, s.dst()), nil },
+		Protocols:   new(http.Protocols),
+	}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(tr.CloseIdleConnections)
+	c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	fetch(c, request(t, "GET", "http://other.example.com/", nil)).mustRefuse(t, 403, "no_rule")
+	if r := fetch(c, request(t, "GET", "http://tunnel.example.com/", nil)); r.err != nil || r.StatusCode != 200 {
+		t.Errorf("%+v", r)
+	}
+	if s.reqs.Load() != 1 {
+		t.Errorf("%d requests reached the upstream", s.reqs.Load())
+	}
+}
