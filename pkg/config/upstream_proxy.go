@@ -89,10 +89,10 @@ func (n NoProxy) String() string {
 	return text
 }
 
-// ParseNoProxy reads one entry: "*", a name (it and what lies below it),
+// parseNoProxy reads one entry: "*", a name (it and what lies below it),
 // ".name" or "*.name" (only what lies below it), an address, or a prefix; each
 // may end in ":port", IPv6 in brackets then. The error continues the entry.
-func ParseNoProxy(s string) (NoProxy, error) {
+func parseNoProxy(s string) (NoProxy, error) {
 	var n NoProxy
 	rest := s
 	switch i := strings.LastIndexByte(s, ':'); {
@@ -184,7 +184,7 @@ func (d *decoder) upstreamProxy(n *node, path string, needURL bool) *UpstreamPro
 				if !ok {
 					return
 				}
-				entry, err := ParseNoProxy(s)
+				entry, err := parseNoProxy(s)
 				if err != nil {
 					d.add(n.place, "%s%q %v", prefix(path+".no_proxy"), s, err)
 					return

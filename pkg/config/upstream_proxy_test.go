@@ -13,17 +13,17 @@ func TestParseNoProxy(t *testing.T) {
 		"::1": "::1", "[::1]": "::1", "[::1]:80": "[::1]:80", "::ffff:10.0.0.1": "10.0.0.1", "2001:db8::/32": "2001:db8::/32",
 		"[2001:db8::/32]:443": "[2001:db8::/32]:443", "10.0.0.0/8:25": "10.0.0.0/8:25",
 	} {
-		n, err := ParseNoProxy(in)
+		n, err := parseNoProxy(in)
 		if err != nil || n.String() != want {
 			t.Errorf("%q: %q, %v; want %q", in, n, err, want)
 			continue
 		}
-		if again, err := ParseNoProxy(n.String()); err != nil || again != n {
+		if again, err := parseNoProxy(n.String()); err != nil || again != n {
 			t.Errorf("%q is written as %q, which reads %+v, %v", in, n, again, err)
 		}
 	}
 	for _, in := range []string{"", ".", "*.", "a b", "a,b", "http://a", "a:", "a:http", "a:70000", "a:+80", "[a]", "[::1", "fe80::1%eth0", "10.0.0.1/8", "0x7f.1", "**", "a.*"} {
-		if n, err := ParseNoProxy(in); err == nil {
+		if n, err := parseNoProxy(in); err == nil {
 			t.Errorf("%q is taken for %q", in, n)
 		}
 	}
@@ -34,11 +34,11 @@ func FuzzParseNoProxy(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		n, err := ParseNoProxy(s)
+		n, err := parseNoProxy(s)
 		if err != nil {
 			return
 		}
-		if again, err := ParseNoProxy(n.String()); err != nil || again != n {
+		if again, err := parseNoProxy(n.String()); err != nil || again != n {
 			t.Errorf("%q is written as %q, which reads %+v, %v", s, n, again, err)
 		}
 	})

@@ -142,6 +142,6 @@ func TestChaos(t *testing.T) {
 	}
 	client.CloseIdleConnections()
 	waitFor(t, func() bool {
-		return g.codec.Usage().Held == 0 && g.codec.Usage().Grown == 0 && g.upstream.Streams() == 0
+		return g.codec.Usage().Held == 0 && g.codec.Usage().Grown == 0 && taken(g.upstream) == 0
 	})
 }

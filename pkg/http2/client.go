@@ -125,13 +125,6 @@ func (c *ClientConn) Usable() bool {
 	return c.usable()
 }
 
-// Streams gives the number of places that are taken.
-func (c *ClientConn) Streams() int {
-	c.c.mu.Lock()
-	defer c.c.mu.Unlock()
-	return c.taken
-}
-
 // ExtendedConnect reports whether the server allows streams of other protocols
 // (RFC 8441); good after Start.
 func (c *ClientConn) ExtendedConnect() bool {
@@ -139,9 +132,6 @@ func (c *ClientConn) ExtendedConnect() bool {
 	defer c.c.mu.Unlock()
 	return c.extended
 }
-
-// Done is closed when the connection carries nothing any more.
-func (c *ClientConn) Done() <-chan struct{} { return c.done }
 
 // Close ends the connection and every stream on it, and waits for the
 // connection's goroutines.

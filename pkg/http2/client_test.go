@@ -70,7 +70,7 @@ func do(cc *ClientConn, req *exchange.Request, opts exchange.Options) *result {
 		r.body, r.bodyLength = string(b), r.resp.Body.Transferred()
 	}
 	r.reusable, r.finishErr = s.Finish(req)
-	r.sent = s.Sent()
+	r.sent = s.out.sent
 	return r
 }
 
@@ -251,8 +251,8 @@ func TestClientPlaces(t *testing.T) {
 	if r := <-a; r.err != nil || !r.reusable {
 		t.Error(r)
 	}
-	if _, err := cc.Open(); err != ErrStreamsExhausted || cc.Streams() != 1 {
-		t.Errorf("%v %d", err, cc.Streams())
+	if _, err := cc.Open(); err != ErrStreamsExhausted || taken(cc) != 1 {
+		t.Errorf("%v %d", err, taken(cc))
 	}
 	p.WriteGoAway(3, xhttp2.ErrCodeNo, nil)
 	p.WritePing(false, [8]byte{})
@@ -450,7 +450,7 @@ func TestClientTimeouts(t *testing.T) {
 		if _, err := cc.Start(t.Context()); err == nil {
 			t.Error("no error")
 		}
-		<-cc.Done()
+		<-cc.done
 		if cc.Usable() {
 			t.Error("usable")
 		}

@@ -326,10 +326,6 @@ func (s *ClientStream) Finish(req *exchange.Request) (reusable bool, err error) 
 	return reusable, err
 }
 
-// Sent gives the bytes of content of the request that were handed to the
-// connection; good after Finish.
-func (s *ClientStream) Sent() int64 { return s.out.sent }
-
 // Interrupt ends the stream from another goroutine: RoundTrip and reads of the
 // response fail. It never waits, and does nothing after Finish.
 func (s *ClientStream) Interrupt() {

@@ -230,7 +230,7 @@ func TestClientFloods(t *testing.T) {
 				p.nc.Close()
 			}
 			select {
-			case <-cc.Done():
+			case <-cc.done:
 			case <-time.After(10 * time.Second):
 				t.Fatal("the connection stands")
 			}

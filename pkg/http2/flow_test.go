@@ -233,7 +233,7 @@ func TestReceiveWindows(t *testing.T) {
 		wait := make(chan struct{})
 		defer close(wait)
 		p, _, _ := clientPeer(t, ServerOptions{}, func(s *ServerStream) {
-			if s.ID() < 100 {
+			if s.id < 100 {
 				<-wait
 			}
 			strict(s)

@@ -191,7 +191,7 @@ func FuzzClient(f *testing.F) {
 			})
 		}
 		close(gate)
-		<-cc.Done()
+		<-cc.done
 		wg.Wait()
 		cc.Close()
 		checkEmpty(t, codec, &cc.c)

@@ -192,13 +192,6 @@ func (s *ServerConn) Abort() {
 	abort(c.nc)
 }
 
-// Streams gives the number of requests whose handle runs.
-func (s *ServerConn) Streams() int {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return s.running + len(s.fresh)
-}
-
 // look does what is due at a time.
 func (s *ServerConn) look(due func(time.Time) bool) {
 	if due(s.trimAt) {

@@ -148,7 +148,7 @@ func TestSourceFails(t *testing.T) {
 		go func() {
 			w.Write([]byte("part"))
 			var err error = io.ErrUnexpectedEOF
-			if s.ID() == 3 {
+			if s.id == 3 {
 				err = &ResetError{Code: Cancel}
 			}
 			w.CloseWithError(err)
@@ -311,7 +311,7 @@ func TestDrain(t *testing.T) {
 		p.want("goaway 3 NO_ERROR")
 		p.get(5) // was told not to
 		p.sync()
-		if n := srv.Streams(); n != 2 {
+		if n := served(srv); n != 2 {
 			t.Error(n)
 		}
 		close(wait)
@@ -381,7 +381,7 @@ func TestDrain(t *testing.T) {
 // and between two, and looks that it reads on.
 func TestTrim(t *testing.T) {
 	p, srv, _ := clientPeer(t, ServerOptions{}, func(s *ServerStream) {
-		if s.ID() < 5 {
+		if s.id < 5 {
 			gone := make(chan struct{})
 			s.OnCancel(func() { close(gone) })
 			<-gone

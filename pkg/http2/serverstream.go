@@ -112,9 +112,6 @@ func (s *ServerStream) Exchange() *exchange.Exchange { return s.x }
 // status; its Request holds what was understood. Nil: nothing is.
 func (s *ServerStream) Malformed() *exchange.MalformedError { return s.bad }
 
-// ID gives the stream's identifier.
-func (s *ServerStream) ID() uint32 { return s.id }
-
 // WriteInformational sends an interim response (1xx but not 101) on. Errors
 // are as for WriteResponse.
 func (s *ServerStream) WriteInformational(req *exchange.Request, resp *exchange.Response) error {
@@ -213,8 +210,8 @@ func (s *ServerStream) cancel() {
 // OnCancel has f called, at most once, when the client resets the stream or
 // the connection ends while handle runs; at once where that has happened
 // already. f must not block and must not call methods of this stream other than
-// ID and Cancelled. After OnCancel(nil), and after handle has returned, f is
-// neither called nor running.
+// Cancelled. After OnCancel(nil), and after handle has returned, f is neither
+// called nor running.
 func (s *ServerStream) OnCancel(f func()) {
 	c := s.c
 	c.mu.Lock()

@@ -236,3 +236,17 @@ func selfSigned(t testing.TB) (tls.Certificate, string) {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file
 }
+
+// served gives the number of requests whose handle runs or is to run.
+func served(s *ServerConn) int {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.running + len(s.fresh)
+}
+
+// taken gives the number of places that streams have.
+func taken(c *ClientConn) int {
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	return c.taken
+}

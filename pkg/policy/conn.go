@@ -125,8 +125,8 @@ func (p *Policy) Prospect(q *Query) (Decision, bool) {
 // is asked before any upstream look-up: a question carries data out too. A name
 // is listed by a rule that allows it on some port for some request; one that
 // has cidrs and no hosts lists no name. The names of upstream proxies are listed
-// by being such. The decision tells the ways by which
-// connections to the name may leave.
+// by being such. The decision tells the ways by which connections to the name may
+// leave.
 func (p *Policy) DecideName(workload, host string) Decision {
 	q := Query{Workload: workload, Host: host}
 	if p == nil {

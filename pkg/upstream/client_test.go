@@ -99,7 +99,7 @@ func TestClientCertificate(t *testing.T) {
 					t.Errorf("%q does not say what to do", text)
 				}
 				if tt.alert != "" {
-					alert, ok := RemoteAlert(err)
+					alert, ok := remoteAlert(err)
 					if version == tls.VersionTLS12 && tt.alert == "certificate required" {
 						tt.alert = "handshake failure" // RFC 5246 section 7.4.6
 					}

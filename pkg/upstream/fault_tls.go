@@ -51,7 +51,7 @@ func tlsError(err error, r *resumption, name string, now time.Time) (e *Error, r
 // 1.3, right behind it. asked says that it wanted a certificate of ours, shown
 // that it got one.
 func handshakeText(err error, asked, shown bool) string {
-	alert, ok := RemoteAlert(err)
+	alert, ok := remoteAlert(err)
 	switch {
 	case !ok:
 		return "the TLS handshake with the upstream failed: " + strings.TrimPrefix(err.Error(), "tls: ")
@@ -66,10 +66,10 @@ func handshakeText(err error, asked, shown bool) string {
 	}
 }
 
-// RemoteAlert gives the text of the TLS alert that an upstream sent, such as
+// remoteAlert gives the text of the TLS alert that an upstream sent, such as
 // "certificate required". One of TLS 1.3 that judges our certificate comes only
 // after the handshake, with the first read (RFC 8446 section 4.4.2.4).
-func RemoteAlert(err error) (string, bool) {
+func remoteAlert(err error) (string, bool) {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "remote error" || op.Err == nil {
 		return "", false
@@ -82,7 +82,7 @@ func RemoteAlert(err error) (string, bool) {
 // was over for us: it wants a certificate of ours, or another one. ok is false for
 // every other error.
 func Unwelcome(err error) (text string, ok bool) {
-	switch alert, _ := RemoteAlert(err); alert {
+	switch alert, _ := remoteAlert(err); alert {
 	case "certificate required":
 		return handshakeText(err, true, false), true
 	case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate", "unknown certificate",
