@@ -35,12 +35,14 @@ const (
 )
 
 // A Counter follows the frames of one direction. The zero value is ready. One
-// goroutine writes; the results are for whoever has waited for it.
+// goroutine writes; Messages is for whoever has waited for it.
 //
 // Extensions such as permessage-deflate change payloads and reserved bits, not
 // the frames, and need no knowledge here.
 type Counter struct {
-	bytes, messages, frames uint64
+	// messages and frames are those that passed whole; frames are control frames
+	// too.
+	messages, frames uint64
 
 	header  [maxHeader]byte // of a frame whose header came in pieces
 	have    int
@@ -55,16 +57,18 @@ type Counter struct {
 	code [2]byte // of a Close frame, unmasked
 	read int     // bytes of code that are here
 
-	closed, lost bool
-	bare         bool // the first frame was not masked
-	status       uint16
+	// closed: a Close frame passed; nothing after it is a frame (section 5.5.1).
+	closed bool
+	// lost: something came that RFC 6455 allows in no frame.
+	lost bool
+	bare bool // the first frame was not masked
+	// status is the code of the Close frame, NoStatus where it had none, 0 without
+	// such a frame.
+	status uint16
 }
 
-// Write takes the next bytes of the direction. It keeps nothing of p, gives
-// len(p) and never fails: where the bytes are no frames, Lost tells.
-func (c *Counter) Write(p []byte) (int, error) {
-	n := len(p)
-	c.bytes += uint64(n)
+// write takes the next bytes of the direction and keeps nothing of p.
+func (c *Counter) write(p []byte) {
 	for len(p) > 0 && !c.closed && !c.lost {
 		if c.inside {
 			p = c.payload(p)
@@ -72,30 +76,11 @@ func (c *Counter) Write(p []byte) (int, error) {
 		}
 		p = c.begin(p)
 	}
-	return n, nil
 }
-
-// Bytes gives all bytes that passed, frames or not.
-func (c *Counter) Bytes() uint64 { return c.bytes }
 
 // Messages gives the text and binary messages that passed whole, however many
 // frames they had.
 func (c *Counter) Messages() uint64 { return c.messages }
-
-// Frames gives the frames that passed whole, control frames too.
-func (c *Counter) Frames() uint64 { return c.frames }
-
-// Lost reports whether something came that RFC 6455 allows in no frame: from
-// there on only bytes are counted.
-func (c *Counter) Lost() bool { return c.lost }
-
-// Closed reports whether a Close frame passed; nothing after it is a frame
-// (section 5.5.1).
-func (c *Counter) Closed() bool { return c.closed }
-
-// CloseCode gives the code of the Close frame, NoStatus where it had none, 0
-// without such a frame.
-func (c *Counter) CloseCode() uint16 { return c.status }
 
 // payload takes bytes of the current frame's payload and gives the rest.
 func (c *Counter) payload(p []byte) []byte {

@@ -24,8 +24,7 @@ func (s *Session) FromServer(p []byte) { s.write(&s.Received, p) }
 
 func (s *Session) write(c *Counter, p []byte) {
 	closed := c.closed
-	// It never fails.
-	_, _ = c.Write(p)
+	c.write(p)
 	if c.closed && !closed {
 		s.code.CompareAndSwap(0, uint32(c.status))
 	}
