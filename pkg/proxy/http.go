@@ -95,6 +95,7 @@ func (k *call) requestFailed(err error) {
 
 // roundTripFailed answers a request that got no response.
 func (k *call) roundTripFailed(d policy.Decision, err error) {
+	k.ev.HTTP.RequestBytes = transferred(&k.x.Request)
 	var failed *exchange.RoundTripError
 	if !errors.As(err, &failed) {
 		if errors.Is(err, exchange.ErrInvalidField) {
