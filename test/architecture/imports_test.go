@@ -82,6 +82,8 @@ func TestForbiddenImports(t *testing.T) {
 		{"pkg/policy", "go.uber.org/zap", "policy is pure: no logger"},
 		{"pkg/config", module + "pkg/policy", "policy is compiled from config, never the reverse"},
 		{"pkg/keeper", module + "pkg/http1", "the keeper parses nothing that a workload or upstream wrote"},
+		{"pkg/keeper", module + "pkg/http2", "the keeper parses nothing that a workload or upstream wrote"},
+		{"pkg/keeper", module + "pkg/websocket", "the keeper parses nothing that a workload or upstream wrote"},
 		{"pkg/keeper", module + "pkg/sniff", "the keeper parses nothing that a workload or upstream wrote"},
 		{"pkg/keeper", module + "pkg/resolver", "the keeper parses nothing that a workload or upstream wrote"},
 		{"pkg/keeper", module + "pkg/proxy", "the keeper parses nothing that a workload or upstream wrote"},
