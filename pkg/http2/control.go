@@ -16,8 +16,8 @@ func (c *conn) onPing(h frameHeader, p []byte) error {
 		return c.floods.useless()
 	}
 	c.mu.Lock()
+	defer c.unlock()
 	c.appendPing(flagAck, p)
-	c.unlock()
 	return c.floods.ping()
 }
 

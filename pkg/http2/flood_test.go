@@ -241,3 +241,30 @@ func TestClientFloods(t *testing.T) {
 		})
 	}
 }
+
+// TestPingsBesideContent: gRPC measures the path by a PING for each burst that it
+// receives, however long a stream of small messages is.
+func TestPingsBesideContent(t *testing.T) {
+	const pieces = 4000
+	p, _, codec := clientPeer(t, ServerOptions{}, func(s *ServerStream) {
+		x := s.Exchange()
+		x.Response.Reset()
+		x.Response.Status, x.Response.Length, x.Response.Body = 200, exchange.UnknownLength, x.Request.Body
+		s.WriteResponse(&x.Request, &x.Response)
+	})
+	p.headers(1, false, postFields...)
+	for i := range pieces {
+		p.WriteData(1, false, []byte("x"))
+		for got := ""; got != "data 1 1"; {
+			if got = p.next(); got == "end" {
+				t.Fatalf("ended after %d messages: %v", i, tally(codec))
+			}
+		}
+		// One for what was sent, one for what came back.
+		p.WritePing(false, [8]byte{})
+		p.WritePing(false, [8]byte{1})
+	}
+	if len(tally(codec)) != 0 {
+		t.Error(tally(codec))
+	}
+}

@@ -32,7 +32,7 @@ func (b *bucket) take(l limit) bool {
 // give takes back what was earned by something useful.
 func (b *bucket) give(n int) { b.n = max(b.n-n, 0) }
 
-// floods counts what costs us more than the peer. Resets, window updates and
+// floods counts what costs us more than the peer. Resets, PINGs, window updates and
 // tiny frames are counted under the connection's lock, the rest by the reading
 // goroutine.
 type floods struct{ resets, sets, pings, blanks, others, updates, tinies bucket }
@@ -101,7 +101,11 @@ func (f *floods) useful() {
 }
 
 // answered takes note of a DATA frame of ours, for which the peer may open
-// windows.
-func (f *floods) answered() { f.updates.give(2) }
+// windows, and measure the path: clients of gRPC send a PING for each burst that
+// they receive.
+func (f *floods) answered() {
+	f.updates.give(2)
+	f.pings.give(1)
+}
 
 func (f *floods) tiny() bool { return f.tinies.take(limit{2000, 100}) }
