@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"net"
 	"testing"
 
 	"go.uber.org/zap"
@@ -14,11 +15,18 @@ func TestUnlistenWithoutPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := &gate{ls: ls, log: zap.NewNop()}
+	tcp, _ := ls.addresses()
+	c, err := net.Dial("tcp", tcp[0].String())
+	if err != nil {
+		t.Fatalf("nobody listens: %v", err)
+	}
+	c.Close()
 	g.unlisten()
 	if g.listening() {
 		t.Error("the listeners stay")
 	}
-	if _, err := ls.tcp[0].Accept(); err == nil {
+	if c, err := net.Dial("tcp", tcp[0].String()); err == nil {
+		c.Close()
 		t.Error("a listener is open")
 	}
 }

@@ -3,9 +3,11 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +22,38 @@ import (
 // replaced while connections wait in the kernel.
 type listeners struct {
 	cookie uint64
-	tcp    []*net.TCPListener
-	dns    []*net.UDPConn
+
+	mu   sync.Mutex
+	held []heldSocket
 }
+
+// A heldSocket is a descriptor that Go's poller does not know: it would wake the
+// keeper for each connection that a worker is about to accept.
+type heldSocket struct {
+	fd   int
+	role protocol.Role
+	addr netip.AddrPort
+}
+
+// hold takes a socket over.
+func hold(c interface {
+	syscall.Conn
+	io.Closer
+}, role protocol.Role, addr net.Addr) (heldSocket, error) {
+	defer c.Close()
+	h := heldSocket{role: role, addr: addrPort(addr)}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return h, err
+	}
+	var derr error
+	if err := raw.Control(func(fd uintptr) { h.fd, derr = duplicate(int(fd)) }); err != nil {
+		return h, err
+	}
+	return h, derr
+}
+
+func duplicate(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) }
 
 var (
 	loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -61,43 +92,48 @@ func (l *listeners) open(ns *os.File, addr netip.Addr, tcpPort, dnsPort *uint16)
 	if err != nil {
 		return err
 	}
-	l.tcp = append(l.tcp, t)
-	*tcpPort = t.Addr().(*net.TCPAddr).AddrPort().Port()
+	h, err := hold(t, protocol.RoleTCP, t.Addr())
+	if err != nil {
+		return err
+	}
+	l.held = append(l.held, h)
+	*tcpPort = h.addr.Port()
 	u, err := netns.ListenUDP(ns, netip.AddrPortFrom(addr, *dnsPort))
 	if err != nil {
 		return err
 	}
-	l.dns = append(l.dns, u)
-	*dnsPort = u.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	if h, err = hold(u, protocol.RoleDNS, u.LocalAddr()); err != nil {
+		return err
+	}
+	l.held = append(l.held, h)
+	*dnsPort = h.addr.Port()
 	return nil
 }
 
 // register marks every socket as ours and tells the kernel where to redirect to.
 func (l *listeners) register(d *datapath.Datapath, probe netip.AddrPort) error {
 	at := datapath.Listeners{Probe: probe}
-	for _, t := range l.tcp {
-		if err := mark(d, t); err != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.held {
+		if err := d.MarkListener(uintptr(h.fd)); err != nil {
 			return err
 		}
-		if a := addrPort(t.Addr()); a.Addr().Is4() {
-			at.TCP4 = a
-		} else {
-			at.TCP6 = a
-		}
-	}
-	for _, u := range l.dns {
-		if err := mark(d, u); err != nil {
-			return err
-		}
-		if a := addrPort(u.LocalAddr()); a.Addr().Is4() {
-			at.DNS4 = a
-		} else {
-			at.DNS6 = a
+		switch is4 := h.addr.Addr().Is4(); {
+		case h.role == protocol.RoleTCP && is4:
+			at.TCP4 = h.addr
+		case h.role == protocol.RoleTCP:
+			at.TCP6 = h.addr
+		case is4:
+			at.DNS4 = h.addr
+		default:
+			at.DNS6 = h.addr
 		}
 	}
 	return d.SetListeners(l.cookie, at)
 }
 
+// mark marks a socket that the keeper serves itself.
 func mark(d *datapath.Datapath, c syscall.Conn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -112,11 +148,14 @@ func mark(d *datapath.Datapath, c syscall.Conn) error {
 
 // addresses gives the TCP and DNS addresses.
 func (l *listeners) addresses() (tcp, dns []netip.AddrPort) {
-	for _, t := range l.tcp {
-		tcp = append(tcp, addrPort(t.Addr()))
-	}
-	for _, u := range l.dns {
-		dns = append(dns, addrPort(u.LocalAddr()))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.held {
+		if h.role == protocol.RoleTCP {
+			tcp = append(tcp, h.addr)
+		} else {
+			dns = append(dns, h.addr)
+		}
 	}
 	return tcp, dns
 }
@@ -125,36 +164,26 @@ func (l *listeners) addresses() (tcp, dns []netip.AddrPort) {
 func (l *listeners) files() ([]protocol.Role, []*os.File, error) {
 	var roles []protocol.Role
 	var files []*os.File
-	add := func(role protocol.Role, f *os.File, err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.held {
+		fd, err := duplicate(h.fd)
 		if err != nil {
 			closeFiles(files)
-			return fmt.Errorf("duplicate listener: %w", err)
+			return nil, nil, fmt.Errorf("duplicate listener: %w", err)
 		}
-		roles, files = append(roles, role), append(files, f)
-		return nil
-	}
-	for _, t := range l.tcp {
-		f, err := t.File()
-		if err := add(protocol.RoleTCP, f, err); err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, u := range l.dns {
-		f, err := u.File()
-		if err := add(protocol.RoleDNS, f, err); err != nil {
-			return nil, nil, err
-		}
+		roles, files = append(roles, h.role), append(files, os.NewFile(uintptr(fd), h.addr.String()))
 	}
 	return roles, files, nil
 }
 
 func (l *listeners) close() {
-	for _, t := range l.tcp {
-		t.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.held {
+		_ = unix.Close(h.fd) // nothing is written to them
 	}
-	for _, u := range l.dns {
-		u.Close()
-	}
+	l.held = nil
 }
 
 func closeFiles(files []*os.File) {
