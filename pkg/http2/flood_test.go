@@ -152,8 +152,9 @@ func TestResetsBesideService(t *testing.T) {
 // TestUnreadAnswers floods without reading: what is answered must not pile up.
 func TestUnreadAnswers(t *testing.T) {
 	p, srv, codec := clientPeer(t, ServerOptions{}, strict)
-	p.nc.(*net.TCPConn).SetReadBuffer(4 << 10)
-	srv.c.nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
+	// Smaller ones make the kernel drop segments whose acknowledgements are needed.
+	p.nc.(*net.TCPConn).SetReadBuffer(64 << 10)
+	srv.c.nc.(*net.TCPConn).SetWriteBuffer(64 << 10)
 	p.nc.SetWriteDeadline(time.Now().Add(20 * time.Second))
 	for i := 0; ; i++ {
 		// Content earns PINGs, so that only the queue is the limit.
