@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"sallyport/pkg/audit"
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/websocket"
@@ -70,10 +69,7 @@ func (ws *webSocketStream) opened(k *call, d policy.Decision) {
 // closed puts what passed into the event. It gives the decision and message
 // with which the exchange ends.
 func (ws *webSocketStream) closed(k *call, d policy.Decision, message string) (policy.Decision, string) {
-	k.ev.WebSocket = audit.WebSocket{
-		MessagesSent: ws.frames.Sent.Messages(), MessagesReceived: ws.frames.Received.Messages(),
-		CloseCode: ws.frames.CloseCode(),
-	}
+	k.passed(&ws.frames)
 	if ws.sent.lost {
 		d.Verdict, d.Reason = policy.Deny, policy.ProtocolDenied
 		return d, errNoFrames.Error()

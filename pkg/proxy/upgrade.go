@@ -52,10 +52,7 @@ func (k *call) upgrade(car *carrier, d policy.Decision) after {
 			d.Verdict, d.Reason, message = policy.Deny, policy.ProtocolDenied, w.refused.Error()
 		}
 		if w.frames != nil {
-			k.ev.WebSocket = audit.WebSocket{
-				MessagesSent: w.frames.Sent.Messages(), MessagesReceived: w.frames.Received.Messages(),
-				CloseCode: w.frames.CloseCode(),
-			}
+			k.passed(w.frames)
 		}
 		k.endMethod(method, d, message)
 	}
@@ -71,6 +68,13 @@ func (k *call) openWebSocket(d policy.Decision) {
 	judged(e, &d)
 	k.c.p.Audit.Record(e)
 	e.Time, e.Duration = begun, spent
+}
+
+// passed puts what a WebSocket has carried into the event.
+func (k *call) passed(frames *websocket.Session) {
+	k.ev.WebSocket = audit.WebSocket{
+		MessagesSent: frames.Sent.Messages(), MessagesReceived: frames.Received.Messages(), CloseCode: frames.CloseCode(),
+	}
 }
 
 var (
