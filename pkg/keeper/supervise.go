@@ -237,7 +237,7 @@ func (k *Keeper) configuration() (*protocol.Configuration, error) {
 func readRoots(c *config.Config) ([]protocol.Source, error) {
 	var out []protocol.Source
 	for _, name := range c.TLS.UpstreamCAFiles {
-		data, err := os.ReadFile(name)
+		data, err := readBounded(name, "")
 		if err != nil {
 			return nil, fmt.Errorf("tls.upstream_ca_files: %w", err)
 		}
