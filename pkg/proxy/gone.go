@@ -38,8 +38,8 @@ func (c *conn) gone(state uint8, silence time.Duration) bool {
 		return closed && silence > goneTime && c.upstreamSilence() > goneTime
 	case closed:
 		// What the client has sent before it left still reaches the upstream, as
-		// it would without us.
-		return c.handed()
+		// it would without us; but not for ever where the upstream takes nothing.
+		return c.handed() || silence > goneTime && c.upstreamSilence() > goneTime
 	default:
 		return state == tcpCloseWait && silence > goneTime && !c.p.legs.fed.Load()
 	}
