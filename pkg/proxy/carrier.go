@@ -36,6 +36,9 @@ func (k *call) take(r *route, fresh bool) *failure {
 	if r.multiplexes() {
 		return c.muxes.carry(k, r, fresh)
 	}
+	if !fresh && k.adopt(r) {
+		return nil
+	}
 	if !fresh {
 		if car.u = r.host.Idle(r.way, &c.leg, k.work.last); car.u != nil {
 			k.ev.Upstream.IP = car.u.Addr()
@@ -50,6 +53,24 @@ func (k *call) take(r *route, fresh bool) *failure {
 	}
 	car.u, car.h1 = u, codecOf(c.p, u)
 	return nil
+}
+
+// adopt takes the connection on which the upstream was asked what it speaks, if
+// that was HTTP/1.1 and it goes where the first request wants to go.
+func (k *call) adopt(r *route) bool {
+	u := k.c.ready
+	if u == nil || k.stream != nil {
+		return false
+	}
+	k.c.ready = nil
+	if !r.host.Adopt(u, r.way) {
+		u.Close()
+		return false
+	}
+	k.ev.Upstream.IP = u.Addr()
+	k.ev.Upstream.Attempts++
+	k.car.u, k.car.h1 = u, codecOf(k.c.p, u)
+	return true
 }
 
 // dial opens a connection for a route.

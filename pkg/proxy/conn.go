@@ -55,6 +55,9 @@ type conn struct {
 	left atomic.Bool
 
 	muxes muxes
+	// ready is a connection of HTTP/1.1 to the upstream that waits for the first
+	// request, nil for none. Only the goroutine that serves looks at it.
+	ready *upstream.Conn
 	// background are goroutines other than the one that serves.
 	background sync.WaitGroup
 	// session is what the connection runs in HTTP/2, guarded by mu.
@@ -104,6 +107,9 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	defer p.forget(c)
 	c.serve()
 	c.background.Wait()
+	if c.ready != nil {
+		c.ready.Close()
+	}
 	c.finish()
 }
 

@@ -129,6 +129,10 @@ func TestALPNIsMirrored(t *testing.T) {
 				}
 			}
 			if tt.want != "h2" {
+				// The connection on which it was asked what it speaks serves them.
+				if n := s.conns.Load(); n != 1 {
+					t.Errorf("%d connections to the upstream", n)
+				}
 				return
 			}
 			r := fetch(g.client(s, "api.example.com"), request(t, "GET", "https://api.example.com/x?y", nil))

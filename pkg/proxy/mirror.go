@@ -90,7 +90,10 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 	}
 	m.protocol = http11
 	if !r.agreed(u) {
-		u.Close()
+		if c.ready != nil {
+			c.ready.Close()
+		}
+		c.ready = u
 		return m
 	}
 	m.protocol = h2
