@@ -304,7 +304,9 @@ func TestUpstreamProxySquid(t *testing.T) {
 			}
 		}
 	}
-	if log := c.read("squid.log"); !strings.Contains(log, "CONNECT api.example.com:443 alice") || !strings.Contains(log, "CONNECT other.example.com:443 alice") {
+	// It writes a CONNECT down when that ends; those of api.example.com wait in the
+	// pool for the next request.
+	if log := c.read("squid.log"); !strings.Contains(log, "CONNECT other.example.com:443 alice") {
 		t.Errorf("squid saw:\n%s", log)
 	}
 	c.onlyCompanyNames()
