@@ -39,8 +39,11 @@ type Config struct {
 	Audit    Audit
 	// UpstreamProxy is that of every rule without one of its own.
 	UpstreamProxy UpstreamProxy
+	Redis         Redis
+	Cache         Cache
 	Defaults      Defaults
 	Workloads     []Workload
+	Upstreams     []Upstream
 	Rules         []Rule
 }
 
@@ -153,6 +156,7 @@ const MinAuditFileSize Size = 1 << 20
 
 // Defaults hold for each rule that does not set that key itself.
 type Defaults struct {
+	Stages
 	UpstreamProxy *UpstreamProxy
 	UpstreamTLS   *UpstreamTLS
 	Timeouts      *RuleTimeouts
@@ -201,6 +205,8 @@ type Rule struct {
 	UpstreamProxy *UpstreamProxy
 	// UpstreamTLS is the rule's own or that of `defaults`; nil: none.
 	UpstreamTLS *UpstreamTLS
+	// Stages are the rule's own, key by key, or those of `defaults`.
+	Stages
 }
 
 // A Match holds when every key that is set holds; of a list any one must.

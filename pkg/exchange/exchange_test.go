@@ -90,6 +90,8 @@ func (s *testStage) Request(_ context.Context, x *Exchange) *Refusal {
 	return nil
 }
 
+func (s *testStage) Withdraw(*Exchange) { *s.log = append(*s.log, "-"+s.name) }
+
 func (s *testStage) Response(_ context.Context, x *Exchange) *Refusal {
 	*s.log = append(*s.log, "<"+s.name)
 	if x.Kept(s) != s.name {
@@ -110,8 +112,8 @@ func TestPipeline(t *testing.T) {
 	}{
 		{name: "none"},
 		{name: "order", stages: []testStage{{name: "a"}, {name: "b"}}, want: "a> b> <a <b"},
-		{name: "refused", stages: []testStage{{name: "a"}, {name: "b", refuse: true}, {name: "c"}}, want: "a> b>", refused: true},
-		{name: "answered", stages: []testStage{{name: "a"}, {name: "b", answer: true}, {name: "c"}}, want: "a> b> <a <b", answered: true},
+		{name: "refused", stages: []testStage{{name: "a"}, {name: "b", refuse: true}, {name: "c"}}, want: "a> b> -a", refused: true},
+		{name: "answered", stages: []testStage{{name: "a"}, {name: "b", answer: true}, {name: "c"}}, want: "a> b> -a", answered: true},
 		{name: "response refused", stages: []testStage{{name: "a", refuseResponse: true}, {name: "b"}}, want: "a> b> <a", refusedResponse: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -132,7 +134,7 @@ func TestPipeline(t *testing.T) {
 			if (refused != nil) != tt.refused || x.Answered() != tt.answered {
 				t.Errorf("refused %v, answered %v", refused, x.Answered())
 			}
-			if refused == nil {
+			if refused == nil && !x.Answered() {
 				if r := p.Response(t.Context(), x); (r != nil) != tt.refusedResponse {
 					t.Errorf("response refused %v", r)
 				}
@@ -154,7 +156,7 @@ func TestResetForgets(t *testing.T) {
 	x.Reset()
 	if x.Request.Method != "" || x.Request.Body != nil || x.Request.Upgrade != "" || x.Request.Header.Len() != 0 ||
 		x.Response.Trailer.Len() != 0 || x.Kept("k") != nil || x.Answered() || x.Response.Local {
-		t.Errorf("%+v", x)
+		t.Errorf("%+v", &x)
 	}
 	if f := x.Request.Header.fields[:1]; f[0] != (Field{}) {
 		t.Error("the list still holds the last exchange's text")

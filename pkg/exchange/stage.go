@@ -2,77 +2,71 @@ package exchange
 
 import "context"
 
-// An Exchange is one request, its response, and what stages remember between
-// the two. It is reused.
-type Exchange struct {
-	Request  Request
-	Response Response
-
-	answered bool
-	reached  int
-	notes    []note
-}
-
-type note struct{ key, value any }
-
-// Reset empties the exchange for the next one.
-func (x *Exchange) Reset() {
-	x.Request.Reset()
-	x.Response.Reset()
-	x.answered, x.reached = false, 0
-	clear(x.notes)
-	x.notes = x.notes[:0]
-}
-
-// Answer says that a stage has filled Response itself: later request sides do
-// not run and the upstream is not contacted.
-func (x *Exchange) Answer() {
-	x.answered = true
-	x.Response.Local = true
-}
-
-// Answered reports whether a stage filled the response.
-func (x *Exchange) Answered() bool { return x.answered }
-
-// Keep remembers a value under the key, usually the stage itself, until Reset.
-func (x *Exchange) Keep(key, value any) {
-	for i := range x.notes {
-		if x.notes[i].key == key {
-			x.notes[i].value = value
-			return
-		}
-	}
-	x.notes = append(x.notes, note{key, value})
-}
-
-// Kept gives what was remembered under the key, nil without it.
-func (x *Exchange) Kept(key any) any {
-	for i := range x.notes {
-		if x.notes[i].key == key {
-			return x.notes[i].value
-		}
-	}
-	return nil
-}
-
 // A Stage is one feature of a rule. One value serves every exchange of the
-// rule at the same time: what belongs to an exchange is kept in it. A stage
-// that must see a body replaces Body by its own, so that streams stay streams.
+// rule at the same time: what belongs to an exchange is kept in it (Keep). A
+// stage that must see a body replaces Body (Watch, Transform, or its own), so
+// that streams stay streams. What a stage does is told by which of the
+// interfaces below it has.
 type Stage interface {
 	// Name is the stage's key in a rule.
 	Name() string
-	// Request runs before the upstream is contacted. Nil goes on; a refusal
-	// ends the exchange.
+}
+
+// A RequestStage acts before the upstream is contacted.
+type RequestStage interface {
+	Stage
+	// Request gives nil to go on; a refusal ends the exchange, or is noted where
+	// the exchange is only observed. It may wait until ctx ends, and may call
+	// x.Answer.
 	Request(ctx context.Context, x *Exchange) *Refusal
-	// Response runs when the head of the response is here and nothing of it
-	// has been sent to the client. Nil goes on; a refusal replaces the
-	// response.
+}
+
+// A ResponseStage acts when the head of the upstream's response is here and
+// nothing of it has been sent to the client. It does not see what sallyport
+// itself answers.
+type ResponseStage interface {
+	Stage
+	// Response gives nil to go on; a refusal replaces the response, or is noted
+	// where the exchange is only observed.
 	Response(ctx context.Context, x *Exchange) *Refusal
+}
+
+// A DeliveryStage sees the head of every response last, whoever made it: the
+// upstream, another stage, or sallyport that refuses. It may change the head.
+type DeliveryStage interface {
+	Stage
+	Deliver(x *Exchange)
+}
+
+// A WithdrawStage takes back what its request side counted.
+type WithdrawStage interface {
+	Stage
+	// Withdraw is called where the request was let through here and did not go
+	// out: a later stage refused or answered it.
+	Withdraw(x *Exchange)
+}
+
+// An EndStage is told that the exchange is over.
+type EndStage interface {
+	Stage
+	// End is called once for each exchange whose request side was reached, when
+	// nobody reads its bodies any more and before it is recorded.
+	End(x *Exchange)
 }
 
 // A Pipeline is the list of stages that a rule was compiled to. A nil
 // pipeline, that of a rule without stages, is ready and does nothing.
-type Pipeline struct{ stages []Stage }
+type Pipeline struct{ stages []step }
+
+// A step is a stage with what it does.
+type step struct {
+	stage    Stage
+	request  RequestStage
+	response ResponseStage
+	delivery DeliveryStage
+	withdraw WithdrawStage
+	end      EndStage
+}
 
 // NewPipeline gives the pipeline that runs the stages in that order on both
 // sides; nil without stages.
@@ -80,39 +74,115 @@ func NewPipeline(stages ...Stage) *Pipeline {
 	if len(stages) == 0 {
 		return nil
 	}
-	return &Pipeline{stages: append([]Stage(nil), stages...)}
+	p := &Pipeline{stages: make([]step, len(stages))}
+	for i, s := range stages {
+		p.stages[i].stage = s
+		p.stages[i].request, _ = s.(RequestStage)
+		p.stages[i].response, _ = s.(ResponseStage)
+		p.stages[i].delivery, _ = s.(DeliveryStage)
+		p.stages[i].withdraw, _ = s.(WithdrawStage)
+		p.stages[i].end, _ = s.(EndStage)
+	}
+	return p
 }
 
 // Empty reports whether the pipeline has no stage.
 func (p *Pipeline) Empty() bool { return p == nil }
 
-// Request runs the request sides in order until one refuses or answers.
+// Stage gives the stage of that name, nil without one.
+func (p *Pipeline) Stage(name string) Stage {
+	if p == nil {
+		return nil
+	}
+	for i := range p.stages {
+		if p.stages[i].stage.Name() == name {
+			return p.stages[i].stage
+		}
+	}
+	return nil
+}
+
+// Request runs the request sides in order until one refuses or answers; then
+// those before it take back what they counted.
 func (p *Pipeline) Request(ctx context.Context, x *Exchange) *Refusal {
 	if p == nil {
 		return nil
 	}
-	for i, s := range p.stages {
+	for i := range p.stages {
+		s := &p.stages[i]
 		x.reached = i + 1
-		if refusal := s.Request(ctx, x); refusal != nil {
+		if s.request == nil {
+			continue
+		}
+		if refusal := x.Object(s.request.Request(ctx, x)); refusal != nil {
+			p.withdraw(x, i)
 			return refusal
 		}
 		if x.answered {
+			p.withdraw(x, i)
 			return nil
 		}
 	}
 	return nil
 }
 
-// Response runs the response sides, in the same order, of the stages whose
-// request side ran.
+// Withdraw makes every stage take back what it counted: the request passed them
+// all and did not go out for another reason.
+func (p *Pipeline) Withdraw(x *Exchange) {
+	if p != nil {
+		p.withdraw(x, x.reached)
+	}
+}
+
+// withdraw is Withdraw of the first n stages.
+func (p *Pipeline) withdraw(x *Exchange, n int) {
+	for i := n - 1; i >= 0; i-- {
+		if s := p.stages[i].withdraw; s != nil {
+			s.Withdraw(x)
+		}
+	}
+}
+
+// Response runs the response sides, in the same order, over a response of the
+// upstream.
 func (p *Pipeline) Response(ctx context.Context, x *Exchange) *Refusal {
 	if p == nil {
 		return nil
 	}
-	for _, s := range p.stages[:x.reached] {
-		if refusal := s.Response(ctx, x); refusal != nil {
+	for i := range p.stages[:x.reached] {
+		s := p.stages[i].response
+		if s == nil {
+			continue
+		}
+		if refusal := x.Object(s.Response(ctx, x)); refusal != nil {
 			return refusal
 		}
 	}
 	return nil
+}
+
+// Deliver runs the last look at the head of a response, in order, of the stages
+// whose request side was reached.
+func (p *Pipeline) Deliver(x *Exchange) {
+	if p == nil {
+		return
+	}
+	for i := range p.stages[:x.reached] {
+		if s := p.stages[i].delivery; s != nil {
+			s.Deliver(x)
+		}
+	}
+}
+
+// End tells the stages whose request side was reached that the exchange is
+// over.
+func (p *Pipeline) End(x *Exchange) {
+	if p == nil {
+		return
+	}
+	for i := range p.stages[:x.reached] {
+		if s := p.stages[i].end; s != nil {
+			s.End(x)
+		}
+	}
 }

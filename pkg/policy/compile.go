@@ -12,6 +12,7 @@ import (
 // A rule is one rule ready to be compared.
 type rule struct {
 	name     string
+	index    int
 	allow    bool
 	handling Handling
 	mode     Mode
@@ -114,6 +115,7 @@ func Compile(c *config.Config) (*Policy, error) {
 		if err := p.compileRule(&p.rules[i], &c.Rules[i], sets); err != nil {
 			return nil, fmt.Errorf("rule %s: %w", c.Rules[i].Name, err)
 		}
+		p.rules[i].index = i + 1
 		p.rules[i].detour = detours[c.ProxyOf(&c.Rules[i])]
 		p.rules[i].certificate = c.CertificateOf(&c.Rules[i])
 	}

@@ -63,7 +63,7 @@ func (p *Policy) Decide(q *Query) Decision {
 // decided gives the decision of a rule that matches.
 func (p *Policy) decided(r *rule, ask *asked) Decision {
 	d := Decision{
-		Rule: r.name, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
+		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
 		Path: ask.forward(), Timeouts: r.timeouts, Proxy: r.detour.by(ask), Certificate: r.certificate, Unresolved: ask.unresolved, rule: r, policy: p,
 	}
 	switch {
@@ -79,7 +79,7 @@ func (p *Policy) decided(r *rule, ask *asked) Decision {
 // ambiguous gives the refusal of a path that a rule with paths cannot judge.
 func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
 	d := Decision{
-		Rule: r.name, Mode: p.modeOf(r, ask.workload),
+		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload),
 		Path: ask.forward(), Timeouts: r.timeouts, Unresolved: ask.unresolved, rule: r, policy: p, why: ask.path.Ambiguous(),
 	}
 	return d.Refuse(AmbiguousPath)

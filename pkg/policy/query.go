@@ -70,6 +70,9 @@ type Decision struct {
 	Reason Reason
 	// Rule is the name of the rule that decided; "" for the file's default.
 	Rule string
+	// Index is the rule's place in the configuration, counted from 1; 0 where no
+	// rule decided.
+	Index int
 	// Mode that held: of the rule, else of the workload, else of the file.
 	Mode     Mode
 	Handling Handling

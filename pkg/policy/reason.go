@@ -22,6 +22,19 @@ const (
 	Overloaded
 	// ProtocolDenied is a protocol that no decision covers.
 	ProtocolDenied
+	// ContentFilter is a request that a filter blocks, ResponseFilter a response.
+	ContentFilter
+	ResponseFilter
+	// SecretFound is a message in which a detector found a secret.
+	SecretFound
+	AuthRequired
+	AuthDenied
+	RequestTooLarge
+	RateLimited
+	Throttled
+	// LimiterUnavailable is a shared counter that cannot be reached.
+	LimiterUnavailable
+	NoHealthyTarget
 	// FlowLost is an accepted connection whose origin is not known.
 	FlowLost
 	reasonCount
@@ -42,6 +55,16 @@ var reasonNames = [reasonCount]string{
 	AuditUnavailable:    "audit_unavailable",
 	Overloaded:          "overloaded",
 	ProtocolDenied:      "protocol_denied",
+	ContentFilter:       "content_filter",
+	ResponseFilter:      "response_filter",
+	SecretFound:         "secret_found",
+	AuthRequired:        "auth_required",
+	AuthDenied:          "auth_denied",
+	RequestTooLarge:     "request_too_large",
+	RateLimited:         "rate_limited",
+	Throttled:           "throttled",
+	LimiterUnavailable:  "limiter_unavailable",
+	NoHealthyTarget:     "no_healthy_target",
 	FlowLost:            "flow_lost",
 }
 
@@ -53,7 +76,8 @@ func (r Reason) String() string { return name(reasonNames[:], r) }
 // be read in two ways no rule can tell what it decides.
 func (r Reason) Observable() bool {
 	switch r {
-	case NoRule, RuleDenied, AddressDenied:
+	case NoRule, RuleDenied, AddressDenied, RateLimited, Throttled, RequestTooLarge, ResponseTooLarge,
+		ContentFilter, ResponseFilter, SecretFound:
 		return true
 	default:
 		return false
@@ -64,11 +88,17 @@ func (r Reason) Observable() bool {
 // answered.
 func (r Reason) Status() int {
 	switch r {
-	case MalformedRequest:
+	case MalformedRequest, ContentFilter:
 		return 400
-	case UpstreamTLS, UpstreamUnreachable, ResponseTooLarge:
+	case AuthRequired:
+		return 401
+	case RequestTooLarge:
+		return 413
+	case RateLimited, Throttled:
+		return 429
+	case UpstreamTLS, UpstreamUnreachable, ResponseTooLarge, ResponseFilter:
 		return 502
-	case AuditUnavailable, Overloaded:
+	case AuditUnavailable, Overloaded, LimiterUnavailable, NoHealthyTarget:
 		return 503
 	case UpstreamTimeout:
 		return 504
