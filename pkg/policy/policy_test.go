@@ -450,7 +450,10 @@ func TestModeNarrows(t *testing.T) {
 
 // TestObserveCoversOnlyDecisions holds the contract's two lists.
 func TestObserveCoversOnlyDecisions(t *testing.T) {
-	observable := map[Reason]bool{NoRule: true, RuleDenied: true, AddressDenied: true}
+	observable := map[Reason]bool{
+		NoRule: true, RuleDenied: true, AddressDenied: true, RateLimited: true, Throttled: true, RequestTooLarge: true,
+		ResponseTooLarge: true, ContentFilter: true, ResponseFilter: true, SecretFound: true,
+	}
 	for r := NoReason + 1; r < reasonCount; r++ {
 		d := Decision{Mode: Observe}.Refuse(r)
 		if (d.Verdict == WouldDeny) != observable[r] {

@@ -131,3 +131,41 @@ func TestWhatWasSentIsSent(t *testing.T) {
 	}
 	g.event(audit.Exchange, 1)
 }
+
+// TestClientGoneBeforeItWasMet: the kernel may tell that a workload's socket is
+// closed before its connection was accepted.
+func TestClientGoneBeforeItWasMet(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, rules, nil)
+	s, asked, ended := silent(g, "")
+	g.p.FlowClosed(1, audit.Leg{BytesSent: 7})
+	c := g.dial(1, s.dst())
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+	within(t, 10*time.Second, "the upstream is asked", asked)
+	c.Close()
+	within(t, 10*time.Second, "the upstream's connection ends", ended)
+	if e := g.event(audit.FlowClose, 1); e.Counters.Workload.BytesSent != 7 {
+		t.Errorf("%+v", e.Counters)
+	}
+	if n := g.p.legs.kept(); n != 0 {
+		t.Errorf("%d reports are kept", n)
+	}
+}
+
+func TestEarlyReportsAreBounded(t *testing.T) {
+	var l legs
+	for i := range uint64(3 * maxEarly) {
+		l.report(i, audit.Leg{BytesSent: i})
+	}
+	if n := l.kept(); n != maxEarly {
+		t.Errorf("%d kept, want %d", n, maxEarly)
+	}
+	l.begin(3*maxEarly - 1)
+	if got := l.end(3*maxEarly-1, audit.Leg{}); got.BytesSent != 3*maxEarly-1 {
+		t.Errorf("%+v", got)
+	}
+	l.begin(0)
+	if got := l.end(0, audit.Leg{BytesSent: 5}); got.BytesSent == 0 {
+		t.Error("a forgotten report was given")
+	}
+}

@@ -14,6 +14,9 @@ const (
 	maxClosing = 4096
 	// totalsTime bounds how long one waits.
 	totalsTime = time.Second
+	// maxEarly bounds the reports that are kept for flows which are not known yet;
+	// beyond, the oldest is forgotten.
+	maxEarly = 4096
 )
 
 // legs brings together the closed flows and the totals that the kernel
@@ -21,6 +24,11 @@ const (
 type legs struct {
 	mu   sync.Mutex
 	open map[uint64]*totals
+	// early holds what was reported of flows that were not here: a workload may
+	// be gone before its connection is accepted. order is a ring of its keys.
+	early map[uint64]audit.Leg
+	order []uint64
+	next  int
 	// fed says that totals have ever come: where nobody reports them, nobody
 	// waits.
 	fed     atomic.Bool
@@ -38,18 +46,24 @@ func (l *legs) begin(flow uint64) {
 	if l.open == nil {
 		l.open = make(map[uint64]*totals)
 	}
-	l.open[flow] = &totals{done: make(chan struct{})}
+	t := &totals{done: make(chan struct{})}
+	l.open[flow] = t
+	if leg, ok := l.early[flow]; ok {
+		delete(l.early, flow)
+		t.leg = leg
+		close(t.done)
+	}
 	l.mu.Unlock()
 }
 
-// report takes the kernel's totals; those of flows that are not here are
-// nobody's.
+// report takes the kernel's totals.
 func (l *legs) report(flow uint64, leg audit.Leg) {
 	l.fed.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := l.open[flow]
 	if t == nil {
+		l.keep(flow, leg)
 		return
 	}
 	select {
@@ -58,6 +72,24 @@ func (l *legs) report(flow uint64, leg audit.Leg) {
 		t.leg = leg
 		close(t.done)
 	}
+}
+
+// keep remembers a report for a flow that may yet begin. Without it nobody would
+// ever know that the other end of that flow is gone.
+func (l *legs) keep(flow uint64, leg audit.Leg) {
+	if l.early == nil {
+		l.early = make(map[uint64]audit.Leg)
+	}
+	if _, known := l.early[flow]; !known {
+		if len(l.order) < maxEarly {
+			l.order = append(l.order, flow)
+		} else {
+			delete(l.early, l.order[l.next])
+			l.order[l.next] = flow
+			l.next = (l.next + 1) % maxEarly
+		}
+	}
+	l.early[flow] = leg
 }
 
 // end gives the kernel's totals, or ours if they do not come in time.
@@ -98,6 +130,13 @@ func (l *legs) drop(flow uint64) {
 }
 
 func (l *legs) len() int { return int(l.waiting.Load()) }
+
+// kept counts the reports of flows that are not here.
+func (l *legs) kept() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.early)
+}
 
 // FlowClosed brings the kernel's final totals of a workload's socket, by the
 // flow's id.

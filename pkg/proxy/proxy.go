@@ -271,6 +271,7 @@ func (p *Proxy) Resources() []metrics.Resource {
 		{Name: "large_first_bytes", Entries: uint64(p.sniffer.Large()), Capacity: sniff.MaxLarge},
 		{Name: "pinned_names", Entries: uint64(p.pinned.len()), Capacity: maxPinned},
 		{Name: "closing_flows", Entries: uint64(p.legs.len()), Capacity: maxClosing},
+		{Name: "early_closed_flows", Entries: uint64(p.legs.kept()), Capacity: maxEarly},
 	}
 	usage := p.http2.Usage()
 	r = append(r,
