@@ -138,6 +138,7 @@ func (r *RuleTimeouts) Over(t Timeouts) Timeouts {
 type Audit struct {
 	Sinks     []Sink
 	File      AuditFile
+	Syslog    AuditSyslog
 	OnFailure OnFailure
 }
 

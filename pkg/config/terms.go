@@ -73,8 +73,15 @@ const (
 // A Sink is where audit events go.
 type Sink string
 
-// SinkFile is the file of audit.file.
-const SinkFile Sink = "file"
+// The sinks.
+const (
+	// SinkFile is the file of audit.file.
+	SinkFile Sink = "file"
+	// SinkJournald is the journal of the host's systemd.
+	SinkJournald Sink = "journald"
+	// SinkSyslog is the receiver of audit.syslog.
+	SinkSyslog Sink = "syslog"
+)
 
 // A LogLevel is the least level that is logged.
 type LogLevel string
