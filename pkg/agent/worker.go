@@ -17,6 +17,7 @@ import (
 	"sallyport/pkg/audit"
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
+	"sallyport/pkg/exchange"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
 	"sallyport/pkg/metrics"
@@ -25,6 +26,7 @@ import (
 	"sallyport/pkg/policy/pattern"
 	"sallyport/pkg/proxy"
 	"sallyport/pkg/resolver"
+	"sallyport/pkg/stage"
 	"sallyport/pkg/upstream"
 )
 
@@ -42,6 +44,7 @@ type worker struct {
 	leaves     *ca.Leaves
 	pool       *upstream.Pool
 	resolver   *resolver.Resolver
+	stages     *stage.Set
 	proxy      *proxy.Proxy
 	snapshots  *snapshots
 
@@ -64,6 +67,8 @@ type settings struct {
 	// certificates are what upstreams are shown.
 	certificates certificates
 	proxies      proxies
+	// pipelines are the stages of the rules.
+	pipelines []*exchange.Pipeline
 	// names match the workloads that have an entry.
 	names []pattern.Glob
 }
@@ -102,7 +107,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 	if w.own, err = newOwn(ours); err != nil {
 		return nil, err
 	}
-	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openProxy}
+	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openStages, w.openProxy}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err
@@ -315,6 +320,7 @@ func (w *worker) run(failed func(error)) {
 	start("host addresses", func(ctx context.Context) error { return w.own.book.Run(ctx, nil) })
 	start("upstream pool", w.pool.Run)
 	start("resolver", w.resolver.Run)
+	start("stages", w.stages.Run)
 	start("proxy", w.proxy.Run)
 	for _, l := range w.files.tcp {
 		start("listener", func(ctx context.Context) error { return w.proxy.Serve(ctx, l) })
@@ -357,6 +363,9 @@ func (w *worker) configure(c *protocol.Configuration) error {
 	if err != nil {
 		return err
 	}
+	if err := w.compileStages(s, c); err != nil {
+		return err
+	}
 	w.pool.SetTrust(trust)
 	s.proxies.keep(w.config.Load().proxies)
 	w.resolver.SetUpstreams(s.config.DNS.Upstreams)
@@ -387,6 +396,7 @@ func (w *worker) resources() []metrics.Resource {
 	for _, f := range w.resolver.Figures() {
 		r = append(r, metrics.Resource{Name: f.Name, Entries: uint64(f.Entries), Capacity: uint64(f.Capacity)})
 	}
+	r = append(r, w.stageResources()...)
 	return append(r, w.snapshots.resources()...)
 }
 

@@ -43,6 +43,7 @@ func Decode(line []byte, e *Event) error {
 		},
 		WebSocket:   WebSocket(w.WebSocket),
 		DNS:         DNSQuery(w.DNS),
+		Cache:       w.Cache,
 		Upstream:    Upstream{Target: w.Upstream.Target, IP: d.ip(w.Upstream.IP), Attempts: w.Upstream.Attempts},
 		Traceparent: w.Traceparent,
 		Duration: Duration{

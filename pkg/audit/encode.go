@@ -43,6 +43,7 @@ func appendEvent(b []byte, e *Event, t time.Time, id []byte) []byte {
 	b = appendHTTP(b, &e.HTTP)
 	b = appendWebSocket(b, &e.WebSocket)
 	b = appendDNS(b, &e.DNS)
+	b = appendName(b, nameCache, e.Cache)
 	b = appendUpstream(b, &e.Upstream)
 	b = appendName(b, nameTraceparent, e.Traceparent)
 	b = appendDuration(b, &e.Duration)

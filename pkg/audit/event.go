@@ -36,7 +36,9 @@ type Event struct {
 	DNS         DNSQuery
 	Upstream    Upstream
 	Traceparent string
-	Duration    Duration
+	// Cache is how a cache served: hit, miss, bypass or refresh; "" without one.
+	Cache    string
+	Duration Duration
 	// Direction is "inbound" or empty.
 	Direction string
 	// Count is how many equal events this one stands for; 0 means one.

@@ -20,6 +20,7 @@ const (
 	nameHTTP        = `"http":`
 	nameWebSocket   = `"websocket":`
 	nameDNS         = `"dns":`
+	nameCache       = `"cache":`
 	nameUpstream    = `"upstream":`
 	nameTraceparent = `"traceparent":`
 	nameDuration    = `"duration":`
@@ -137,6 +138,7 @@ type wire struct {
 		Answers []string `json:"answers"`
 		Rcode   string   `json:"rcode"`
 	} `json:"dns"`
+	Cache    string `json:"cache"`
 	Upstream struct {
 		Target   string `json:"target"`
 		IP       string `json:"ip"`

@@ -44,9 +44,8 @@ type Subject struct {
 
 // A Record is what stages add to the audit event of their exchange.
 type Record struct {
-	// Cache is how the cache served: "hit", "miss", "bypass", "refresh"; "" where
-	// there is none.
-	Cache string
+	// Cache is how the cache served the request.
+	Cache CacheStatus
 	// Queued is how long the request was held back.
 	Queued time.Duration
 	// Message joins what was found and let pass.
@@ -56,6 +55,31 @@ type Record struct {
 	RequestBody, ResponseBody []byte
 	Truncated                 bool
 }
+
+// A CacheStatus is how a cache served a request.
+type CacheStatus uint8
+
+// The ways of a cache. The zero value is that of a rule without one.
+const (
+	NoCache CacheStatus = iota
+	// CacheHit is an answer from memory.
+	CacheHit
+	// CacheMiss is a request that went upstream because nothing was stored.
+	CacheMiss
+	// CacheBypass is a request that the cache does not answer.
+	CacheBypass
+	// CacheRefresh is an answer from memory that the upstream has confirmed or
+	// replaced.
+	CacheRefresh
+	// CacheStatuses counts the values.
+	CacheStatuses
+)
+
+var cacheStatusNames = [CacheStatuses]string{"", "Hit", "Miss", "Bypass", "Refresh"}
+
+// String gives the status as X-Cache-Status tells it, "" for NoCache; it panics
+// for a value outside the set.
+func (s CacheStatus) String() string { return cacheStatusNames[s] }
 
 type note struct{ key, value any }
 

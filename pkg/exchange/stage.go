@@ -46,6 +46,14 @@ type WithdrawStage interface {
 	Withdraw(x *Exchange)
 }
 
+// A RescueStage can answer in the place of an upstream that failed.
+type RescueStage interface {
+	Stage
+	// Rescue is called with what the workload is to be told. True says that
+	// Response was filled with something better.
+	Rescue(x *Exchange, r *Refusal) bool
+}
+
 // An EndStage is told that the exchange is over.
 type EndStage interface {
 	Stage
@@ -65,6 +73,7 @@ type step struct {
 	response ResponseStage
 	delivery DeliveryStage
 	withdraw WithdrawStage
+	rescue   RescueStage
 	end      EndStage
 }
 
@@ -81,6 +90,7 @@ func NewPipeline(stages ...Stage) *Pipeline {
 		p.stages[i].response, _ = s.(ResponseStage)
 		p.stages[i].delivery, _ = s.(DeliveryStage)
 		p.stages[i].withdraw, _ = s.(WithdrawStage)
+		p.stages[i].rescue, _ = s.(RescueStage)
 		p.stages[i].end, _ = s.(EndStage)
 	}
 	return p
@@ -159,6 +169,21 @@ func (p *Pipeline) Response(ctx context.Context, x *Exchange) *Refusal {
 		}
 	}
 	return nil
+}
+
+// Rescue asks the stages, in order, for an answer in the place of an upstream
+// that failed, and reports whether one had it.
+func (p *Pipeline) Rescue(x *Exchange, r *Refusal) bool {
+	if p == nil {
+		return false
+	}
+	for i := range p.stages[:x.reached] {
+		if s := p.stages[i].rescue; s != nil && s.Rescue(x, r) {
+			x.Answer()
+			return true
+		}
+	}
+	return false
 }
 
 // Deliver runs the last look at the head of a response, in order, of the stages

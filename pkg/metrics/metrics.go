@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sallyport/pkg/exchange"
 )
 
 const namespace = "sallyport"
@@ -51,6 +53,7 @@ type Metrics struct {
 	enforcement atomic.Bool
 	reload      reload
 	handshakes  [sides][results]atomic.Uint64
+	cache       [exchange.CacheStatuses]atomic.Uint64
 }
 
 // New makes the page. It starts nothing.
@@ -64,6 +67,8 @@ func New(o Options) *Metrics {
 		newFlowCollector(m),
 		newRequestCollector(m),
 		newDeniedCollector(m),
+		newLimitedCollector(m),
+		newCacheCollector(m),
 		newTLSCollector(m),
 		newDNSCollector(m),
 		newResourceCollector(m),

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"sallyport/pkg/audit"
+	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
 )
 
@@ -100,6 +101,10 @@ func busy() *Metrics {
 	w.Rule("").Denied(policy.NoRule, policy.Deny)
 	w.Rule("").Request(&Request{Method: "POST", Status: 403, Duration: 100 * time.Microsecond})
 	w.Rule("block").Denied(policy.RuleDenied, policy.WouldDeny)
+	r.Denied(policy.RateLimited, policy.Deny)
+	r.Denied(policy.Throttled, policy.Deny)
+	r.Denied(policy.Throttled, policy.WouldDeny)
+	m.CacheRequest(exchange.CacheHit)
 	m.Workload("other-name").FlowRefused(policy.Direct)
 	m.Handshake(WorkloadSide, HandshakeOK)
 	m.Handshake(UpstreamSide, HandshakeRejected)
@@ -129,6 +134,7 @@ var contractFamilies = []string{
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
 	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "tls_pinned_tunnels_total", "dns_queries_total", "guard_rejected_packets_total",
 	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "http2_closed_total",
+	"rate_limited_total", "cache_requests_total",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",
 }
 

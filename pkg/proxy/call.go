@@ -40,6 +40,10 @@ type call struct {
 	// side and end one by one. nil in HTTP/1.
 	stream *stream
 	car    carrier
+	// stages are those of the rule, from when the request was let pass until the
+	// exchange ends; ctx is theirs.
+	stages *exchange.Pipeline
+	ctx    *pause
 	// interim passes a 1xx response on. It is made once, so that an exchange
 	// does not cost a closure.
 	interim func(*exchange.Response) error
@@ -114,16 +118,19 @@ func (k *call) run(now time.Time) after {
 	}
 	decision, r, fail := w.decide(s, &t, protocol, &w.request, now)
 	k.ev.Rule, k.ev.Mode = decision.Rule, decision.Mode.String()
-	switch {
-	case !decision.Verdict.Passes():
+	if !decision.Verdict.Passes() {
 		k.refuse(decision, "")
-		return nil
-	case fail != nil:
-		k.unreachable(decision, fail)
 		return nil
 	}
 	if decision.Path != "" {
 		req.Path = decision.Path
+	}
+	switch {
+	case !k.process(s, &t, &decision, now):
+		return nil
+	case fail != nil:
+		k.unreachable(decision, fail)
+		return nil
 	}
 	return k.forward(decision, r)
 }
@@ -235,6 +242,7 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	k.quieten(d.Timeouts.StreamIdle)
 	if !k.enter(running, begin) {
 		k.client.CloseAfter()
+		k.end(d, "the exchange was stopped")
 		return nil
 	}
 	if k.interim == nil {
@@ -276,6 +284,9 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	}
 	k.ev.Duration.Upstream = time.Since(begin)
 	k.ev.TLS.UpstreamVersion = tlsVersion(car.u.TLSVersion())
+	if !k.respond(car, &d) {
+		return nil
+	}
 	k.ev.HTTP.Status = resp.Status
 	if resp.Status == switchingProtocols {
 		return k.upgrade(car, d)
@@ -297,7 +308,9 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	k.ev.HTTP.ResponseBytes = sent
 	k.ev.HTTP.RequestBytes = transferred(req)
 	message := cut(werr, ferr)
-	if message != "" && c.left.Load() {
+	if refusal := refusedIn(werr, ferr); refusal != nil {
+		d.Verdict, d.Reason, message = policy.Deny, refusal.Reason, refusal.Message
+	} else if message != "" && c.left.Load() {
 		message = textGone
 	}
 	if ws != nil && resp.Status/100 == 2 {

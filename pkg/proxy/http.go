@@ -111,6 +111,7 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 	var bad *exchange.MalformedError
 	var cut *http2.ResetError
 	unwelcome, isUnwelcome := upstream.Unwelcome(err)
+	refusal := refusedIn(err)
 	switch {
 	case k.stream != nil && k.stream.Cancelled():
 		k.end(d, "the workload cancelled the request")
@@ -120,6 +121,8 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 	case k.c.phase.Load() == stopped:
 		k.client.CloseAfter()
 		k.end(d, "the exchange was stopped")
+	case refusal != nil:
+		k.answer(refusal, d)
 	case failed.Op == "read request body" && errors.As(err, &bad):
 		k.answer(bad.Refusal(), k.c.ownDecision(policy.MalformedRequest))
 	case failed.Op == "read request body":

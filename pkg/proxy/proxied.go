@@ -47,7 +47,7 @@ func (w *work) astray(s *Settings, t *target) *failure {
 	}
 	if policy.IsAddress(t.host) {
 		if addr, err := netip.ParseAddr(t.host); err == nil && address.IsSynthetic(addr) {
-			return &failure{reason: policy.AddressDenied, text: fmt.Sprintf("%s only stands for a name that an upstream proxy resolves: ask for it by that name", addr)}
+			return &failure{reason: policy.AddressDenied, text: fmt.Sprintf("%s only stands for a name that is not resolved here: ask for it by that name", addr)}
 		}
 	}
 	if !t.addr.IsValid() || !address.IsSynthetic(t.addr) {
@@ -66,7 +66,7 @@ func (w *work) astray(s *Settings, t *target) *failure {
 // waits reports whether a decision cannot stand before the name is resolved,
 // which a name that may leave by a proxy is not without need.
 func (n *names) waits(d *policy.Decision) bool {
-	return n != nil && n.deferred && (d.Unresolved || d.Verdict.Passes() && d.Proxy == nil)
+	return n != nil && n.deferred && (d.Unresolved || d.Verdict.Passes() && d.Proxy == nil && d.Upstream == "")
 }
 
 // resolve asks for the addresses of a name after all.

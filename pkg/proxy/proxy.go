@@ -84,8 +84,10 @@ func (l Limits) withDefaults() Limits {
 
 // Settings are what a reload replaces. They are not changed after Apply.
 type Settings struct {
-	Policy   *policy.Policy
-	Timeouts config.Timeouts
+	Policy *policy.Policy
+	// Pipelines are the stages of the rules, by their place from 0.
+	Pipelines []*exchange.Pipeline
+	Timeouts  config.Timeouts
 	// Proxies are those that decisions name.
 	Proxies map[*config.UpstreamProxy]*upstream.Proxy
 	// Certificates are what upstreams are shown, by the block of the rule.

@@ -19,7 +19,7 @@ func (k *call) begin(now time.Time) {
 	e.Verdict, e.Reason, e.Rule, e.Mode = "", "", "", ""
 	e.Duration, e.Counters, e.Count = audit.Duration{}, audit.Counters{}, 0
 	e.HTTP = audit.HTTP{Version: req.Version.String(), Method: req.Method, Host: req.Authority, Path: req.Path, Query: req.Query}
-	e.Upstream = audit.Upstream{}
+	e.Upstream, e.Cache = audit.Upstream{}, ""
 	e.TLS.UpstreamVersion = ""
 	e.Dst = audit.Destination{IP: h.addr, Port: h.port, Host: h.name}
 	e.Traceparent = ""
@@ -51,8 +51,13 @@ func (k *call) unreachable(d policy.Decision, f *failure) {
 	if f.attempts > 0 {
 		k.ev.Upstream.Attempts = f.attempts
 	}
+	refusal := &exchange.Refusal{Reason: f.reason, Rule: d.Rule, Message: f.text}
+	if k.stages.Rescue(k.x, refusal) {
+		k.answered(d)
+		return
+	}
 	d.Verdict, d.Reason = policy.Deny, f.reason
-	k.answer(&exchange.Refusal{Reason: f.reason, Rule: d.Rule, Message: f.text}, d)
+	k.answer(refusal, d)
 }
 
 // answer writes a refusal and ends the exchange.
@@ -69,6 +74,7 @@ func (k *call) answer(r *exchange.Refusal, d policy.Decision) {
 	}
 	r.Answer(req, resp)
 	k.giveBack(lent)
+	k.stages.Deliver(k.x)
 	_, err := k.client.WriteResponse(req, resp)
 	if err == nil {
 		k.ev.HTTP.Status = resp.Status
@@ -86,6 +92,9 @@ func (k *call) end(d policy.Decision, message string) {
 
 func (k *call) endMethod(method string, d policy.Decision, message string) {
 	e := k.ev
+	if k.stages != nil {
+		message = k.settle(&d, message)
+	}
 	e.Kind, e.Message = audit.Exchange, message
 	judged(e, &d)
 	e.Duration.Total = time.Since(e.Time)

@@ -35,7 +35,10 @@ func (k *call) upgrade(car *carrier, d policy.Decision) after {
 	_, early := car.h1.Detach()
 	// The event is written at the end, when the exchange's memory is with
 	// someone else: only what the event needs is kept.
-	method := req.Method
+	method, found := req.Method, ""
+	if k.stages != nil {
+		found = k.settle(&d, "")
+	}
 	return func(*hop) {
 		c.tunnelled.Store(true)
 		w := watched{Conn: replayed(client, rest), p: c.p}
@@ -47,7 +50,7 @@ func (k *call) upgrade(car *carrier, d policy.Decision) after {
 		c.use(nil)
 		u.Close()
 		k.ev.HTTP.RequestBytes, k.ev.HTTP.ResponseBytes = sent, received
-		message := ""
+		message := found
 		if w.refused != nil {
 			d.Verdict, d.Reason, message = policy.Deny, policy.ProtocolDenied, w.refused.Error()
 		}

@@ -27,6 +27,15 @@ func (s *Set) Run(ctx context.Context) error {
 	return nil
 }
 
+// A Resource is a bounded thing: how many entries or bytes it has, of how many.
+type Resource struct {
+	Name              string
+	Entries, Capacity uint64
+}
+
+// Resources tells how full the stages' bounded things are.
+func (s *Set) Resources() []Resource { return nil }
+
 // Secrets are the contents of files that the configuration names, by path.
 type Secrets map[string][]byte
 

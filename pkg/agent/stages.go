@@ -1,0 +1,34 @@
+package agent
+
+import (
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/stage"
+)
+
+// openStages makes what stages keep through reloads, and the stages of the
+// first configuration.
+func (w *worker) openStages() error {
+	w.stages = stage.New(stage.Options{})
+	s := w.config.Load()
+	return w.compileStages(s, &w.args.Config)
+}
+
+// compileStages fills s.pipelines.
+func (w *worker) compileStages(s *settings, c *protocol.Configuration) (err error) {
+	secrets := make(stage.Secrets, len(c.Passwords))
+	for _, f := range c.Passwords {
+		secrets[f.Name] = f.Data
+	}
+	s.pipelines, err = w.stages.Pipelines(s.config, secrets)
+	return err
+}
+
+// stageResources lists the bounded things of stages.
+func (w *worker) stageResources() []metrics.Resource {
+	var r []metrics.Resource
+	for _, u := range w.stages.Resources() {
+		r = append(r, metrics.Resource{Name: u.Name, Entries: u.Entries, Capacity: u.Capacity})
+	}
+	return r
+}
