@@ -183,7 +183,9 @@ func (p *Policy) checkConn(r *rule, a *asked) (outcome, key) {
 	if !a.inSet(r.set) {
 		return fails, workloadsKey
 	}
-	if len(r.cidrs) > 0 {
+	// Where targets stand in for the host, it is their addresses that must lie
+	// in the cidrs (Permits).
+	if len(r.cidrs) > 0 && r.upstream == "" {
 		switch {
 		case p.unjudged(r, a):
 			if r.allow {

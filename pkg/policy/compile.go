@@ -20,8 +20,11 @@ type rule struct {
 	// set is the index of the rule's workloads among Policy.sets; -1: any.
 	set       int32
 	protocols protocolSet
-	// needsRequest is true where methods, paths or headers are given.
+	// needsRequest is true where methods, paths or headers are given, or a stage
+	// without which nothing may pass.
 	needsRequest bool
+	// staged is true where any stage looks at requests or responses.
+	staged bool
 	hosts        []pattern.Host
 	cidrs        []netip.Prefix
 	exempt       address.Exemptions
@@ -32,13 +35,19 @@ type rule struct {
 	timeouts     config.Timeouts
 	// detour is nil where the rule's connections go by no proxy.
 	detour *detour
+	// upstream names the targets that stand in for the rule's hosts, "" for none.
+	upstream string
+	// stages is true where the rule does something with requests.
+	stages bool
 	// certificate is shown to upstreams that ask for one, nil for none.
 	certificate *config.UpstreamTLS
 }
 
 // needsInspection reports whether the rule does something that it can do only
 // where the TLS of its connections is ours.
-func (r *rule) needsInspection() bool { return r.needsRequest || r.certificate != nil }
+func (r *rule) needsInspection() bool {
+	return r.needsRequest || r.stages || r.certificate != nil
+}
 
 // ruleless stands for the file's default: it narrows and exempts nothing.
 var ruleless = &rule{set: -1}
@@ -118,6 +127,7 @@ func Compile(c *config.Config) (*Policy, error) {
 		p.rules[i].index = i + 1
 		p.rules[i].detour = detours[c.ProxyOf(&c.Rules[i])]
 		p.rules[i].certificate = c.CertificateOf(&c.Rules[i])
+		p.proxied = p.proxied || c.Rules[i].Upstream != ""
 	}
 	p.index()
 	return p, nil
@@ -127,7 +137,8 @@ func (p *Policy) compileRule(r *rule, c *config.Rule, sets map[string]int32) err
 	m := &c.Match
 	*r = rule{
 		name: c.Name, allow: c.Action == config.Allow, set: p.set(m.Workloads, sets),
-		needsRequest: m.NeedsRequest(), hosts: m.Hosts, cidrs: m.CIDRs,
+		// Without a request there is nothing that a target could be asked.
+		needsRequest: m.NeedsRequest() || c.Upstream != "", upstream: c.Upstream, stages: c.NeedsRequest(), hosts: m.Hosts, cidrs: m.CIDRs,
 		exempt: address.Exempt(m.CIDRs, c.Private), ports: m.Ports,
 		methods: compileMethods(m.Methods), paths: m.Paths, headers: m.Headers,
 		timeouts: c.Timeouts.Over(p.timeouts),

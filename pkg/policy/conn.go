@@ -153,6 +153,8 @@ func (p *Policy) DecideName(workload, host string) Decision {
 			}
 			narrow := len(r.cidrs) > 0 || len(r.ports) > 0 || r.needsRequest || r.protocols&anyTCP != anyTCP
 			switch {
+			case r.allow && r.upstream != "":
+				first(p.decided(r, &ask), UpstreamWay)
 			case r.allow:
 				first(p.decided(r, &ask), r.detour.ways(host))
 			case !narrow && !r.observes(p, &ask):

@@ -18,8 +18,8 @@ type Policy struct {
 	open          bool
 	allowUnlisted bool
 	timeouts      config.Timeouts
-	// proxied is true where there is any upstream proxy; detour is the file's,
-	// proxyNames are those of all.
+	// proxied is true where there is any upstream proxy, or a rule with targets;
+	// detour is the file's, proxyNames are those of all.
 	proxied    bool
 	detour     *detour
 	proxyNames map[string]bool
@@ -64,7 +64,10 @@ func (p *Policy) Decide(q *Query) Decision {
 func (p *Policy) decided(r *rule, ask *asked) Decision {
 	d := Decision{
 		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
-		Path: ask.forward(), Timeouts: r.timeouts, Proxy: r.detour.by(ask), Certificate: r.certificate, Unresolved: ask.unresolved, rule: r, policy: p,
+		Path: ask.forward(), Timeouts: r.timeouts, Upstream: r.upstream, Certificate: r.certificate, Unresolved: ask.unresolved, rule: r, policy: p,
+	}
+	if r.upstream == "" {
+		d.Proxy = r.detour.by(ask)
 	}
 	switch {
 	case !r.allow:

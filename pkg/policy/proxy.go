@@ -18,14 +18,17 @@ const (
 	DirectWay Ways = 1 << iota
 	// ProxyWay is by an upstream proxy, which is told the name.
 	ProxyWay
+	// UpstreamWay is to targets that stand in for the name.
+	UpstreamWay
 )
 
-// Proxied reports whether a connection to the name may go by a proxy. Workloads
-// are then told an address that stands for the name.
-func (w Ways) Proxied() bool { return w&ProxyWay != 0 }
+// Proxied reports whether a connection to the name may go by a proxy, or to
+// targets in its place. Workloads are then told an address that stands for the
+// name.
+func (w Ways) Proxied() bool { return w&(ProxyWay|UpstreamWay) != 0 }
 
 // Resolved reports whether a connection to the name may go to an address of it.
-func (w Ways) Resolved() bool { return w&ProxyWay == 0 || w&DirectWay != 0 }
+func (w Ways) Resolved() bool { return !w.Proxied() || w&DirectWay != 0 }
 
 // A detour is an upstream proxy with what does not go by it, ready to be
 // compared.
@@ -131,6 +134,34 @@ func (d *detour) by(ask *asked) *config.UpstreamProxy {
 	return d.proxy
 }
 
+// ProxyTo gives the proxy by which a connection of the deciding rule to a target
+// leaves; nil: none.
+func (d *Decision) ProxyTo(host string, port uint16) *config.UpstreamProxy {
+	if d.rule == nil {
+		return nil
+	}
+	return d.rule.detour.by(&asked{host: host, port: port})
+}
+
+// PermitsTarget reports whether some rule with that upstream lets the address of
+// a target be dialled, whoever asks.
+func (p *Policy) PermitsTarget(upstream string, addr netip.Addr, own func(netip.Addr) bool) bool {
+	if p == nil {
+		return false
+	}
+	for i := range p.rules {
+		r := &p.rules[i]
+		if r.upstream != upstream || !r.allow {
+			continue
+		}
+		d := Decision{Verdict: Allow, rule: r}
+		if d.Permits(addr, own) {
+			return true
+		}
+	}
+	return false
+}
+
 // ways gives how connections to a name leave, whatever the port.
 func (d *detour) ways(host string) Ways {
 	if d == nil || staysHere(host, netip.Addr{}) {
@@ -146,8 +177,8 @@ func (d *detour) ways(host string) Ways {
 	}
 }
 
-// Proxied reports whether there is any upstream proxy. Without one every name
-// is resolved, and the addresses that stand for names are ordinary ones.
+// Proxied reports whether there is any upstream proxy, or a rule with targets
+// in the place of its hosts. Without one every name is resolved, and the addresses that stand for names are ordinary ones.
 func (p *Policy) Proxied() bool { return p != nil && p.proxied }
 
 // unjudged reports whether the addresses of what is asked for cannot say

@@ -40,7 +40,7 @@ type Query struct {
 	// Protocol of the connection.
 	Protocol Protocol
 	// ByProxy says that Host is not resolved, because it can leave by an upstream
-	// proxy only (Ways): whether a rule with cidrs matches is not known then, so
+	// proxy or to targets only (Ways): whether a rule with cidrs matches is not known then, so
 	// one that allows does not and one that denies does.
 	ByProxy bool
 	// HTTP is the request; nil where there is none.
@@ -85,6 +85,9 @@ type Decision struct {
 	// nil: it goes to an address. Of an address that was dialled as such Permits
 	// is asked all the same.
 	Proxy *config.UpstreamProxy
+	// Upstream names the targets that stand in for the host, "" for none. The
+	// addresses of the host say nothing then: Permits is asked of the target's.
+	Upstream string
 	// Certificate is shown to an upstream that asks for one; nil: none.
 	Certificate *config.UpstreamTLS
 	// Ways is set by DecideName.

@@ -16,14 +16,14 @@ import (
 // edeSynthesized is the code of answers that a server made up.
 const edeSynthesized = 29
 
-// standinAnswer answers a question for a name that leaves by an upstream proxy,
-// which alone resolves it: A and AAAA with an address that stands for the name,
+// standinAnswer answers a question for a name that is not resolved here, because
+// it leaves by an upstream proxy or because targets stand in for it: A and AAAA with an address that stands for the name,
 // every other type with no data. HTTPS and SVCB records in particular would send
 // clients to other names, ports and protocols than they asked for.
 func (r *Resolver) standinAnswer(client Client, q *query, name string, decision Decision) outcome {
 	a := &answer{rcode: dnsmessage.RCodeSuccess, ttl: standinTTL}
 	if q.typ != dnsmessage.TypeA && q.typ != dnsmessage.TypeAAAA {
-		return outcome{rcode: a.rcode, answer: a, decision: decision, ede: &extendedError{edeSynthesized, "the name is resolved by an upstream proxy"}}
+		return outcome{rcode: a.rcode, answer: a, decision: decision, ede: &extendedError{edeSynthesized, "the name is not resolved here: it leaves by an upstream proxy, or for the targets of an upstream"}}
 	}
 	number, err := r.standins.tell(client.Workload, name, r.now())
 	if err != nil {

@@ -61,8 +61,9 @@ type Decision struct {
 	Reason  policy.Reason
 	Rule    string
 	Mode    policy.Mode
-	// ByProxy says that connections to the name may leave by an upstream proxy: it
-	// is not resolved here, and an address is answered that stands for it.
+	// ByProxy says that connections to the name may leave by an upstream proxy, or
+	// go to targets in its place: it is not resolved here, and an address is
+	// answered that stands for it.
 	ByProxy bool
 	// Hint says how to allow it; it becomes the text of the extended error.
 	Hint string
