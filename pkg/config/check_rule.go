@@ -47,6 +47,16 @@ func (d *decoder) checkRule(n *node, r *Rule) {
 			d.add(at("upstream_tls"), "upstream_tls needs handling inspect, not %s: only there is the TLS with the upstream ours", r.Handling)
 		}
 	}
+	for _, key := range stageKeys {
+		e := n.get(key)
+		switch {
+		case e == nil || e.value.kind == scalar && e.value.value == off:
+		case r.Action == Deny:
+			d.add(e.place, "%s: a rule that denies forwards nothing", key)
+		case r.Handling != Inspect:
+			d.add(e.place, "%s needs handling inspect, not %s: only there is the request seen", key, r.Handling)
+		}
+	}
 	if r.Handling != Inspect {
 		for _, key := range []struct {
 			name string

@@ -206,8 +206,12 @@ type Rule struct {
 	UpstreamProxy *UpstreamProxy
 	// UpstreamTLS is the rule's own or that of `defaults`; nil: none.
 	UpstreamTLS *UpstreamTLS
-	// Stages are the rule's own, key by key, or those of `defaults`.
+	// Stages are the rule's own, key by key, or those of `defaults`; of a rule
+	// that denies, or whose handling is not inspect, there are none.
 	Stages
+	// Without are the keys of the stages that are off for this rule, whatever
+	// `defaults` has.
+	Without []string
 }
 
 // A Match holds when every key that is set holds; of a list any one must.

@@ -116,7 +116,7 @@ func TestDefaults(t *testing.T) {
 	if diff := cmp.Diff(Default(Enforce), empty, compareConfig); diff != "" {
 		t.Errorf("no file and an empty one differ:\n%s", diff)
 	}
-	written.Workloads, written.Rules = nil, nil
+	written.Workloads, written.Upstreams, written.Rules = nil, nil, nil
 	if diff := cmp.Diff(written, empty, compareConfig); diff != "" {
 		t.Errorf("the written defaults differ from those of an empty file:\n%s", diff)
 	}
@@ -215,7 +215,7 @@ func TestConfD(t *testing.T) {
 }
 
 func TestNotBuilt(t *testing.T) {
-	_, err := Parse([]File{{"f", []byte("redis: {}\n")}})
+	_, err := Parse([]File{{"f", []byte("rules: [{ name: a, action: deny, match: { mcp: {} } }]\n")}})
 	if !errors.Is(err, ErrNotBuilt) {
 		t.Errorf("%v is not ErrNotBuilt", err)
 	}

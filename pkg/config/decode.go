@@ -21,6 +21,8 @@ type decoder struct {
 	// fields, if set, records the keys of each mapping by its path; a test
 	// compares them with the schema.
 	fields map[string][]string
+	// patterns are those of content filters with what is wrong with them.
+	patterns map[string]error
 }
 
 // A field is a key of a mapping and what reads its value.
@@ -62,7 +64,7 @@ func (d *decoder) object(n *node, path string, fields ...field) {
 // visible is the path that messages show: that of a rule or a workload begins
 // inside it.
 func visible(path string) string {
-	for _, part := range []string{"rules[]", "workloads{}"} {
+	for _, part := range []string{"rules[]", "workloads{}", "upstreams{}"} {
 		if rest, ok := strings.CutPrefix(path, part); ok {
 			return strings.TrimPrefix(rest, ".")
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,8 +41,11 @@ func base() *Config {
 		Audit: Audit{
 			Sinks:     []Sink{SinkFile},
 			File:      AuditFile{Path: "/var/log/sallyport/audit.jsonl", MaxSize: 100e6, MaxFiles: 10},
+			Syslog:    AuditSyslog{Address: SyslogAddress{Network: "unix", Address: LocalSyslog}, Facility: DefaultSyslogFacility},
 			OnFailure: FailBlock,
 		},
+		Redis: Redis{Address: "127.0.0.1:6379", Prefix: "sallyport:", Timeout: 100 * time.Millisecond},
+		Cache: Cache{MaxBytes: 64e6},
 	}
 }
 
@@ -64,9 +68,13 @@ func (c *Config) derive() {
 		if r.UpstreamProxy == nil {
 			r.UpstreamProxy = c.Defaults.UpstreamProxy
 		}
-		if r.UpstreamTLS == nil && r.Handling == Inspect {
+		if r.Handling != Inspect {
+			continue
+		}
+		if r.UpstreamTLS == nil {
 			r.UpstreamTLS = c.Defaults.UpstreamTLS
 		}
+		r.Stages.inherit(&c.Defaults.Stages, r.Without)
 	}
 }
 
@@ -81,7 +89,7 @@ func (d *decoder) config(n *node) *Config {
 			}
 		}}
 	}
-	var rules, workloads *node
+	var rules, workloads, defaults *node
 	d.object(n, "",
 		field{"version", func(n *node) { d.integer(n, "version", 1, 1) }},
 		field{"mode", func(n *node) { word(d, n, "mode", &c.Mode, Enforce, Observe) }},
@@ -120,14 +128,13 @@ func (d *decoder) config(n *node) *Config {
 		section("timeouts", func(n *node) { d.timeouts(n, &c.Timeouts) }),
 		section("audit", func(n *node) { d.audit(n, &c.Audit) }),
 		section("upstream_proxy", func(n *node) { c.UpstreamProxy = *d.upstreamProxy(n, "upstream_proxy", false) }),
+		section("redis", func(n *node) { d.redis(n, &c.Redis) }),
+		section("cache", func(n *node) { d.cache(n, &c.Cache) }),
 		section("defaults", func(n *node) {
-			d.object(n, "defaults",
-				field{"upstream_proxy", func(n *node) {
-					c.Defaults.UpstreamProxy = d.upstreamProxy(n, "defaults.upstream_proxy", true)
-				}},
-				field{"upstream_tls", func(n *node) { c.Defaults.UpstreamTLS = d.upstreamTLS(n, "defaults.upstream_tls") }},
-				field{"timeouts", func(n *node) { c.Defaults.Timeouts = d.ruleTimeouts(n, "defaults.timeouts") }})
+			defaults = n
+			d.defaults(n, &c.Defaults)
 		}),
+		section("upstreams", func(n *node) { c.Upstreams = d.upstreams(n) }),
 		section("workloads", func(n *node) { workloads = n }),
 		section("rules", func(n *node) { rules = n }),
 	)
@@ -142,10 +149,21 @@ func (d *decoder) config(n *node) *Config {
 		c.Rules = d.rules(rules, c)
 	}
 	c.derive()
+	d.checkStages(rules, defaults, c)
 	if rules != nil && len(c.Rules) > 0 && len(c.UpstreamProxies()) > 0 {
 		d.checkReserved(rules.items, c.Rules)
 	}
 	return c
+}
+
+// defaults reads what holds for each rule that does not set the key itself.
+func (d *decoder) defaults(n *node, into *Defaults) {
+	const path = "defaults"
+	d.object(n, path, append(d.stages(path, &into.Stages, nil),
+		field{"upstream_proxy", func(n *node) { into.UpstreamProxy = d.upstreamProxy(n, path+".upstream_proxy", true) }},
+		field{"upstream_tls", func(n *node) { into.UpstreamTLS = d.upstreamTLS(n, path+".upstream_tls") }},
+		field{"timeouts", func(n *node) { into.Timeouts = d.ruleTimeouts(n, path+".timeouts") }},
+	)...)
 }
 
 // maxSocket is the room of sun_path without its final NUL (unix(7)).
@@ -298,12 +316,12 @@ func (d *decoder) audit(n *node, a *Audit) {
 		field{"sinks", func(n *node) {
 			a.Sinks = nil
 			d.some(n, "audit.sinks", func(n *node) {
-				if n.kind == scalar && n.value == "syslog" {
-					d.notBuilt(n.place, "audit.sinks: syslog")
-					return
-				}
 				var s Sink
-				if word(d, n, "audit.sinks", &s, SinkFile); s != "" {
+				switch word(d, n, "audit.sinks", &s, SinkFile, SinkJournald, SinkSyslog); {
+				case s == "":
+				case slices.Contains(a.Sinks, s):
+					d.add(n.place, "audit.sinks: %s is given twice", s)
+				default:
 					a.Sinks = append(a.Sinks, s)
 				}
 			})
@@ -314,10 +332,24 @@ func (d *decoder) audit(n *node, a *Audit) {
 				field{"max_size", func(n *node) {
 					d.size(n, "audit.file.max_size", MinAuditFileSize, 1<<40, &a.File.MaxSize)
 				}},
-				field{"max_files", func(n *node) {
-					if v, ok := d.integer(n, "audit.file.max_files", 1, 1000); ok {
-						a.File.MaxFiles = int(v)
+				field{"max_files", func(n *node) { d.count(n, "audit.file.max_files", 1, 1000, &a.File.MaxFiles) }})
+		}},
+		field{"syslog", func(n *node) {
+			d.object(n, "audit.syslog",
+				field{"address", func(n *node) {
+					s, ok := d.text(n, "audit.syslog.address")
+					if !ok {
+						return
 					}
+					address, err := ParseSyslogAddress(s)
+					if err != nil {
+						d.add(n.place, "audit.syslog.address: %v", err)
+						return
+					}
+					a.Syslog.Address = address
+				}},
+				field{"facility", func(n *node) {
+					word(d, n, "audit.syslog.facility", &a.Syslog.Facility, SyslogFacilities()...)
 				}})
 		}},
 		field{"on_failure", func(n *node) { word(d, n, "audit.on_failure", &a.OnFailure, FailBlock, FailContinue) }},

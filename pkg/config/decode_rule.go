@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -43,7 +44,7 @@ func (d *decoder) rules(n *node, c *Config) []Rule {
 
 func (d *decoder) rule(n *node, r *Rule) {
 	r.Handling = Inspect
-	d.object(n, "rules[]",
+	fields := append(d.stages("rules[]", &r.Stages, &r.Without),
 		field{"name", func(n *node) { d.ruleName(n, &r.Name) }},
 		field{"match", func(n *node) { d.match(n, &r.Match) }},
 		field{"private", func(n *node) { r.Private = d.private(n) }},
@@ -54,6 +55,8 @@ func (d *decoder) rule(n *node, r *Rule) {
 		field{"upstream_proxy", func(n *node) { r.UpstreamProxy = d.upstreamProxy(n, "rules[].upstream_proxy", true) }},
 		field{"upstream_tls", func(n *node) { r.UpstreamTLS = d.upstreamTLS(n, "rules[].upstream_tls") }},
 	)
+	d.object(n, "rules[]", fields...)
+	slices.SortFunc(r.Without, func(a, b string) int { return slices.Index(stageKeys, a) - slices.Index(stageKeys, b) })
 	if n.kind == mapping {
 		d.checkRule(n, r)
 	}

@@ -235,13 +235,13 @@ func join(into *node, entries []entry, path string, r *report) {
 			both := *has.value
 			both.items = slices.Concat(both.items, e.value.items)
 			has.value = &both
-		case path != "workloads" && has.value.kind == mapping && e.value.kind == mapping:
+		case path != "workloads" && path != "upstreams" && has.value.kind == mapping && e.value.kind == mapping:
 			both := *has.value
 			both.entries = slices.Clone(both.entries)
 			has.value = &both
 			join(&both, e.value.entries, joined(path, e.key), r)
-		case path == "workloads":
-			r.add(e.place, "workload %q is already defined at %s", e.key, has.place)
+		case path == "workloads" || path == "upstreams":
+			r.add(e.place, "%s %q is already defined at %s", strings.TrimSuffix(path, "s"), e.key, has.place)
 		default:
 			r.add(e.place, "%s is already set at %s", joined(path, e.key), has.place)
 		}

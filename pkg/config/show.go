@@ -99,13 +99,23 @@ func (c *Config) document() *yaml.Node {
 				"path", text(c.Audit.File.Path),
 				"max_size", text(c.Audit.File.MaxSize.String()),
 				"max_files", number(c.Audit.File.MaxFiles)),
+			"syslog", object("address", text(c.Audit.Syslog.Address.String()), "facility", text(c.Audit.Syslog.Facility)),
 			"on_failure", text(c.Audit.OnFailure)),
 		"upstream_proxy", showUpstreamProxy(&c.UpstreamProxy),
-		"defaults", object("timeouts", showTimeouts(c.Defaults.Timeouts), "upstream_proxy", showUpstreamProxy(c.Defaults.UpstreamProxy),
-			"upstream_tls", showUpstreamTLS(c.Defaults.UpstreamTLS)),
+		"redis", showRedis(&c.Redis),
+		"cache", object("max_bytes", text(c.Cache.MaxBytes.String())),
+		"defaults", showDefaults(&c.Defaults),
 		"workloads", showWorkloads(c.Workloads),
+		"upstreams", showUpstreams(c.Upstreams),
 		"rules", showRules(c.Rules),
 	)
+}
+
+func showDefaults(d *Defaults) *yaml.Node {
+	out := object("timeouts", showTimeouts(d.Timeouts), "upstream_proxy", showUpstreamProxy(d.UpstreamProxy),
+		"upstream_tls", showUpstreamTLS(d.UpstreamTLS))
+	out.Content = append(out.Content, showStages(&d.Stages, nil)...)
+	return style(out)
 }
 
 func showWorkloads(all []Workload) *yaml.Node {
@@ -141,6 +151,7 @@ func showRules(all []Rule) *yaml.Node {
 		if r.Action == Allow {
 			entry.Content = append(entry.Content, text("handling"), text(r.Handling))
 		}
+		entry.Content = append(entry.Content, showStages(&r.Stages, r.Without)...)
 		out.Content = append(out.Content, entry)
 	}
 	return style(out)
@@ -233,7 +244,7 @@ func optional[T ~string](s T) *yaml.Node {
 	return text(s)
 }
 
-func number[T ~int | ~uint16](v T) *yaml.Node {
+func number[T ~int | ~int64 | ~uint16](v T) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.FormatInt(int64(v), 10)}
 }
 

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Stages are what a rule does with the requests that it allows. What is absent
 // is off. Of a rule they are its own or, key by key, those of `defaults`.
@@ -31,6 +34,16 @@ func (s *Stages) NeedsRequest() bool {
 	return s.Auth != nil || len(s.RateLimits) > 0 || len(s.Throttles) > 0 || s.SizeLimit != nil ||
 		len(s.ContentFilters) > 0 || s.Secrets != "" || s.Headers != nil || s.Cache != nil ||
 		s.Upstream != "" || s.Retry != nil || s.Log != nil
+}
+
+// Binding reports whether a stage must see a request before anything may pass:
+// what is no HTTP is not allowed by such a rule, since it would go past the
+// stage. What only looks, remembers or tries again binds nothing.
+func (s *Stages) Binding() bool {
+	binds := func(a FilterAction) bool { return a == FilterBlock || a == FilterRedact }
+	return s.Auth != nil || len(s.RateLimits) > 0 || len(s.Throttles) > 0 || s.SizeLimit != nil ||
+		slices.ContainsFunc(s.ContentFilters, func(f ContentFilter) bool { return binds(f.Action) }) ||
+		binds(s.Secrets) || s.Headers != nil || s.Upstream != ""
 }
 
 // Auth demands a field with a secret, which is not forwarded.
