@@ -59,23 +59,25 @@ const (
 	tunnel      = "tunnel"
 	ruled       = "direct rule"
 	many        = "inspect, 10,000 rules"
+	controlled  = "inspect, with controls"
 )
 
 // The names of cases.
 const (
-	caseIdle    = "idle"
-	caseHTTP1   = "h1"
-	caseHTTP2   = "h2"
-	caseConnect = "connect"
-	caseFirst   = "first"
-	caseBulk    = "bulk"
-	caseDirect  = "direct"
-	caseDial    = "dial"
-	caseEvents  = "events"
-	caseRules   = "rules"
+	caseIdle     = "idle"
+	caseHTTP1    = "h1"
+	caseHTTP2    = "h2"
+	caseConnect  = "connect"
+	caseFirst    = "first"
+	caseBulk     = "bulk"
+	caseDirect   = "direct"
+	caseDial     = "dial"
+	caseEvents   = "events"
+	caseRules    = "rules"
+	caseControls = "controls"
 )
 
-var caseNames = [...]string{caseIdle, caseHTTP1, caseHTTP2, caseConnect, caseFirst, caseBulk, caseDirect, caseDial, caseEvents, caseRules}
+var caseNames = [...]string{caseIdle, caseHTTP1, caseHTTP2, caseConnect, caseFirst, caseBulk, caseDirect, caseDial, caseEvents, caseRules, caseControls}
 
 // comparisons lists all cases. many is nil where no case needs it.
 func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []comparison {
@@ -102,6 +104,8 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 	}
 	tunnelled := inspected(at(originAddress))
 	tunnelled.name, tunnelled.issuer, tunnelled.host, tunnelled.book = tunnel, originIssuer, tunnelName, nil
+	limited := inspected(at(originAddress))
+	limited.name, limited.host = controlled, controlledName
 	// Without sallyport on the way its processes still count: what they use then
 	// is what they use for themselves.
 	open := fmt.Sprintf("%s:%d", originAddress, directPort)
@@ -205,6 +209,13 @@ func (m *machine) comparisons(p *peers, g, manyRules *gate, o *options) []compar
 			systems: ten, figures: request,
 			rows: []row{
 				{"10,000 rules instead of 100, CPU per request", "our own 100", atMost(1.15, 1.0, " ×", 2), ratioOf(cpu, many, inspect)},
+			},
+		},
+		{
+			name: caseControls, title: "1 KB answers, HTTP/1.1 keep-alive, a rule with rate limits, size limits and headers", job: requests(keepAlive, inspectName, o.connections),
+			systems: []system{inspected(at(originAddress)), limited}, figures: request, parts: 3,
+			rows: []row{
+				{"rate limit, size limit, headers on a rule, CPU added per request", "our own bare rule", atMost(3, 1.5, " µs", 1), differenceOf(cpu, controlled, inspect)},
 			},
 		},
 	}

@@ -17,9 +17,11 @@ const (
 
 	inspectName = "inspect.example.com"
 	tunnelName  = "tunnel.example.com"
-	h2Name      = "h2.example.com"
-	eventsName  = "events.example.com"
-	firstSuffix = ".first.example.com" // every name below it is a new one
+	// What a rule with controls lets by.
+	controlledName = "controlled.example.com"
+	h2Name         = "h2.example.com"
+	eventsName     = "events.example.com"
+	firstSuffix    = ".first.example.com" // every name below it is a new one
 )
 
 // bundlePath is the certificates that every system trusts.
@@ -46,7 +48,7 @@ func (m *machine) furnish() error {
 		if err != nil {
 			return err
 		}
-		der, err := a.issue(key, inspectName, tunnelName, h2Name)
+		der, err := a.issue(key, inspectName, tunnelName, h2Name, controlledName)
 		if err != nil {
 			return err
 		}
@@ -64,7 +66,7 @@ func (m *machine) furnish() error {
 	}
 	for p, content := range map[string]string{
 		bundlePath:         string(bundle),
-		"/etc/hosts":       fmt.Sprintf("127.0.0.1 localhost\n%s %s %s\n%s %s\n%s %s\n", originAddress, inspectName, tunnelName, originH2Address, h2Name, originOwnAddress, eventsName),
+		"/etc/hosts":       fmt.Sprintf("127.0.0.1 localhost\n%s %s %s %s\n%s %s\n%s %s\n", originAddress, inspectName, tunnelName, controlledName, originH2Address, h2Name, originOwnAddress, eventsName),
 		"/etc/resolv.conf": "nameserver " + originOwnAddress + "\n",
 	} {
 		if err := m.write(p, []byte(content)); err != nil {

@@ -14,6 +14,11 @@ const (
 // What a `direct` rule lets by, and nothing else does.
 const directPort = 8080
 
+// controls are what a rule may ask for beside its match: limits that nobody
+// reaches, and changes of headers both ways.
+const controls = `rate_limit: { second: 1000000, minute: 10000000, hour: 100000000 }, size_limit: { request: 1MB, response: 1GB }, ` +
+	`headers: { request: { set: { X-Team: bench }, remove: [X-Unwanted] }, response: { set: { X-Gate: bench }, remove: [X-Powered-By] } }`
+
 // policyText is a configuration with audit and metrics on.
 func policyText(name string, rules int) []byte {
 	var b bytes.Buffer
@@ -28,7 +33,7 @@ listen: { tcp: 0, dns: 0 }
 audit: { file: { path: /var/log/%[1]s/audit.jsonl } }
 rules:
 `, name)
-	const matching = 4
+	const matching = 5
 	for i := range rules - matching {
 		fmt.Fprintf(&b, "  - { name: rule-%d, match: { hosts: [", i)
 		if i%5 == 0 {
@@ -43,6 +48,7 @@ rules:
 		b.WriteString(" }, action: allow }\n")
 	}
 	fmt.Fprintf(&b, "  - { name: new-names, match: { hosts: [\"*%s\"], ports: [443], methods: [GET], paths: [/small] }, action: allow }\n", firstSuffix)
+	fmt.Fprintf(&b, "  - { name: controlled, match: { hosts: [%s], ports: [443], methods: [GET], paths: [/small] }, action: allow, %s }\n", controlledName, controls)
 	fmt.Fprintf(&b, "  - { name: inspected, match: { hosts: [%s, %s, %s], ports: [443], methods: [GET], paths: [/small, /large, /events] }, action: allow }\n", inspectName, h2Name, eventsName)
 	fmt.Fprintf(&b, "  - { name: tunnelled, match: { hosts: [%s], ports: [443] }, action: allow, handling: tunnel }\n", tunnelName)
 	fmt.Fprintf(&b, "  - { name: past-the-proxy, match: { cidrs: [%s/32], ports: [%d] }, action: allow, handling: direct }\n", originAddress, directPort)
