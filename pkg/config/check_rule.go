@@ -50,7 +50,7 @@ func (d *decoder) checkRule(n *node, r *Rule) {
 	for _, key := range stageKeys {
 		e := n.get(key)
 		switch {
-		case e == nil || e.value.kind == scalar && e.value.value == off:
+		case e == nil || e.value.isOff():
 		case r.Action == Deny:
 			d.add(e.place, "%s: a rule that denies forwards nothing", key)
 		case r.Handling != Inspect:

@@ -52,7 +52,7 @@ func (d *decoder) checkStages(rules, defaults *node, c *Config) {
 	}
 	unknown := func(n *node) bool {
 		e := n.get("upstream")
-		if e == nil || e.value.kind != scalar || e.value.value == off || known[e.value.value] || checkIdentifier(e.value.value, MaxName, upstreamBytes) != nil {
+		if e == nil || e.value.kind != scalar || e.value.isOff() || known[e.value.value] || checkIdentifier(e.value.value, MaxName, upstreamBytes) != nil {
 			return false
 		}
 		d.add(e.value.place, "upstream: %q is no entry of upstreams%s", e.value.value, suggest(e.value.value, names))

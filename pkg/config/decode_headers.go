@@ -95,12 +95,22 @@ func (d *decoder) headerFields(n *node, path string, several bool) (all []Header
 	return all
 }
 
+// OwnField reports whether a field belongs to sallyport alone, so that no rule
+// may change or demand it: those that frame a message, that live on one
+// connection only, that would send the workload past the gate, and Host, which
+// policy has judged and TLS verified.
+func OwnField(name string) bool {
+	return unchangeable(textproto.CanonicalMIMEHeaderKey(name)) != ""
+}
+
 // unchangeable says why no rule may write or remove a field: it continues the
 // field's name. Names are in canonical MIME form.
 func unchangeable(name string) string {
 	switch name {
 	case "Host":
 		return "names what was judged: `upstream` sends a request elsewhere"
+	case "Content-Encoding":
+		return "says how the body is written, which no rule changes"
 	case "Content-Length", "Transfer-Encoding", "Trailer":
 		return "says where a message ends, which only its body can tell (RFC 9112 section 6)"
 	case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Upgrade", "Http2-Settings":

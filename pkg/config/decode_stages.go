@@ -23,7 +23,7 @@ var stageKeys = []string{
 func (d *decoder) stages(path string, s *Stages, without *[]string) []field {
 	stage := func(key string, read func(n *node, path string)) field {
 		return field{key, func(n *node) {
-			if n.kind == scalar && n.tag == "!!str" && n.value == off {
+			if n.isOff() {
 				if without != nil {
 					*without = append(*without, key)
 				}
@@ -55,6 +55,12 @@ func (d *decoder) stages(path string, s *Stages, without *[]string) []field {
 		stage("retry", func(n *node, path string) { s.Retry = d.retry(n, path) }),
 		stage("log", func(n *node, path string) { s.Log = d.bodyLog(n, path) }),
 	}
+}
+
+// isOff reports whether the value is off, or false, which is what YAML 1.1 reads
+// off as: tools that write files anew may have made that of it.
+func (n *node) isOff() bool {
+	return n.kind == scalar && (n.tag == "!!str" && n.value == off || n.tag == "!!bool" && strings.EqualFold(n.value, "false"))
 }
 
 // few is some for a list of at most so many items.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -34,8 +35,11 @@ type (
 		Timeouts      docTimeouts       `yaml:"timeouts,omitempty"`
 		Audit         docAudit          `yaml:"audit,omitempty"`
 		UpstreamProxy docUpstreamProxy  `yaml:"upstream_proxy,omitempty" jsonschema_description:"The proxy through which the network lets connections out, for each rule without one of its own."`
+		Redis         docRedis          `yaml:"redis,omitempty" jsonschema_description:"Where counters of policy redis are shared."`
+		Cache         docCache          `yaml:"cache,omitempty" jsonschema_description:"The memory of all caches."`
 		Defaults      docDefaults       `yaml:"defaults,omitempty" jsonschema_description:"For each rule that does not set that key itself."`
 		Workloads     map[string]docOne `yaml:"workloads,omitempty" jsonschema_description:"Entries by name; the first in file order that matches names a workload."`
+		Upstreams     map[string]docUp  `yaml:"upstreams,omitempty" jsonschema_description:"Entries by name: targets that stand in for the hosts of the rules that name them."`
 		Rules         []docRule         `yaml:"rules,omitempty" jsonschema_description:"In order: the first that matches decides."`
 	}
 	docListen struct {
@@ -79,6 +83,7 @@ type (
 	docAudit struct {
 		Sinks     many[docSink] `yaml:"sinks,omitempty"`
 		File      docAuditFile  `yaml:"file,omitempty"`
+		Syslog    docSyslog     `yaml:"syslog,omitempty"`
 		OnFailure string        `yaml:"on_failure,omitempty" jsonschema:"enum=block,enum=continue,default=block" jsonschema_description:"What an event that cannot be written means: block stops the exchange."`
 	}
 	docAuditFile struct {
@@ -86,7 +91,143 @@ type (
 		MaxSize  docSize `yaml:"max_size,omitempty" jsonschema:"default=100MB"`
 		MaxFiles int     `yaml:"max_files,omitempty" jsonschema:"minimum=1,maximum=1000,default=10"`
 	}
+	docSyslog struct {
+		Address  string `yaml:"address,omitempty" jsonschema_description:"/path, unix:///path, udp://host:port or tcp://host:port; empty is /dev/log."`
+		Facility string `yaml:"facility,omitempty" jsonschema:"default=authpriv,enum=user,enum=mail,enum=daemon,enum=auth,enum=syslog,enum=lpr,enum=news,enum=uucp,enum=cron,enum=authpriv,enum=ftp,enum=local0,enum=local1,enum=local2,enum=local3,enum=local4,enum=local5,enum=local6,enum=local7"`
+	}
+	docRedis struct {
+		Address      string      `yaml:"address,omitempty" jsonschema:"default=127.0.0.1:6379" jsonschema_description:"host:port."`
+		Username     string      `yaml:"username,omitempty"`
+		PasswordFile string      `yaml:"password_file,omitempty" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"Holds the password; read at start and at each reload."`
+		TLS          bool        `yaml:"tls,omitempty"`
+		CAFile       string      `yaml:"ca_file,omitempty" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM; trusted besides the system's roots."`
+		DB           int         `yaml:"db,omitempty" jsonschema:"minimum=0,maximum=65535,default=0"`
+		Prefix       string      `yaml:"prefix,omitempty" jsonschema:"maxLength=100,default=sallyport:" jsonschema_description:"Begins each key."`
+		Timeout      docDuration `yaml:"timeout,omitempty" jsonschema:"default=100ms"`
+	}
+	docCache struct {
+		MaxBytes docSize `yaml:"max_bytes,omitempty" jsonschema:"default=64MB" jsonschema_description:"What is stored together."`
+	}
+	docUp struct {
+		Algorithm    string          `yaml:"algorithm,omitempty" jsonschema:"enum=round_robin,enum=least_conn,enum=random,enum=consistent_hash,default=round_robin"`
+		HashOn       string          `yaml:"hash_on,omitempty" jsonschema:"pattern=^(workload|path|header:.+)$" jsonschema_description:"For consistent_hash: workload, path or header:NAME."`
+		Targets      many[docTarget] `yaml:"targets"`
+		PreserveHost bool            `yaml:"preserve_host,omitempty" jsonschema:"default=false" jsonschema_description:"Host is the request's own, not the target's. SNI and the verified name are always the target's."`
+		SlowStart    docDuration     `yaml:"slow_start,omitempty" jsonschema:"default=0s" jsonschema_description:"How long a target that has come back takes to its full weight."`
+		Healthchecks docHealthchecks `yaml:"healthchecks,omitempty" jsonschema_description:"Kong's fields and meaning; 0 is off."`
+	}
+	docTarget struct {
+		Target string `yaml:"target" jsonschema_description:"host:port."`
+		Weight int    `yaml:"weight,omitempty" jsonschema:"minimum=0,maximum=65535,default=100"`
+	}
+	docHealthchecks struct {
+		Active  docActive  `yaml:"active,omitempty" jsonschema_description:"Asks by itself."`
+		Passive docPassive `yaml:"passive,omitempty" jsonschema_description:"Goes by what requests met."`
+	}
+	docActive struct {
+		Type      string          `yaml:"type,omitempty" jsonschema:"enum=http,enum=https,enum=tcp" jsonschema_description:"https where the port is 443, else http, by default."`
+		HTTPPath  docPath         `yaml:"http_path,omitempty" jsonschema:"default=/"`
+		Timeout   docDuration     `yaml:"timeout,omitempty" jsonschema:"default=1s"`
+		Statuses  many[docStatus] `yaml:"statuses,omitempty" jsonschema_description:"Of a healthy target; 200 and 302 by default."`
+		Healthy   docHealthy      `yaml:"healthy,omitempty"`
+		Unhealthy docUnhealthy    `yaml:"unhealthy,omitempty"`
+	}
+	docHealthy struct {
+		Interval  docDuration `yaml:"interval,omitempty" jsonschema:"default=0s"`
+		Successes int         `yaml:"successes,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
+	}
+	docUnhealthy struct {
+		Interval docDuration `yaml:"interval,omitempty" jsonschema:"default=0s"`
+		docFailures
+	}
+	docFailures struct {
+		HTTPFailures int `yaml:"http_failures,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
+		TCPFailures  int `yaml:"tcp_failures,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
+		Timeouts     int `yaml:"timeouts,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
+	}
+	docPassive struct {
+		Statuses     many[docStatus] `yaml:"statuses,omitempty" jsonschema_description:"Failures; 429, 500 and 503 by default."`
+		Unhealthy    docFailures     `yaml:"unhealthy,omitempty"`
+		RecoverAfter docDuration     `yaml:"recover_after,omitempty" jsonschema:"default=30s" jsonschema_description:"When a target is tried again without active checks; 0s never."`
+	}
+
+	// docStages are the keys of stages; in a rule each may be off.
+	docStages struct {
+		Auth          orOff[docAuth]            `yaml:"auth,omitempty" jsonschema_description:"Callers inside a workload must send a secret."`
+		SizeLimit     orOff[docSizeLimit]       `yaml:"size_limit,omitempty"`
+		RateLimit     orOff[many[docRateLimit]] `yaml:"rate_limit,omitempty" jsonschema_description:"Kong's rate-limiting; of a list all must admit."`
+		Throttle      orOff[many[docThrottle]]  `yaml:"throttle,omitempty" jsonschema_description:"nginx's limit_req; of a list all must admit."`
+		ContentFilter orOff[many[docFilter]]    `yaml:"content_filter,omitempty" jsonschema_description:"Patterns in bodies, header fields and URLs."`
+		Secrets       docSecrets                `yaml:"secrets,omitempty" jsonschema_description:"What is done where a built-in detector finds a secret."`
+		Headers       orOff[docHeaders]         `yaml:"headers,omitempty"`
+		Cache         orOff[docRuleCache]       `yaml:"cache,omitempty"`
+		Upstream      string                    `yaml:"upstream,omitempty" jsonschema_description:"The entry of upstreams that takes the place of the request's host."`
+		Retry         orOff[docRetry]           `yaml:"retry,omitempty"`
+		Log           orOff[docBodyLog]         `yaml:"log,omitempty" jsonschema_description:"What of bodies an audit event holds."`
+	}
+	docAuth struct {
+		Header     string  `yaml:"header"`
+		SecretFile docPath `yaml:"secret_file" jsonschema_description:"Holds the secret; read at start and at each reload."`
+	}
+	docSizeLimit struct {
+		Request  docSize `yaml:"request,omitempty"`
+		Response docSize `yaml:"response,omitempty"`
+	}
+	docRateLimit struct {
+		Second            int           `yaml:"second,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
+		Minute            int           `yaml:"minute,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
+		Hour              int           `yaml:"hour,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
+		Day               int           `yaml:"day,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
+		By                docCounterKey `yaml:"by,omitempty" jsonschema:"default=workload"`
+		Policy            string        `yaml:"policy,omitempty" jsonschema:"enum=local,enum=redis,default=local"`
+		HideClientHeaders bool          `yaml:"hide_client_headers,omitempty" jsonschema:"default=false"`
+		FaultTolerant     bool          `yaml:"fault_tolerant,omitempty" jsonschema:"default=true" jsonschema_description:"Go on with local counters while Redis is away."`
+	}
+	docThrottle struct {
+		Rate    string        `yaml:"rate" jsonschema:"pattern=^[0-9]+r/[sm]$"`
+		Burst   int           `yaml:"burst,omitempty" jsonschema:"minimum=0,maximum=100000,default=0"`
+		Nodelay bool          `yaml:"nodelay,omitempty" jsonschema:"default=false"`
+		Delay   int           `yaml:"delay,omitempty" jsonschema:"minimum=0,maximum=100000,default=0"`
+		By      docCounterKey `yaml:"by,omitempty" jsonschema:"default=workload"`
+		Status  docFailure    `yaml:"status,omitempty" jsonschema:"default=429"`
+	}
+	docFilter struct {
+		Name    string     `yaml:"name" jsonschema:"minLength=1,maxLength=100"`
+		Pattern string     `yaml:"pattern" jsonschema_description:"RE2."`
+		In      string     `yaml:"in,omitempty" jsonschema:"enum=request,enum=response,enum=both,default=request"`
+		Action  string     `yaml:"action,omitempty" jsonschema:"enum=block,enum=redact,enum=report,default=block"`
+		Status  docFailure `yaml:"status,omitempty" jsonschema:"default=400"`
+	}
+	docHeaders struct {
+		Request  docChanges `yaml:"request,omitempty"`
+		Response docChanges `yaml:"response,omitempty"`
+	}
+	docChanges struct {
+		Set    map[string]string       `yaml:"set,omitempty"`
+		Add    map[string]many[string] `yaml:"add,omitempty"`
+		Remove many[string]            `yaml:"remove,omitempty"`
+	}
+	docRuleCache struct {
+		Methods      many[docCached] `yaml:"methods,omitempty"`
+		Statuses     many[docStatus] `yaml:"statuses,omitempty"`
+		ContentTypes many[string]    `yaml:"content_types,omitempty"`
+		TTL          docDuration     `yaml:"ttl,omitempty" jsonschema:"default=300s" jsonschema_description:"Freshness of an answer that states none."`
+		Force        bool            `yaml:"force,omitempty" jsonschema:"default=false" jsonschema_description:"ttl instead of what the answer states."`
+		MaxBody      docSize         `yaml:"max_body,omitempty" jsonschema:"default=1MB"`
+	}
+	docRetry struct {
+		Attempts int              `yaml:"attempts,omitempty" jsonschema:"minimum=2,maximum=20,default=3" jsonschema_description:"Counts all tries."`
+		On       many[docRetryOn] `yaml:"on,omitempty" jsonschema_description:"connect, or a status from 400 to 599; connect, 502, 503 and 504 by default."`
+		Backoff  docDuration      `yaml:"backoff,omitempty" jsonschema:"default=100ms"`
+	}
+	docBodyLog struct {
+		RequestBody  bool         `yaml:"request_body,omitempty" jsonschema:"default=false"`
+		ResponseBody bool         `yaml:"response_body,omitempty" jsonschema:"default=false"`
+		MaxBody      docSize      `yaml:"max_body,omitempty" jsonschema:"default=64KB"`
+		Redact       many[string] `yaml:"redact,omitempty" jsonschema_description:"JSON paths such as $.password, or header:NAME."`
+	}
 	docDefaults struct {
+		docStages
 		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
 		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty"`
 		UpstreamTLS   docUpstreamTLS   `yaml:"upstream_tls,omitempty"`
@@ -114,6 +255,7 @@ type (
 		User    many[string] `yaml:"user,omitempty"`
 	}
 	docRule struct {
+		docStages
 		Name          string           `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Unique; appears in audit, metrics and refusals."`
 		Match         docMatch         `yaml:"match,omitempty" jsonschema_description:"All keys must hold; of a list any one."`
 		Private       many[string]     `yaml:"private,omitempty" jsonschema_description:"Prefixes inside refused address classes that this rule's names may resolve to."`
@@ -144,25 +286,43 @@ type (
 	docProtocol  string
 	docPort      int
 	docPortRange string
+	docStatus    int
+	docFailure   int
+	docRetryOn   string
+	docCached    string
+	docSecrets   string
+
+	docCounterKey string
 
 	// many is a value or a list of them.
 	many[T any] []T
+	// orOff is a value or the word off.
+	orOff[T any] struct{ Value T }
 )
 
 // element lets the reflector find what a list is of.
 func (many[T]) element() reflect.Type { return reflect.TypeFor[T]() }
 
+// value lets the reflector find what may be off.
+func (orOff[T]) value() reflect.Type { return reflect.TypeFor[T]() }
+
 var simple = map[reflect.Type]*jsonschema.Schema{
-	reflect.TypeFor[string]():       {Type: "string"},
-	reflect.TypeFor[docMode]():      {Type: "string", Enum: []any{"enforce", "observe"}},
-	reflect.TypeFor[docAction]():    {Type: "string", Enum: []any{"allow", "deny"}},
-	reflect.TypeFor[docPath]():      {Type: "string", Pattern: "^/"},
-	reflect.TypeFor[docDuration]():  {Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$|^0$`},
-	reflect.TypeFor[docSize]():      {Type: "string", Pattern: "^[0-9]+([KMGT]i?)?B$"},
-	reflect.TypeFor[docSink]():      {Type: "string", Enum: []any{"file"}},
-	reflect.TypeFor[docProtocol]():  {Type: "string", Enum: []any{"http", "https", "tls", "tcp", "udp"}},
-	reflect.TypeFor[docPort]():      {Type: "integer", Minimum: "1", Maximum: "65535"},
-	reflect.TypeFor[docPortRange](): {OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "1", Maximum: "65535"}, {Type: "string", Pattern: "^[0-9]+(-[0-9]+)?$"}}},
+	reflect.TypeFor[string]():        {Type: "string"},
+	reflect.TypeFor[docMode]():       {Type: "string", Enum: []any{"enforce", "observe"}},
+	reflect.TypeFor[docAction]():     {Type: "string", Enum: []any{"allow", "deny"}},
+	reflect.TypeFor[docPath]():       {Type: "string", Pattern: "^/"},
+	reflect.TypeFor[docDuration]():   {Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$|^0$`},
+	reflect.TypeFor[docSize]():       {Type: "string", Pattern: "^[0-9]+([KMGT]i?)?B$"},
+	reflect.TypeFor[docSink]():       {Type: "string", Enum: []any{"file", "journald", "syslog"}},
+	reflect.TypeFor[docStatus]():     {Type: "integer", Minimum: "100", Maximum: "599"},
+	reflect.TypeFor[docFailure]():    {Type: "integer", Minimum: "400", Maximum: "599"},
+	reflect.TypeFor[docRetryOn]():    {OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "400", Maximum: "599"}, {Type: "string", Pattern: "^(connect|[45][0-9][0-9])$"}}},
+	reflect.TypeFor[docCached]():     {Type: "string", Enum: []any{"GET", "HEAD"}},
+	reflect.TypeFor[docSecrets]():    {Enum: []any{"block", "redact", "report", off, false}},
+	reflect.TypeFor[docCounterKey](): {Type: "string", Pattern: "^(workload|rule|host|header:.+)$"},
+	reflect.TypeFor[docProtocol]():   {Type: "string", Enum: []any{"http", "https", "tls", "tcp", "udp"}},
+	reflect.TypeFor[docPort]():       {Type: "integer", Minimum: "1", Maximum: "65535"},
+	reflect.TypeFor[docPortRange]():  {OneOf: []*jsonschema.Schema{{Type: "integer", Minimum: "1", Maximum: "65535"}, {Type: "string", Pattern: "^[0-9]+(-[0-9]+)?$"}}},
 }
 
 func mapType(t reflect.Type) *jsonschema.Schema {
@@ -170,17 +330,42 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 		one := *s
 		return &one
 	}
-	if list, ok := reflect.Zero(t).Interface().(interface{ element() reflect.Type }); ok {
-		item := *simple[list.element()]
-		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{&item, {Type: "array", Items: &item}}}
+	switch v := reflect.Zero(t).Interface().(type) {
+	case interface{ element() reflect.Type }:
+		item := reflectType(v.element())
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{item, {Type: "array", Items: item}}}
+	case interface{ value() reflect.Type }:
+		value := reflectType(v.value())
+		if value.OneOf == nil {
+			value = &jsonschema.Schema{OneOf: []*jsonschema.Schema{value}}
+		}
+		value.OneOf = append(value.OneOf, &jsonschema.Schema{Enum: []any{off, false}})
+		return value
 	}
 	return nil
 }
 
+// reflectType gives the schema of a type that stands inside another.
+func reflectType(t reflect.Type) *jsonschema.Schema {
+	if s, ok := simple[t]; ok {
+		one := *s
+		return &one
+	}
+	if s := mapType(t); s != nil {
+		return s
+	}
+	s := reflector().ReflectFromType(t)
+	s.Version = ""
+	return s
+}
+
+func reflector() *jsonschema.Reflector {
+	return &jsonschema.Reflector{FieldNameTag: "yaml", Anonymous: true, ExpandedStruct: true, DoNotReference: true, Mapper: mapType}
+}
+
 func generateSchema(t *testing.T) (*jsonschema.Schema, []byte) {
 	t.Helper()
-	r := jsonschema.Reflector{FieldNameTag: "yaml", Anonymous: true, ExpandedStruct: true, DoNotReference: true, Mapper: mapType}
-	s := r.Reflect(&docFile{})
+	s := reflector().Reflect(&docFile{})
 	s.Title = "sallyport configuration"
 	s.PatternProperties = map[string]*jsonschema.Schema{"^x-": {Description: "Ignored: a place for YAML anchors."}}
 	var b bytes.Buffer
@@ -221,18 +406,29 @@ log: {}
 tls: {}
 dns: {}
 timeouts: {}
-audit: { file: {} }
+audit: { file: {}, syslog: {} }
 upstream_proxy: {}
-defaults: { timeouts: {}, upstream_proxy: {}, upstream_tls: {} }
+redis: {}
+cache: {}
+defaults: { timeouts: {}, upstream_proxy: {}, upstream_tls: {}, STAGES }
 workloads: { a: { match: {} } }
-rules: [{ match: {}, timeouts: {}, upstream_proxy: {}, upstream_tls: {} }]
+upstreams: { a: { targets: {}, healthchecks: { active: { healthy: {}, unhealthy: {} }, passive: { unhealthy: {} } } } }
+rules: [{ match: {}, timeouts: {}, upstream_proxy: {}, upstream_tls: {}, STAGES }]
 `
+	text = strings.ReplaceAll(text, "STAGES", "auth: {}, size_limit: {}, rate_limit: {}, throttle: {}, content_filter: {}, headers: { request: {}, response: {} }, cache: {}, retry: {}, log: {}")
 	d.config(parseFile(File{"f", []byte(text)}, d.report, &left))
 	s, _ := generateSchema(t)
 	known := make(map[string][]string)
 	var walk func(path string, s *jsonschema.Schema)
 	walk = func(path string, s *jsonschema.Schema) {
-		if s == nil || s.Properties == nil {
+		if s == nil {
+			return
+		}
+		for _, one := range s.OneOf {
+			// A value, a list of them or off: they stand for the same key.
+			walk(path, one)
+		}
+		if s.Properties == nil {
 			return
 		}
 		for p := s.Properties.Oldest(); p != nil; p = p.Next() {
