@@ -5,6 +5,7 @@ package balance
 
 import (
 	"context"
+	"iter"
 	"net"
 	"strconv"
 	"sync"
@@ -150,6 +151,17 @@ func (s *Set) Health(yield func(upstream, target string, healthy bool, why strin
 		for _, t := range u.targets {
 			healthy, why := t.state.health()
 			if !yield(u.Name, t.name, healthy, why) {
+				return
+			}
+		}
+	}
+}
+
+// Unhealthy walks the targets that are not healthy, with what made them so.
+func (u *Upstream) Unhealthy() iter.Seq2[*Target, string] {
+	return func(yield func(*Target, string) bool) {
+		for _, t := range u.targets {
+			if healthy, why := t.state.health(); !healthy && !yield(t, why) {
 				return
 			}
 		}

@@ -194,9 +194,10 @@ func (l Lease) report(r Result, why string) {
 	}
 }
 
-// End says that the exchange at the target is over.
+// End says that the exchange at the target is over. That of a zero Lease does
+// nothing.
 func (l Lease) End() {
-	if l.Target.up.counts {
+	if l.Target != nil && l.Target.up.counts {
 		l.Target.state.open.Add(-1)
 	}
 }

@@ -58,6 +58,18 @@ func (u *Upstream) Pick(key uint64, tried []*Target, now time.Time) (Lease, bool
 	return Lease{Target: t}, true
 }
 
+// Prefer gives the target itself where it is one of the upstream and healthy,
+// and no key says which one it must be.
+func (u *Upstream) Prefer(t *Target) (Lease, bool) {
+	if t == nil || t.up != u || u.algorithm == config.ConsistentHash || t.state.down.Load() {
+		return Lease{}, false
+	}
+	if u.counts {
+		t.state.open.Add(1)
+	}
+	return Lease{Target: t}, true
+}
+
 // choose gives nil where all that are healthy were tried.
 func (u *Upstream) choose(p *plan, key uint64, tried []*Target) *Target {
 	switch {
@@ -160,16 +172,19 @@ func (p *plan) draw(tried []*Target, other *Target) int {
 }
 
 // Key gives what the algorithm goes by in a request, 0 for nothing: round robin
-// is in the place of a hash then.
+// is in the place of a hash then. req is nil where no request is known yet.
 func (u *Upstream) Key(workload string, req *exchange.Request) uint64 {
 	if u.algorithm != config.ConsistentHash {
 		return 0
 	}
 	text := workload
-	switch u.hashOn.By {
-	case config.HashPath:
+	switch {
+	case u.hashOn.By == config.HashWorkload:
+	case req == nil:
+		return 0
+	case u.hashOn.By == config.HashPath:
 		text = req.Path
-	case config.HashHeader:
+	default:
 		text = req.Header.Get(u.hashOn.Header)
 	}
 	if text == "" {

@@ -326,6 +326,13 @@ func (s *ClientStream) Finish(req *exchange.Request) (reusable bool, err error) 
 	return reusable, err
 }
 
+// Handed reports whether the whole request was written for the server.
+func (s *ClientStream) Handed() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return !s.sending && s.sendErr == nil && s.out.done
+}
+
 // Interrupt ends the stream from another goroutine: RoundTrip and reads of the
 // response fail. It never waits, and does nothing after Finish.
 func (s *ClientStream) Interrupt() {

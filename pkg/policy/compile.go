@@ -24,15 +24,15 @@ type rule struct {
 	// without which nothing may pass.
 	needsRequest bool
 	// staged is true where any stage looks at requests or responses.
-	staged bool
-	hosts        []pattern.Host
-	cidrs        []netip.Prefix
-	exempt       address.Exemptions
-	ports        []config.PortRange
-	methods      methodSet
-	paths        []pattern.Path
-	headers      []config.HeaderMatch
-	timeouts     config.Timeouts
+	staged   bool
+	hosts    []pattern.Host
+	cidrs    []netip.Prefix
+	exempt   address.Exemptions
+	ports    []config.PortRange
+	methods  methodSet
+	paths    []pattern.Path
+	headers  []config.HeaderMatch
+	timeouts config.Timeouts
 	// detour is nil where the rule's connections go by no proxy.
 	detour *detour
 	// upstream names the targets that stand in for the rule's hosts, "" for none.

@@ -44,6 +44,7 @@ type call struct {
 	// exchange ends; ctx is theirs.
 	stages *exchange.Pipeline
 	ctx    *pause
+	tries  tries
 	// interim passes a 1xx response on. It is made once, so that an exchange
 	// does not cost a closure.
 	interim func(*exchange.Response) error
@@ -254,43 +255,30 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	if k.stream != nil && req.Upgrade != "" {
 		ws = k.follow()
 	}
-	car := &k.car
-	for fresh := false; ; fresh = true {
-		if fail := k.take(r, fresh); fail != nil {
-			k.ev.Duration.Upstream = time.Since(begin)
-			k.unreachable(d, fail)
-			return nil
-		}
-		if ws != nil && !car.extended() {
-			car.release()
-			k.refuse(c.ownDecision(policy.ProtocolDenied), "the upstream does not take WebSockets over HTTP/2 any more")
-			return nil
-		}
-		k.use(car.inUse())
-		err := car.roundTrip(req, resp, opts)
-		if err == nil {
-			break
-		}
-		car.finish(req)
-		k.use(nil)
-		reused := car.reused()
-		car.drop()
-		if !fresh && resendable(err, req.Method, reused) {
-			continue
-		}
-		k.ev.Duration.Upstream = time.Since(begin)
-		k.roundTripFailed(d, err)
+	if !k.send(&d, r, opts, ws != nil, begin) {
+		k.giveLease()
 		return nil
 	}
-	k.ev.Duration.Upstream = time.Since(begin)
+	car := &k.car
 	k.ev.TLS.UpstreamVersion = tlsVersion(car.u.TLSVersion())
 	if !k.respond(car, &d) {
+		k.giveLease()
 		return nil
 	}
 	k.ev.HTTP.Status = resp.Status
 	if resp.Status == switchingProtocols {
-		return k.upgrade(car, d)
+		lease := k.tries.takeLease()
+		next := k.upgrade(car, d)
+		if next == nil {
+			lease.End()
+			return nil
+		}
+		return func(h *hop) {
+			next(h)
+			lease.End()
+		}
 	}
+	defer k.giveLease()
 	if c.p.draining.Load() {
 		k.client.CloseAfter()
 	}

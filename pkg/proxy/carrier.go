@@ -76,7 +76,7 @@ func (k *call) adopt(r *route) bool {
 // dial opens a connection for a route.
 func (k *call) dial(r *route) (*upstream.Conn, *failure) {
 	c := k.c
-	if f := k.h.failed; f != nil && f.host == r.host && time.Since(f.at) < freshTime {
+	if f := k.h.failed; f != nil && k.tries.n <= 1 && f.host == r.host && time.Since(f.at) < freshTime {
 		// The client was only waiting for this answer.
 		return nil, f.failure
 	}
@@ -116,6 +116,15 @@ func (a *carrier) finish(req *exchange.Request) (reusable bool, err error) {
 		return a.h2.Finish(req)
 	}
 	return a.h1.Finish(req)
+}
+
+// handed reports whether the upstream has been given the whole request: nobody
+// reads its body any more.
+func (a *carrier) handed() bool {
+	if a.h2 != nil {
+		return a.h2.Handed()
+	}
+	return a.h1.Handed()
 }
 
 // extended reports whether the upstream takes extended CONNECT (RFC 8441).

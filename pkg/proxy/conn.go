@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"sallyport/pkg/audit"
+	"sallyport/pkg/balance"
 	"sallyport/pkg/http2"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
@@ -66,6 +67,10 @@ type conn struct {
 	mu  sync.Mutex
 	up  inUse
 	leg upstream.Leg
+
+	// asked is the target that was asked what it speaks and waits for the first
+	// request.
+	asked atomic.Pointer[balance.Target]
 
 	held bool      // Standins.Hold gave true
 	ours audit.Leg // of the workload's side, as our end counted it

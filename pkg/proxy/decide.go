@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sallyport/pkg/balance"
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
@@ -31,11 +32,12 @@ type work struct {
 	authority, host string
 	port, given     uint16
 
-	names  names
-	route  route
-	rule   *metrics.Rule
-	ruleAt string
-	last   *upstream.Conn
+	names   names
+	route   route
+	targets targetRoutes
+	rule    *metrics.Rule
+	ruleAt  string
+	last    *upstream.Conn
 }
 
 // fields lets policy look at a request's header.
@@ -164,6 +166,9 @@ func (w *work) decide(s *Settings, t *target, protocol policy.Protocol, request 
 		// was refused.
 		return n.allowed, nil, nil
 	}
+	if d.Upstream != "" {
+		return w.balanced(s, t, d)
+	}
 	if n != nil && n.err != nil && d.Proxy == nil {
 		return d, nil, lookupFailure(t.host, n.err)
 	}
@@ -195,6 +200,10 @@ type route struct {
 	failed *failure
 	// text is host:port for the audit.
 	text string
+	// balance is set where targets stand in for the host: the route leads nowhere
+	// itself. That to a target has authority, what Host says there.
+	balance   *balance.Rule
+	authority string
 }
 
 // routeTo applies the address classes and cidrs of the deciding rule, and
@@ -213,8 +222,13 @@ func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 		if named {
 			at = w.names.at
 		}
-		w.newRoute(s, t, &d, addrs, at)
+		w.newRoute(r, s, t, &d, addrs, at)
 	}
+	return w.finish(r, s, t, d)
+}
+
+// finish gives the decision that is made of d by what the route found out.
+func (w *work) finish(r *route, s *Settings, t *target, d policy.Decision) (policy.Decision, *route, *failure) {
 	if r.refused != policy.NoReason && d.Verdict == policy.Allow {
 		// What observe mode let pass already keeps its first reason.
 		d = d.Refuse(r.refused)
@@ -241,8 +255,7 @@ func (w *work) routeTo(s *Settings, t *target, d policy.Decision, addrs []netip.
 	return d, r, nil
 }
 
-func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, at time.Time) {
-	r := &w.route
+func (w *work) newRoute(r *route, s *Settings, t *target, d *policy.Decision, addrs []netip.Addr, at time.Time) {
 	*r = route{settings: s, at: at, rule: d.Rule, mode: d.Mode, verdict: d.Verdict, target: *t}
 	r.way.Own = t.addr
 	if d.Certificate != nil && t.scheme == upstream.TLS {
@@ -254,7 +267,7 @@ func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []neti
 	}
 	r.text = joinHostPort(host, t.port)
 	if d.Proxy != nil && t.host != "" && !policy.IsAddress(t.host) {
-		w.detour(s, d)
+		w.detour(r, s, d)
 		return
 	}
 	proxied := s.Policy.Proxied()
@@ -280,7 +293,7 @@ func (w *work) newRoute(s *Settings, t *target, d *policy.Decision, addrs []neti
 	case d.Proxy != nil && len(r.way.Addrs) > 0:
 		// The workload gave an address, which was judged, and the proxy is asked
 		// for that one.
-		w.detour(s, d)
+		w.detour(r, s, d)
 	}
 }
 

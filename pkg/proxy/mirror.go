@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"sallyport/pkg/balance"
 	"sallyport/pkg/http2"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/upstream"
@@ -73,19 +74,68 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 			return m
 		}
 	}
+	if d.Upstream != "" {
+		return c.mirrorTarget(s, &t, d, now)
+	}
 	d, r, fail := w.routeTo(s, &t, d, addrs, now)
 	if fail != nil || r == nil || d.Verdict != policy.Allow {
 		return m
 	}
+	if m, fail = c.askProtocol(r); fail != nil {
+		h.failed = &failedDial{host: r.host, at: time.Now(), failure: fail}
+	}
+	return m
+}
+
+// mirrorTries is how many targets are asked what they speak before a client is
+// let in without an answer.
+const mirrorTries = 3
+
+// mirrorTarget is mirror where targets stand in for the host. The one that
+// answers takes the first request.
+func (c *conn) mirrorTarget(s *Settings, t *target, d policy.Decision, now time.Time) (m mirrored) {
+	_, r, fail := c.work.balanced(s, t, d)
+	if fail != nil {
+		return m
+	}
+	u := r.balance.Upstream
+	var tried []*balance.Target
+	for range min(mirrorTries, u.Len()) {
+		lease, ok := u.Pick(u.Key(c.id.Name, nil), tried, now)
+		if !ok {
+			return m
+		}
+		tried = append(tried, lease.Target)
+		judged, to, fail := c.work.toTarget(r, d, lease.Target, now)
+		if fail == nil && judged.Verdict == policy.Allow {
+			m, fail = c.askProtocol(to)
+		}
+		if fail == nil {
+			lease.End()
+			c.asked.Store(lease.Target)
+			return m
+		}
+		result := balance.TCPFailure
+		if fail.reason == policy.UpstreamTimeout {
+			result = balance.Timeout
+		}
+		lease.Failed(result, fail.text)
+		lease.End()
+	}
+	return m
+}
+
+// askProtocol finds out what is spoken on a route. The failure is that of
+// connecting.
+func (c *conn) askProtocol(r *route) (m mirrored, fail *failure) {
 	if protocol, known := r.host.Spoke(); known && protocol != h2 {
 		m.protocol = http11
-		return m
+		return m, nil
 	}
 	u := r.host.Idle(r.way, &c.leg, nil)
 	if u == nil {
 		if u, fail = c.connect(r); fail != nil {
-			h.failed = &failedDial{host: r.host, at: time.Now(), failure: fail}
-			return m
+			return m, fail
 		}
 	}
 	m.protocol = http11
@@ -94,7 +144,7 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 			c.ready.Close()
 		}
 		c.ready = u
-		return m
+		return m, nil
 	}
 	m.protocol = h2
 	ctx, cancel := context.WithTimeout(c.context(), settingsTime)
@@ -103,11 +153,11 @@ func (c *conn) mirror(h *hop, offer string) (m mirrored) {
 	settings, err := codec.Start(ctx)
 	if err != nil {
 		codec.Close()
-		return m
+		return m, nil
 	}
 	m.settings = settings
 	u.Release()
-	return m
+	return m, nil
 }
 
 // A failedDial tells the first request of a hop what was found out for it.

@@ -98,8 +98,7 @@ func (r *route) serves(u *upstream.Conn) bool {
 // detour makes the route one by the upstream proxy of the decision: the target
 // by its name, at the addresses of the proxy. It is the operator's, so it may be
 // of any address class, but never ourselves.
-func (w *work) detour(s *Settings, d *policy.Decision) {
-	r := &w.route
+func (w *work) detour(r *route, s *Settings, d *policy.Decision) {
 	r.proxy = s.Proxies[d.Proxy]
 	if r.proxy == nil {
 		r.failed = &failure{reason: policy.UpstreamUnreachable, text: "the upstream proxy " + d.Proxy.URL() + " is not set up"}

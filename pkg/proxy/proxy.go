@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"sallyport/pkg/balance"
 	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/http1"
@@ -87,7 +88,9 @@ type Settings struct {
 	Policy *policy.Policy
 	// Pipelines are the stages of the rules, by their place from 0.
 	Pipelines []*exchange.Pipeline
-	Timeouts  config.Timeouts
+	// Balance is what the rules do about targets and retries, by their place.
+	Balance  balance.Rules
+	Timeouts config.Timeouts
 	// Proxies are those that decisions name.
 	Proxies map[*config.UpstreamProxy]*upstream.Proxy
 	// Certificates are what upstreams are shown, by the block of the rule.
