@@ -156,7 +156,11 @@ func (d *decoder) needs(n *node, path string, keys ...string) {
 	}
 	for _, key := range keys {
 		if n.get(key) == nil {
-			d.add(n.place, "%sneeds a %q", prefix(path), key)
+			what := prefix(path)
+			if what == "" {
+				what = "an upstream "
+			}
+			d.add(n.place, "%sneeds %q", what, key)
 		}
 	}
 }
@@ -173,15 +177,16 @@ func (d *decoder) rateLimit(n *node, path string) RateLimit {
 		{"hide_client_headers", func(n *node) { d.boolean(n, path+".hide_client_headers", &l.HideClientHeaders) }},
 		{"fault_tolerant", func(n *node) { d.boolean(n, path+".fault_tolerant", &l.FaultTolerant) }},
 	}
-	wrong := false
+	before := len(d.errs)
 	for _, w := range windows {
 		fields = append(fields, field{w.key, func(n *node) {
-			v, ok := d.integer(n, path+"."+w.key, 0, MaxRequests)
-			*w.into, wrong = v, wrong || !ok
+			if v, ok := d.integer(n, path+"."+w.key, 0, MaxRequests); ok {
+				*w.into = v
+			}
 		}})
 	}
 	d.object(n, path, fields...)
-	if n.kind != mapping || wrong {
+	if len(d.errs) > before {
 		return l
 	}
 	// As in Kong: a window that can never be the one that refuses is a mistake.
@@ -190,8 +195,8 @@ func (d *decoder) rateLimit(n *node, path string) RateLimit {
 		switch {
 		case *w.into == 0:
 		case *w.into < last:
-			d.add(n.get(w.key).value.place, "%s%s: the limit of a %s, %d, is lower than that of a %s, %d, which could never be reached",
-				prefix(path), w.key, w.key, *w.into, of, last)
+			d.add(n.get(w.key).value.place, "%s%d each %s is lower than %d each %s, which could never be reached",
+				prefix(path+"."+w.key), *w.into, w.key, last, of)
 			return l
 		default:
 			last, of = *w.into, w.key
@@ -224,7 +229,7 @@ func (d *decoder) throttle(n *node, path string) Throttle {
 	)
 	d.needs(n, path, "rate")
 	if nodelay && n.get("delay") != nil {
-		d.add(n.get("delay").place, "%sdelay: nodelay says that nothing is delayed: give one of the two", prefix(path))
+		d.add(n.get("delay").place, "%snodelay says that nothing is delayed: give one of the two", prefix(path+".delay"))
 	}
 	// nginx takes a delay beyond the burst, and refuses what is beyond that first.
 	if nodelay || t.Delay > t.Burst {

@@ -76,6 +76,10 @@ func (d *decoder) upstream(n *node, u *Upstream) {
 }
 
 func (d *decoder) targets(n *node, path string) (all []Target) {
+	if n.kind == list && len(n.items) == 0 {
+		d.add(n.place, "%swant at least one", prefix(path))
+		return nil
+	}
 	named := make(map[string]place)
 	before, total := len(d.errs), 0
 	d.few(n, path, MaxTargets, func(n *node) {
