@@ -37,9 +37,9 @@ const (
 	MaxBurst = 100_000
 	// MaxBody bounds a size limit: 1 PB is none.
 	MaxBody Size = 1e15
-	// MaxLoggedBody bounds log.max_body: a request's and a response's, each byte
-	// of which may take six in JSON, fit into one file of audit events.
-	MaxLoggedBody Size = MinAuditFileSize / 16
+	// MaxLoggedBody bounds log.max_body: what an event holds of both bodies must
+	// leave room for the rest of its line.
+	MaxLoggedBody Size = 512 << 10
 	// MaxCache bounds cache.max_bytes, and what is stored of one response: 1 TB.
 	MaxCache Size = 1e12
 	// MaxAttempts bounds the tries of a request, MaxBackoff the first wait.

@@ -23,16 +23,14 @@ type rule struct {
 	// needsRequest is true where methods, paths or headers are given, or a stage
 	// without which nothing may pass.
 	needsRequest bool
-	// staged is true where any stage looks at requests or responses.
-	staged   bool
-	hosts    []pattern.Host
-	cidrs    []netip.Prefix
-	exempt   address.Exemptions
-	ports    []config.PortRange
-	methods  methodSet
-	paths    []pattern.Path
-	headers  []config.HeaderMatch
-	timeouts config.Timeouts
+	hosts        []pattern.Host
+	cidrs        []netip.Prefix
+	exempt       address.Exemptions
+	ports        []config.PortRange
+	methods      methodSet
+	paths        []pattern.Path
+	headers      []config.HeaderMatch
+	timeouts     config.Timeouts
 	// detour is nil where the rule's connections go by no proxy.
 	detour *detour
 	// upstream names the targets that stand in for the rule's hosts, "" for none.
@@ -137,8 +135,8 @@ func (p *Policy) compileRule(r *rule, c *config.Rule, sets map[string]int32) err
 	m := &c.Match
 	*r = rule{
 		name: c.Name, allow: c.Action == config.Allow, set: p.set(m.Workloads, sets),
-		// Without a request there is nothing that a target could be asked.
-		needsRequest: m.NeedsRequest() || c.Upstream != "", upstream: c.Upstream, stages: c.NeedsRequest(), hosts: m.Hosts, cidrs: m.CIDRs,
+		// What is no HTTP would go past the stages, and no target could be asked.
+		needsRequest: m.NeedsRequest() || c.Binding(), upstream: c.Upstream, stages: c.NeedsRequest(), hosts: m.Hosts, cidrs: m.CIDRs,
 		exempt: address.Exempt(m.CIDRs, c.Private), ports: m.Ports,
 		methods: compileMethods(m.Methods), paths: m.Paths, headers: m.Headers,
 		timeouts: c.Timeouts.Over(p.timeouts),

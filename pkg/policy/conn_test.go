@@ -47,6 +47,10 @@ func TestDecideConn(t *testing.T) {
 		{"no name on other TCP", tail, Query{Protocol: TCP}, Refuse, "", NoRule},
 		{"no name on other TCP, by address", `  - { name: net, match: { cidrs: [203.0.113.0/24] }, action: allow }`, Query{Protocol: TCP}, TunnelConn, "net", NoReason},
 		{"direct, met by the proxy", `  - { name: net, match: { cidrs: [203.0.113.0/24] }, action: allow, handling: direct }`, Query{Protocol: HTTPS}, TunnelConn, "net", NoReason},
+		{"a stage that binds", `  - { name: a, match: { hosts: [pin.example] }, action: allow, rate_limit: { minute: 1 } }`, Query{Host: "pin.example", Protocol: HTTPS}, InspectConn, "", NoReason},
+		{"a stage that binds on other TCP", `  - { name: a, match: { hosts: [pin.example] }, action: allow, secrets: block }`, Query{Host: "pin.example", Protocol: TCP}, Refuse, "", NoRule},
+		{"a stage that binds, then a tunnel for other TCP", `  - { name: a, match: { hosts: [pin.example] }, action: allow, size_limit: { request: 1MB } }` + tail, Query{Host: "pin.example", Protocol: TCP}, TunnelConn, "pinned", NoReason},
+		{"a stage that looks on", `  - { name: a, match: { hosts: [pin.example] }, action: allow, secrets: report }`, Query{Host: "pin.example", Protocol: TCP}, TunnelConn, "a", NoReason},
 		{"UDP", tail, Query{Host: "pin.example", Protocol: UDP}, Refuse, "", NoRule},
 	}
 	for _, tt := range tests {

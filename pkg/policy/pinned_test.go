@@ -51,6 +51,7 @@ rules:
   - {name: web, match: {hosts: [api.example.com], protocols: [https]}, action: allow}
   - {name: rest, match: {hosts: [api.example.com]}, action: allow}`, false},
 		{"a certificate of ours", `rules: [{name: a, match: {hosts: [api.example.com]}, action: allow, upstream_tls: {cert: /c, key: /k}}]`, false},
+		{"a stage that only looks", `rules: [{name: a, match: {hosts: [api.example.com]}, action: allow, secrets: report}]`, false},
 		{"addresses that do not fit", `rules: [{name: a, match: {hosts: [api.example.com], cidrs: [192.0.2.0/24]}, action: allow}]`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
