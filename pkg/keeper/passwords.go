@@ -8,24 +8,18 @@ import (
 	"sallyport/pkg/keeper/protocol"
 )
 
-// readPasswords reads the password file of every upstream proxy, each once, at
-// start and at each reload: the worker may not be able to.
+// readPasswords reads the files with what stages and upstream proxies send or
+// compare, each once, at start and at each reload: the worker may not be able to.
 func readPasswords(c *config.Config) ([]protocol.Source, error) {
 	var out []protocol.Source
 	var errs []error
-	read := make(map[string]bool)
-	for _, u := range c.UpstreamProxies() {
-		name := u.PasswordFile
-		if name == "" || read[name] {
-			continue
-		}
-		read[name] = true
-		data, err := readBounded(name, "password")
+	for _, f := range c.NamedFiles() {
+		data, err := readBounded(f.Path, f.Secret)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("upstream_proxy.password_file: %w", err))
+			errs = append(errs, fmt.Errorf("%s: %w", f.Key, err))
 			continue
 		}
-		out = append(out, protocol.Source{Name: name, Data: data})
+		out = append(out, protocol.Source{Name: f.Path, Data: data})
 	}
 	return out, errors.Join(errs...)
 }

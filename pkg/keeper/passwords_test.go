@@ -42,3 +42,44 @@ func TestReadPasswords(t *testing.T) {
 		}
 	}
 }
+
+// TestReadSecrets: the files of stages and of redis are read with the passwords;
+// what others could read stops the start, and the error names the rule.
+func TestReadSecrets(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, mode os.FileMode) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(name), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	key, pw, ca, open := write("key", 0o640), write("pw", 0o600), write("ca", 0o644), write("open", 0o604)
+	of := func(secret string) *config.Config {
+		t.Helper()
+		text := fmt.Sprintf(`
+redis: { password_file: %s, tls: true, ca_file: %s }
+defaults: { auth: { header: X-Api-Key, secret_file: %s } }
+rules:
+  - { name: one, match: { hosts: a.example }, action: allow }
+  - { name: two, match: { hosts: b.example }, action: allow }
+  - { name: without, match: { hosts: c.example }, action: allow, auth: off }
+`, pw, ca, secret)
+		c, err := config.Parse([]config.File{{Name: "f", Data: []byte(text)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	read, err := readPasswords(of(key))
+	if err != nil || len(read) != 3 || read[0].Name != key || string(read[1].Data) != "pw" || read[2].Name != ca {
+		t.Errorf("%+v, %v", read, err)
+	}
+	if _, err := readPasswords(of(open)); err == nil || !strings.Contains(err.Error(), `rule "one": auth.secret_file: `+open+` has mode 0604: others could read or change the secret`) {
+		t.Errorf("%v", err)
+	}
+	if _, err := readPasswords(of(filepath.Join(dir, "none"))); err == nil || strings.Count(err.Error(), "no such file") != 1 {
+		t.Errorf("%v", err)
+	}
+}

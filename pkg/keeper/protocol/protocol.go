@@ -101,7 +101,8 @@ type Configuration struct {
 	Roots []Source `json:"roots"`
 	// Certificates are the files of every upstream_tls, PEM, keys among them.
 	Certificates []Source `json:"certificates"`
-	// Passwords are the password files of the upstream proxies.
+	// Passwords are the files of Config.NamedFiles: passwords of upstream proxies,
+	// secrets that stages compare.
 	Passwords []Source `json:"passwords"`
 	// Generation counts the configurations that the keeper accepted.
 	Generation uint64 `json:"generation"`
