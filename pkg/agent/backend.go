@@ -77,6 +77,7 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 	if err := w.sink.Trouble(); err != nil {
 		out.Problems = append(out.Problems, "audit: "+err.Error())
 	}
+	out.Problems = append(out.Problems, w.targetProblems()...)
 	for _, r := range w.metrics.Resources() {
 		out.Maps[r.Name] = admin.Fill{Entries: r.Entries, Capacity: r.Capacity}
 	}

@@ -42,7 +42,7 @@ func certificatesOf(c *config.Config, sources *protocol.Configuration, old certi
 // proxySettings is what the proxy goes by.
 func (s *settings) proxySettings(timeouts config.Timeouts) *proxy.Settings {
 	return &proxy.Settings{
-		Policy: s.policy, Pipelines: s.pipelines, Timeouts: timeouts, Certificates: s.certificates, Proxies: s.proxies,
+		Policy: s.policy, Pipelines: s.pipelines, Balance: s.balance, Timeouts: timeouts, Certificates: s.certificates, Proxies: s.proxies,
 		TunnelPinned: s.config.TLS.OnPinned == config.PinnedTunnel,
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"sallyport/pkg/admin"
 	"sallyport/pkg/audit"
+	"sallyport/pkg/balance"
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
@@ -45,6 +46,7 @@ type worker struct {
 	pool       *upstream.Pool
 	resolver   *resolver.Resolver
 	stages     *stage.Set
+	balance    *balance.Set
 	proxy      *proxy.Proxy
 	snapshots  *snapshots
 
@@ -69,6 +71,8 @@ type settings struct {
 	proxies      proxies
 	// pipelines are the stages of the rules.
 	pipelines []*exchange.Pipeline
+	// balance is what the rules do about targets and retries.
+	balance balance.Rules
 	// names match the workloads that have an entry.
 	names []pattern.Glob
 }
@@ -107,7 +111,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 	if w.own, err = newOwn(ours); err != nil {
 		return nil, err
 	}
-	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openStages, w.openProxy}
+	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openStages, w.openBalance, w.openProxy}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err
@@ -216,6 +220,7 @@ func (w *worker) openMetrics() error {
 	w.metrics = metrics.New(metrics.Options{
 		Version: w.args.Version, Revision: revision(), Datapath: w.snapshots, Guard: w.snapshots, Audit: w.audit,
 		HTTP2Closed: func(yield func(string, uint64) bool) { w.proxy.HTTP2Closed(yield) },
+		Targets:     w.targetHealth,
 		Resources:   w.resources, Runtime: true,
 	})
 	w.metrics.SetReload(true, time.Now())
@@ -321,6 +326,7 @@ func (w *worker) run(failed func(error)) {
 	start("upstream pool", w.pool.Run)
 	start("resolver", w.resolver.Run)
 	start("stages", w.stages.Run)
+	start("health checks", w.balance.Run)
 	start("proxy", w.proxy.Run)
 	for _, l := range w.files.tcp {
 		start("listener", func(ctx context.Context) error { return w.proxy.Serve(ctx, l) })
@@ -368,6 +374,7 @@ func (w *worker) configure(c *protocol.Configuration) error {
 	}
 	w.pool.SetTrust(trust)
 	s.proxies.keep(w.config.Load().proxies)
+	s.balance = w.balance.Apply(s.config)
 	w.resolver.SetUpstreams(s.config.DNS.Upstreams)
 	w.resolver.SetReserved(s.policy.Proxied())
 	w.proxy.Apply(s.proxySettings(s.config.Timeouts))
@@ -396,6 +403,7 @@ func (w *worker) resources() []metrics.Resource {
 	for _, f := range w.resolver.Figures() {
 		r = append(r, metrics.Resource{Name: f.Name, Entries: uint64(f.Entries), Capacity: uint64(f.Capacity)})
 	}
+	r = append(r, w.checkResource())
 	r = append(r, w.stageResources()...)
 	return append(r, w.snapshots.resources()...)
 }

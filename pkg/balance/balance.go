@@ -144,14 +144,22 @@ func (s *Set) upstreams() []*Upstream {
 	return s.current
 }
 
-// Health walks all targets with what is known of each; why is "" for a healthy
-// one.
-func (s *Set) Health(yield func(upstream, target string, healthy bool, why string) bool) {
-	for _, u := range s.upstreams() {
-		for _, t := range u.targets {
-			healthy, why := t.state.health()
-			if !yield(u.Name, t.name, healthy, why) {
-				return
+// A TargetHealth is what is known of a target; Why is "" for a healthy one.
+type TargetHealth struct {
+	Target  string
+	Healthy bool
+	Why     string
+}
+
+// Health walks all targets, each with the name of its upstream.
+func (s *Set) Health() iter.Seq2[string, TargetHealth] {
+	return func(yield func(string, TargetHealth) bool) {
+		for _, u := range s.upstreams() {
+			for _, t := range u.targets {
+				healthy, why := t.state.health()
+				if !yield(u.Name, TargetHealth{t.name, healthy, why}) {
+					return
+				}
 			}
 		}
 	}

@@ -36,6 +36,8 @@ type Options struct {
 	// HTTP2Closed gives how often HTTP/2 connections and streams were ended to
 	// protect us, by cause; nil: none.
 	HTTP2Closed iter.Seq2[string, uint64]
+	// Targets walks the targets of all upstreams; nil: none.
+	Targets iter.Seq[Target]
 	// Resources lists every bounded thing outside this package.
 	Resources func() []Resource
 	// Runtime adds the go_ and process_ families of this process.
@@ -79,6 +81,9 @@ func New(o Options) *Metrics {
 	}
 	if o.HTTP2Closed != nil {
 		m.registry.MustRegister(newHTTP2Collector(o.HTTP2Closed))
+	}
+	if o.Targets != nil {
+		m.registry.MustRegister(newTargetCollector(o.Targets))
 	}
 	if o.Guard != nil {
 		m.registry.MustRegister(newGuardCollector(o.Guard))

@@ -143,6 +143,22 @@ func (d *Decision) ProxyTo(host string, port uint16) *config.UpstreamProxy {
 	return d.rule.detour.by(&asked{host: host, port: port})
 }
 
+// TargetRule gives the decision of the first rule with that upstream, for who
+// contacts a target without a request of a workload.
+func (p *Policy) TargetRule(upstream string) (Decision, bool) {
+	if p == nil {
+		return Decision{}, false
+	}
+	for i := range p.rules {
+		if r := &p.rules[i]; r.upstream == upstream && r.allow {
+			return Decision{
+				Verdict: Allow, Rule: r.name, Index: r.index, Timeouts: r.timeouts, Upstream: upstream, Certificate: r.certificate, rule: r, policy: p,
+			}, true
+		}
+	}
+	return Decision{}, false
+}
+
 // PermitsTarget reports whether some rule with that upstream lets the address of
 // a target be dialled, whoever asks.
 func (p *Policy) PermitsTarget(upstream string, addr netip.Addr, own func(netip.Addr) bool) bool {
