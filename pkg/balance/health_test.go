@@ -24,7 +24,7 @@ type site struct {
 	asked  map[string]int
 	hosts  []string
 	secure bool
-	set    *Set
+	checks *Set
 	most   int // of the checks that ran at once
 }
 
@@ -57,7 +57,7 @@ func (s *site) dial(ctx context.Context, _ string, t *Target, secure bool) (net.
 	if status == 0 {
 		return nil, errors.New("connection refused")
 	}
-	n, _ := s.set.Checks()
+	n, _ := s.checks.Checks()
 	s.most = max(s.most, n)
 	client, server := net.Pipe()
 	go func() {
@@ -93,7 +93,7 @@ func running(t *testing.T, s *site, u *config.Upstream) (*Set, *changes) {
 	var seen changes
 	set := New(Options{Dial: s.dial, Changed: seen.add})
 	set.Apply(&config.Config{Upstreams: []config.Upstream{*u}})
-	s.set = set
+	s.checks = set
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
 	done.Go(func() { set.Run(ctx) })
