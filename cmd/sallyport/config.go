@@ -90,20 +90,22 @@ func (e *env) configCommand() *cobra.Command {
 	return c
 }
 
-// checked is what config check --json tells. Errors are [] and never null: a
+// checked is what config check --json tells. Lists are [] and never null: a
 // script may count them.
 type checked struct {
-	File   string   `json:"file"`
-	Valid  bool     `json:"valid"`
-	Errors []string `json:"errors"`
+	File     string   `json:"file"`
+	Valid    bool     `json:"valid"`
+	Errors   []string `json:"errors"`
+	Warnings []string `json:"warnings"`
 }
 
 func (e *env) configCheckCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, strict bool
 	c := &cobra.Command{
 		Use:     "check [FILE]",
 		Short:   "Validate a configuration and print every error with its line",
-		Example: "  sallyport config check\n  sallyport config check ./sallyport.yaml --json",
+		Long:    "Validate a configuration and print every error with its line. Warnings tell what is allowed and can hardly be\nmeant, such as a rule that is never reached; with --strict they are failures.",
+		Example: "  sallyport config check\n  sallyport config check ./sallyport.yaml --strict\n  sallyport config check ./sallyport.yaml --json",
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			path, err := configPath(c)
@@ -116,7 +118,7 @@ func (e *env) configCheckCommand() *cobra.Command {
 			if path == "" {
 				return usageError{fmt.Errorf("config check: no file: %s does not exist; name one", defaultConfig)}
 			}
-			conf, err := readConfig(path)
+			conf, warnings, err := checkConfig(path)
 			if err == nil {
 				_, err = policy.Compile(conf)
 			}
@@ -125,28 +127,54 @@ func (e *env) configCheckCommand() *cobra.Command {
 			case err != nil && !ok:
 				return err
 			case asJSON:
-				out := checked{File: path, Valid: err == nil, Errors: []string{}}
+				out := checked{File: path, Valid: err == nil, Errors: []string{}, Warnings: []string{}}
 				for _, m := range mistakes {
 					out.Errors = append(out.Errors, m.Error())
+				}
+				for _, w := range warnings {
+					out.Warnings = append(out.Warnings, w.Error())
 				}
 				if err := json.NewEncoder(e.stdout).Encode(out); err != nil {
 					return err
 				}
 			case err == nil:
-				_, err = fmt.Fprintf(e.stdout, "%s: valid: mode %s, workloads %d, rules %d\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules))
-				return err
+				for _, w := range warnings {
+					w.Message = "warning: " + w.Message
+					fmt.Fprintln(e.stderr, w)
+				}
+				if _, err := fmt.Fprintf(e.stdout, "%s: valid: mode %s, workloads %d, rules %d\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules)); err != nil {
+					return err
+				}
 			default:
 				// Editors and CI read FILE:LINE:COL at the start of a line.
 				fmt.Fprintln(e.stderr, mistakes)
 			}
-			if err != nil {
+			switch {
+			case err != nil:
 				return exitError(exitUsage)
+			case strict && len(warnings) > 0:
+				return exitError(exitFailed)
+			default:
+				return nil
 			}
-			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&strict, "strict", false, "exit 1 for warnings too")
 	return c
+}
+
+// checkConfig is readConfig with warnings.
+func checkConfig(path string) (*config.Config, config.Errors, error) {
+	files, err := config.ReadFiles(path)
+	if err != nil {
+		return nil, nil, configError(err)
+	}
+	conf, warnings, err := config.Check(files)
+	if err != nil {
+		return nil, nil, configError(err)
+	}
+	return conf, warnings, nil
 }
 
 func (e *env) configSchemaCommand() *cobra.Command {

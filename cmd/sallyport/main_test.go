@@ -146,6 +146,22 @@ func TestConfigCheck(t *testing.T) {
 	if got.code != 0 || !strings.Contains(got.stdout, `"valid":true,"errors":[]`) {
 		t.Errorf("%+v", got)
 	}
+	// Warnings fail only a strict check.
+	odd := file(t, "rules:\n  - { name: a, action: deny }\n  - { name: b, action: allow }\n")
+	for _, strict := range []bool{false, true} {
+		args, code := []string{"config", "check", odd}, 0
+		if strict {
+			args, code = append(args, "--strict"), exitFailed
+		}
+		got = run(t, args...)
+		if got.code != code || !strings.HasPrefix(got.stderr, odd+`:3:5: warning: rule "b" is never reached`) || !strings.Contains(got.stdout, ": valid: ") {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
+	got = run(t, "config", "check", "--strict", "--json", odd)
+	if err := json.Unmarshal([]byte(got.stdout), &c); err != nil || got.code != exitFailed || !c.Valid || len(c.Warnings) != 1 || got.stderr != "" {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 // TestTailSince: all events since then are shown, not only the newest.

@@ -97,7 +97,10 @@ func readFile(name string) ([]byte, error) {
 
 // Parse parses the main file, files[0], and the files of conf.d that follow.
 // The error is of type Errors and holds every mistake of every file.
-func Parse(files []File) (*Config, error) {
+func Parse(files []File) (*Config, error) { return read(files, nil) }
+
+// read is Parse; what is valid is given to valid, if that is set.
+func read(files []File, valid func(*node, *Config)) (*Config, error) {
 	if len(files) == 0 || len(files) > MaxFiles {
 		return nil, Errors{{File: "configuration", Message: fmt.Sprintf("want 1 to %d files, found %d", MaxFiles, len(files))}}
 	}
@@ -131,6 +134,9 @@ func Parse(files []File) (*Config, error) {
 	c := d.config(root)
 	if err := r.err(); err != nil {
 		return nil, err
+	}
+	if valid != nil {
+		valid(root, c)
 	}
 	return c, nil
 }
