@@ -48,6 +48,13 @@ func (s *site) count(host string) int {
 	return s.asked[host]
 }
 
+// saw gives what the checks have looked like.
+func (s *site) saw() (secure bool, asked []string, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.secure, slices.Clone(s.hosts), s.most
+}
+
 func (s *site) dial(ctx context.Context, _ string, t *Target, secure bool) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,6 +119,12 @@ func (c *changes) add(x Change) {
 	c.all = append(c.all, fmt.Sprintf("%s %v %s", x.Target, x.Healthy, x.Why))
 }
 
+func (c *changes) list() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.all)
+}
+
 func healthy(s *Set) string {
 	out := ""
 	for _, h := range s.Health() {
@@ -165,11 +178,11 @@ func TestActiveChecks(t *testing.T) {
 				if got := healthy(set); got != "ab" {
 					t.Errorf("not back: %s", got)
 				}
-				if want := []string{"b:80 false " + tt.why, "b:80 true active check: it answered 302"}; !slices.Equal(seen.all, want) {
-					t.Errorf("%q", seen.all)
+				if want := []string{"b:80 false " + tt.why, "b:80 true active check: it answered 302"}; !slices.Equal(seen.list(), want) {
+					t.Errorf("%q", seen.list())
 				}
-				if s.hosts[0] != "a /health?deep=1 sallyport-healthcheck" && s.hosts[0] != "b /health?deep=1 sallyport-healthcheck" {
-					t.Errorf("asked for %q", s.hosts[0])
+				if _, asked, _ := s.saw(); asked[0][1:] != " /health?deep=1 sallyport-healthcheck" {
+					t.Errorf("asked for %q", asked[0])
 				}
 			})
 		})
@@ -234,11 +247,12 @@ func TestCheckTypes(t *testing.T) {
 			c.Targets[0].Port, c.Active.Type, c.Active.HTTPPath = tt.port, tt.kind, ""
 			set, _ := running(t, s, c)
 			time.Sleep(time.Minute)
-			if s.count("a") == 0 || s.secure != tt.secure || healthy(set) != "a" {
-				t.Errorf("%+v: %d checks, TLS %v", tt, s.count("a"), s.secure)
+			secure, asked, _ := s.saw()
+			if s.count("a") == 0 || secure != tt.secure || healthy(set) != "a" {
+				t.Errorf("%+v: %d checks, TLS %v", tt, s.count("a"), secure)
 			}
-			if tt.asked == "" && len(s.hosts) > 0 || tt.asked != "" && !strings.HasPrefix(s.hosts[0], tt.asked+" ") {
-				t.Errorf("%+v: asked for %q", tt, s.hosts)
+			if tt.asked == "" && len(asked) > 0 || tt.asked != "" && !strings.HasPrefix(asked[0], tt.asked+" ") {
+				t.Errorf("%+v: asked for %q", tt, asked)
 			}
 		})
 	}
@@ -256,8 +270,8 @@ func TestChecksAreBounded(t *testing.T) {
 		}
 		set, _ := running(t, s, checked(weights...))
 		time.Sleep(30 * time.Second)
-		if s.most != maxChecks {
-			t.Errorf("%d checks at once", s.most)
+		if _, _, most := s.saw(); most != maxChecks {
+			t.Errorf("%d checks at once", most)
 		}
 		if got := healthy(set); got != "" {
 			t.Errorf("healthy: %s", got)
@@ -319,8 +333,8 @@ func TestPassiveChecks(t *testing.T) {
 		if healthy(set) != "ab" {
 			t.Error("not back")
 		}
-		if len(seen.all) != 2 {
-			t.Errorf("%q", seen.all)
+		if len(seen.list()) != 2 {
+			t.Errorf("%q", seen.list())
 		}
 		down(u, 0)
 		b.Failed(Timeout, "late")
