@@ -5,25 +5,48 @@ package stage
 import (
 	"context"
 	"fmt"
+	"os"
+
+	"go.uber.org/zap"
 
 	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
 )
 
 // Options are what stages work with.
-type Options struct{}
+type Options struct {
+	// Counters is the file in which counters of rate limits outlive the process,
+	// which becomes the Set's; nil: they end with it.
+	Counters *os.File
+	// Log is zap.NewNop() by default.
+	Log *zap.Logger
+	// Note is told what belongs into the audit, in a sentence.
+	Note func(string)
+}
 
 // A Set is the stages of all rules, through any number of reloads.
 type Set struct {
-	opt Options
+	opt    Options
+	limits *limits
 }
 
 // New makes a set without rules. It starts nothing.
-func New(o Options) *Set { return &Set{opt: o} }
+func New(o Options) *Set {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Note == nil {
+		o.Note = func(string) {}
+	}
+	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note)}
+}
+
+// Close writes down what outlives the process, after the last request.
+func (s *Set) Close() error { return s.limits.close() }
 
 // Run does what stages do in the background until ctx ends.
 func (s *Set) Run(ctx context.Context) error {
-	<-ctx.Done()
+	s.limits.run(ctx)
 	return nil
 }
 
@@ -34,7 +57,7 @@ type Resource struct {
 }
 
 // Resources tells how full the stages' bounded things are.
-func (s *Set) Resources() []Resource { return nil }
+func (s *Set) Resources() []Resource { return s.limits.resources() }
 
 // Secrets are the contents of files that the configuration names, by path.
 type Secrets map[string][]byte
@@ -50,11 +73,16 @@ func (s *Set) Pipelines(c *config.Config, secrets Secrets) ([]*exchange.Pipeline
 		}
 		all[i] = p
 	}
+	if err := s.limits.prepare(c, secrets); err != nil {
+		return nil, err
+	}
+	s.limits.retain(c.Rules)
 	return all, nil
 }
 
 // pipeline puts the stages of one rule into Kong's order.
-func (s *Set) pipeline(_ *config.Rule, _ Secrets) (*exchange.Pipeline, error) {
+func (s *Set) pipeline(r *config.Rule, _ Secrets) (*exchange.Pipeline, error) {
 	var stages []exchange.Stage
+	stages = s.limits.stages(stages, r)
 	return exchange.NewPipeline(stages...), nil
 }

@@ -85,8 +85,8 @@ type tableKey struct {
 type Counters struct {
 	mu     sync.Mutex
 	tables map[tableKey]*table
-	// used are the tables of the configuration in force.
-	used map[tableKey]bool
+	// used reports whether the configuration in force has a rule of that name.
+	used map[string]bool
 	// changed says that something was counted since the last snapshot.
 	changed atomic.Bool
 	shared  *Shared
@@ -95,7 +95,7 @@ type Counters struct {
 // NewCounters gives counters without a rule; shared is where those of policy
 // redis are.
 func NewCounters(shared *Shared) *Counters {
-	return &Counters{tables: make(map[tableKey]*table), used: make(map[tableKey]bool), shared: shared}
+	return &Counters{tables: make(map[tableKey]*table), used: make(map[string]bool), shared: shared}
 }
 
 func newTable(by config.CounterBy) *table {
@@ -113,15 +113,15 @@ func (s *Counters) table(key tableKey, limits [windows]int64) *table {
 		s.tables[key] = t
 	}
 	t.SetEnded(func(c *state, now int64) bool { return c.endedOf(now, &limits) })
-	s.used[key] = true
+	s.used[key.rule] = true
 	return t
 }
 
-// Forget is called before a configuration is compiled: the tables of rules that
-// it does not name go when their windows have ended.
-func (s *Counters) Forget() {
+// Retain says which rules there are from now on: the tables of others go when
+// their windows have ended.
+func (s *Counters) Retain(rules map[string]bool) {
 	s.mu.Lock()
-	clear(s.used)
+	s.used = rules
 	s.mu.Unlock()
 }
 
@@ -131,7 +131,7 @@ func (s *Counters) Sweep(now time.Time) {
 	defer s.mu.Unlock()
 	for key, t := range s.tables {
 		t.Sweep(now.Unix(), func(c *state, now int64) bool { return c.ended(now) })
-		if t.Len() == 0 && !s.used[key] {
+		if t.Len() == 0 && !s.used[key.rule] {
 			delete(s.tables, key)
 		}
 	}

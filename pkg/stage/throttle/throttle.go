@@ -54,19 +54,18 @@ type Levels struct {
 
 	mu     sync.Mutex
 	tables map[tableKey]*table
-	used   map[tableKey]bool
+	used   map[string]bool
 }
 
 // NewLevels gives empty buckets.
 func NewLevels() *Levels {
-	return &Levels{begin: time.Now(), tables: make(map[tableKey]*table), used: make(map[tableKey]bool)}
+	return &Levels{begin: time.Now(), tables: make(map[tableKey]*table), used: make(map[string]bool)}
 }
 
-// Forget is called before a configuration is compiled: the tables of rules that
-// it does not name go.
-func (s *Levels) Forget() {
+// Retain says which rules there are from now on: the buckets of others go.
+func (s *Levels) Retain(rules map[string]bool) {
 	s.mu.Lock()
-	clear(s.used)
+	s.used = rules
 	s.mu.Unlock()
 }
 
@@ -75,7 +74,7 @@ func (s *Levels) Sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, t := range s.tables {
-		if t.Sweep(s.now()/1000, nil); !s.used[key] {
+		if t.Sweep(s.now()/1000, nil); !s.used[key.rule] {
 			delete(s.tables, key)
 		}
 	}
@@ -108,7 +107,7 @@ func (s *Levels) table(key tableKey, l leak) *table {
 		s.tables[key] = t
 	}
 	t.SetEnded(ended)
-	s.used[key] = true
+	s.used[key.rule] = true
 	return t
 }
 
