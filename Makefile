@@ -10,14 +10,19 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # The entry point notes the signals that the caller ignores or blocks before Go's
 # runtime changes them: exec hands them on (pkg/confine/entry_*.s).
 GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
-SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json') go.mod go.sum
+SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json' -o -name '*.pgo') go.mod go.sum
 
-.PHONY: help build generate drift test unit e2e lint fuzz bench soak demo clean setup setup-test setup-demo
+.PHONY: help build generate drift test unit e2e lint fuzz bench profile soak demo clean setup setup-test setup-demo
 
-build: setup bin/sallyport ## the binary, bin/sallyport
+# Only scripts/profile has another place, and more to tell go build.
+BINARY := bin/sallyport
+GO_BUILDFLAGS :=
 
-bin/sallyport: $(SOURCES)
-	go build -trimpath -ldflags='$(GO_LDFLAGS)' -o $@ ./cmd/sallyport
+build: setup $(BINARY) ## the binary, bin/sallyport
+
+# go build takes cmd/sallyport/default.pgo by itself.
+$(BINARY): $(SOURCES)
+	go build -trimpath $(GO_BUILDFLAGS) -ldflags='$(GO_LDFLAGS)' -o $@ ./cmd/sallyport
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +49,10 @@ drift: ## fails when what is generated is not what the sources give
 
 test: setup-test build lint drift unit e2e ## everything that proves something
 
+# A package with a profile has all that it uses compiled anew for it, which
+# changes nothing of what these look at.
+unit lint: export GOFLAGS += -pgo=off
+
 unit: ## packages, with the seeds of the fuzz targets, on the real kernel
 	go test ./bpf/... ./cmd/... ./pkg/... ./test/architecture/... ./test/bench/...
 
@@ -53,7 +62,9 @@ e2e: bin/sallyport ## real clients against the real binary on the real kernel
 lint: bin/staticcheck ## gofmt, go vet, staticcheck
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted" >&2; exit 1; fi
 	go vet ./...
+	go vet -tags=profile ./pkg/admin
 	bin/staticcheck ./...
+	bin/staticcheck -tags=profile ./pkg/admin
 
 bin/staticcheck: scripts/tools/go.mod
 	go -C scripts/tools build -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck
@@ -64,6 +75,9 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: setup-test build ## what it costs beside others in the same run, each with its bar; exit 1 if one is missed
 	scripts/bench
+
+profile: setup-test ## a new cmd/sallyport/default.pgo, by which go build optimises
+	scripts/profile
 
 SOAKTIME ?= 10m
 soak: setup-test build ## 2,000 mixed connections for SOAKTIME; nothing is lost, wrong or left behind

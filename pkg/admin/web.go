@@ -50,6 +50,7 @@ func (h Web) routes() http.Handler {
 	mux.Handle("GET "+pathMetrics, h.Metrics)
 	mux.HandleFunc("GET "+pathHealthy, healthy)
 	mux.HandleFunc("GET "+pathReady, ready(h.Ready))
+	addProfile(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			w.Header().Set("Connection", "close")

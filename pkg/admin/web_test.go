@@ -52,6 +52,7 @@ func TestWeb(t *testing.T) {
 		{"GET", "/v1/status", "", nil, 404, ""},
 		{"GET", "/metrics/x", "", nil, 404, ""},
 		{"GET", "/debug/pprof/", "", nil, 404, ""},
+		{"GET", "/debug/pprof/heap", "", nil, 404, ""},
 		{"POST", "/v1/reload", "", nil, 404, ""},
 		{"POST", "/metrics", "", nil, 405, ""},
 		{"GET", "/metrics", "body", nil, 413, ""},

@@ -113,6 +113,20 @@ func TestForbiddenImports(t *testing.T) {
 	}
 }
 
+// TestNoProfiler: without the tag profile nothing serves profiles, not even by
+// what net/http/pprof does before main.
+func TestNoProfiler(t *testing.T) {
+	for _, p := range listPackages(t) {
+		if p.ImportPath == module+"cmd/sallyport" {
+			if slices.Contains(p.Deps, "net/http/pprof") {
+				t.Error("net/http/pprof is linked")
+			}
+			return
+		}
+	}
+	t.Fatal("no cmd/sallyport")
+}
+
 // TestOnlyAgentKnowsAll: a package that knows more than its neighbours grows
 // into the place where everything ends up.
 func TestOnlyAgentKnowsAll(t *testing.T) {

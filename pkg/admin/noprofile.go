@@ -1,0 +1,7 @@
+//go:build !profile
+
+package admin
+
+import "net/http"
+
+func addProfile(*http.ServeMux) {}
