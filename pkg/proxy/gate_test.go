@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"sallyport/pkg/audit"
+	"sallyport/pkg/balance"
 	"sallyport/pkg/config"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/origin"
@@ -52,7 +53,7 @@ func settings(t testing.TB, yaml string) *Settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Settings{Policy: p, Timeouts: c.Timeouts}
+	return &Settings{Policy: p, Timeouts: c.Timeouts, Balance: balance.New(balance.Options{}).Apply(c)}
 }
 
 func newGate(t testing.TB, yaml string, change func(*Options)) *gate {
