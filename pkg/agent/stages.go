@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"sallyport/pkg/audit"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/stage"
@@ -9,7 +10,13 @@ import (
 // openStages makes what stages keep through reloads, and the stages of the
 // first configuration.
 func (w *worker) openStages() error {
-	w.stages = stage.New(stage.Options{})
+	w.stages = stage.New(stage.Options{
+		Counters: w.files.counters,
+		Log:      w.log.Named("stages"),
+		Note: func(sentence string) {
+			w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: sentence})
+		},
+	})
 	s := w.config.Load()
 	return w.compileStages(s, &w.args.Config)
 }

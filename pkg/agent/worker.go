@@ -86,6 +86,7 @@ type files struct {
 	audit    *os.File
 	admin    net.Listener
 	metrics  net.Listener
+	counters *os.File
 }
 
 // newWorker puts everything together; run starts it. It owns the descriptors in
@@ -179,6 +180,8 @@ func (f *files) take(roles []protocol.Role, descriptors []*os.File) error {
 			f.admin, err = listener(file)
 		case protocol.RoleMetrics:
 			f.metrics, err = listener(file)
+		case protocol.RoleCounters:
+			f.counters = file
 		default:
 			err = fmt.Errorf("unknown role %q", role)
 		}
@@ -353,6 +356,9 @@ func (w *worker) stop(drain time.Duration) error {
 	w.proxy.Apply(s.proxySettings(timeouts))
 	w.cancel()
 	w.running.Wait()
+	if err := w.stages.Close(); err != nil {
+		w.log.Warn("stages", zap.Error(err))
+	}
 	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: "worker stopped"})
 	w.endLog()
 	w.auditor.Wait()

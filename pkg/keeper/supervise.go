@@ -167,12 +167,14 @@ func (k *Keeper) handOver(ctx context.Context, w *process) error {
 	end, err6 := k.audit.End()
 	admin, err4 := k.adminListener()
 	metrics, err5 := k.metricsListener()
+	counters, err7 := k.counters()
 	if err := errors.Join(
 		add(protocol.RoleAccepted, accepted, err1),
 		add(protocol.RoleAskers, askers, err2),
 		add(protocol.RoleAudit, audit, err3),
 		add(protocol.RoleAdmin, admin, err4),
 		add(protocol.RoleMetrics, metrics, err5),
+		add(protocol.RoleCounters, counters, err7),
 		err6,
 	); err != nil {
 		return err

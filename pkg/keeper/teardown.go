@@ -134,10 +134,14 @@ func (e *BusyError) add(cg workload.Cgroup) {
 	}
 }
 
-// removeState removes the certificate authority and the trust files. Other
+// removeState removes the certificate authority, the trust files and the counters
+// of rate limits. Other
 // files below state_dir, and the audit, are the operator's.
 func removeState(c *config.Config) error {
-	errs := []error{ca.RemoveRoot(c.TLS.CADir), os.RemoveAll(filepath.Join(c.StateDir, trustDir))}
+	errs := []error{
+		ca.RemoveRoot(c.TLS.CADir),
+		os.RemoveAll(filepath.Join(c.StateDir, trustDir)), os.RemoveAll(filepath.Join(c.StateDir, countersFile)),
+	}
 	for _, dir := range []string{c.StateDir, c.RuntimeDir} {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, err)

@@ -56,6 +56,8 @@ const (
 	RoleAudit    Role = "audit"
 	RoleAdmin    Role = "admin"
 	RoleMetrics  Role = "metrics"
+	// RoleCounters is the file of rate limits; none for an exec.
+	RoleCounters Role = "counters"
 )
 
 // StartArgs is the argument of Start; Roles names its descriptors in order.
