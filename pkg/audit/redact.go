@@ -5,6 +5,10 @@ import "strings"
 // Redacted stands in the place of a credential.
 const Redacted = "[redacted]"
 
+// SecretHeader reports whether the value of a header of that name is a
+// credential, by its name in any case.
+func SecretHeader(name string) bool { return secretHeader(name) }
+
 // secretHeader reports whether the value of a header is a credential and
 // therefore never reaches a sink: Authorization, Proxy-Authorization, Cookie,
 // Set-Cookie, X-Api-Key, and every name that says of itself that it carries a

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -28,6 +29,7 @@ type Options struct {
 type Set struct {
 	opt    Options
 	limits *limits
+	caches *caches
 }
 
 // New makes a set without rules. It starts nothing.
@@ -38,7 +40,7 @@ func New(o Options) *Set {
 	if o.Note == nil {
 		o.Note = func(string) {}
 	}
-	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note)}
+	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note), caches: newCaches()}
 }
 
 // Close writes down what outlives the process, after the last request.
@@ -46,7 +48,10 @@ func (s *Set) Close() error { return s.limits.close() }
 
 // Run does what stages do in the background until ctx ends.
 func (s *Set) Run(ctx context.Context) error {
-	s.limits.run(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { s.limits.run(ctx) })
+	all.Go(func() { s.caches.run(ctx) })
+	all.Wait()
 	return nil
 }
 
@@ -57,7 +62,9 @@ type Resource struct {
 }
 
 // Resources tells how full the stages' bounded things are.
-func (s *Set) Resources() []Resource { return s.limits.resources() }
+func (s *Set) Resources() []Resource {
+	return append(s.limits.resources(), s.caches.resources()...)
+}
 
 // Secrets are the contents of files that the configuration names, by path.
 type Secrets map[string][]byte
@@ -66,8 +73,9 @@ type Secrets map[string][]byte
 // i. Nothing changes for the pipelines given before.
 func (s *Set) Pipelines(c *config.Config, secrets Secrets) ([]*exchange.Pipeline, error) {
 	all := make([]*exchange.Pipeline, len(c.Rules))
+	s.caches.look(c)
 	for i := range c.Rules {
-		p, err := s.pipeline(&c.Rules[i], secrets)
+		p, err := s.pipeline(c, &c.Rules[i], secrets)
 		if err != nil {
 			return nil, fmt.Errorf("rule %s: %w", c.Rules[i].Name, err)
 		}
@@ -77,12 +85,14 @@ func (s *Set) Pipelines(c *config.Config, secrets Secrets) ([]*exchange.Pipeline
 		return nil, err
 	}
 	s.limits.retain(c.Rules)
+	s.caches.apply(c)
 	return all, nil
 }
 
 // pipeline puts the stages of one rule into Kong's order.
-func (s *Set) pipeline(r *config.Rule, _ Secrets) (*exchange.Pipeline, error) {
+func (s *Set) pipeline(c *config.Config, r *config.Rule, _ Secrets) (*exchange.Pipeline, error) {
 	var stages []exchange.Stage
 	stages = s.limits.stages(stages, r)
+	stages = s.caches.stages(stages, c, r)
 	return exchange.NewPipeline(stages...), nil
 }
