@@ -248,7 +248,7 @@ func query(r *admin.ExplainRequest) (*policy.Query, error) {
 	}
 	if showsRequest {
 		path := u.EscapedPath()
-		q.HTTP = &policy.HTTPQuery{Method: cmp.Or(r.Method, "GET"), Path: cmp.Or(path, "/"), Header: headerList(r.Headers)}
+		q.HTTP = &policy.HTTPQuery{Method: cmp.Or(r.Method, "GET"), Path: cmp.Or(path, "/"), RawQuery: u.RawQuery, Header: headerList(r.Headers)}
 	}
 	return q, nil
 }
@@ -267,4 +267,13 @@ func (h headerList) HeaderValue(name string, i int) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// Fields walks the fields in order.
+func (h headerList) Fields(yield func(name, value string) bool) {
+	for _, f := range h {
+		if !yield(f.Name, f.Value) {
+			return
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sallyport/pkg/policy/condition"
 	"sallyport/pkg/policy/pattern"
 )
 
@@ -186,6 +187,25 @@ type WorkloadMatch struct {
 	Command Globs
 	// User is compared with the peer that asked.
 	User Globs
+	// Containers are descriptions, of which one must hold.
+	Containers []ContainerMatch
+}
+
+// A ContainerMatch describes containers by what their engine, Docker or Podman,
+// knows of them; all keys that are set must hold. A container that no engine
+// knows matches none.
+type ContainerMatch struct {
+	Name Globs
+	// Image is compared with the image as it was given to run.
+	Image Globs
+	// Labels must all be there, each with one of its values; in order of the keys.
+	Labels []LabelMatch
+}
+
+// A LabelMatch holds where a container has that label with one of the values.
+type LabelMatch struct {
+	Key    string
+	Values Globs
 }
 
 // A Rule decides what matches it. Rules are in order: the first decides.
@@ -226,11 +246,13 @@ type Match struct {
 	Methods   Globs
 	Paths     []pattern.Path
 	Headers   []HeaderMatch
+	// When is a condition on the request; nil: none.
+	When *condition.Condition
 }
 
 // NeedsRequest reports whether a key of m looks at the HTTP request.
 func (m *Match) NeedsRequest() bool {
-	return len(m.Methods) > 0 || len(m.Paths) > 0 || len(m.Headers) > 0
+	return len(m.Methods) > 0 || len(m.Paths) > 0 || len(m.Headers) > 0 || m.When != nil
 }
 
 // A HeaderMatch holds when a field of that name matches one of the globs.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"sallyport/pkg/policy/condition"
 	"sallyport/pkg/policy/pattern"
 )
 
@@ -23,6 +24,8 @@ type decoder struct {
 	fields map[string][]string
 	// patterns are those of content filters with what is wrong with them.
 	patterns map[string]error
+	// conditions compiles the when of rules.
+	conditions condition.Compiler
 }
 
 // A field is a key of a mapping and what reads its value.

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"sallyport/pkg/policy/address"
+	"sallyport/pkg/policy/condition"
 	"sallyport/pkg/policy/pattern"
 )
 
@@ -120,7 +121,22 @@ func (d *decoder) match(n *node, m *Match) {
 			})
 		}},
 		field{"headers", func(n *node) { m.Headers = d.headers(n) }},
+		field{"when", func(n *node) { m.When = d.when(n) }},
 	)
+}
+
+// when reads a condition; what it says wrong stands in one line of its text.
+func (d *decoder) when(n *node) *condition.Condition {
+	s, ok := d.text(n, "rules[].match.when")
+	if !ok {
+		return nil
+	}
+	c, err := d.conditions.Compile(s)
+	if err != nil {
+		d.add(n.place, "match.when: %v", err)
+		return nil
+	}
+	return c
 }
 
 // methods reads globs of methods, which are case-sensitive (RFC 9110 section

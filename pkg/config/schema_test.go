@@ -253,6 +253,13 @@ type (
 		Cgroup  many[string] `yaml:"cgroup,omitempty"`
 		Command many[string] `yaml:"command,omitempty" jsonschema_description:"Globs of the whole command line given to exec."`
 		User    many[string] `yaml:"user,omitempty"`
+
+		Container many[docContainer] `yaml:"container,omitempty" jsonschema_description:"What Docker or Podman knows of it."`
+	}
+	docContainer struct {
+		Name  many[string] `yaml:"name,omitempty"`
+		Image many[string] `yaml:"image,omitempty" jsonschema_description:"As it was given to run."`
+		Label many[string] `yaml:"label,omitempty" jsonschema_description:"K=V; of several with one key any will do."`
 	}
 	docRule struct {
 		docStages
@@ -275,6 +282,7 @@ type (
 		Methods   many[string]            `yaml:"methods,omitempty"`
 		Paths     many[string]            `yaml:"paths,omitempty" jsonschema_description:"* within a segment, ** across."`
 		Headers   map[string]many[string] `yaml:"headers,omitempty"`
+		When      string                  `yaml:"when,omitempty" jsonschema_description:"A condition in CEL on request, workload and flow; one that gives no answer refuses."`
 	}
 
 	docMode      string
@@ -411,7 +419,7 @@ upstream_proxy: {}
 redis: {}
 cache: {}
 defaults: { timeouts: {}, upstream_proxy: {}, upstream_tls: {}, STAGES }
-workloads: { a: { match: {} } }
+workloads: { a: { match: { container: {} } } }
 upstreams: { a: { targets: {}, healthchecks: { active: { healthy: {}, unhealthy: {} }, passive: { unhealthy: {} } } } }
 rules: [{ match: {}, timeouts: {}, upstream_proxy: {}, upstream_tls: {}, STAGES }]
 `

@@ -125,7 +125,7 @@ func showWorkloads(all []Workload) *yaml.Node {
 		var match *yaml.Node
 		if m := w.Match; m != nil {
 			match = object("unit", showGlobs(m.Unit), "cgroup", showGlobs(m.Cgroup),
-				"command", showGlobs(m.Command), "user", showGlobs(m.User))
+				"command", showGlobs(m.Command), "user", showGlobs(m.User), "container", showAll(m.Containers, showContainer))
 		}
 		listen := make([]*yaml.Node, len(w.Listen))
 		for j, p := range w.Listen {
@@ -135,6 +135,16 @@ func showWorkloads(all []Workload) *yaml.Node {
 			"match", match, "name", text(w.Name), "mode", optional(w.Mode), "listen", flow(listen)))
 	}
 	return style(out)
+}
+
+func showContainer(m *ContainerMatch) *yaml.Node {
+	var labels []string
+	for _, l := range m.Labels {
+		for _, v := range l.Values {
+			labels = append(labels, l.Key+"="+v.String())
+		}
+	}
+	return object("name", showGlobs(m.Name), "image", showGlobs(m.Image), "label", some(labels))
 }
 
 func showRules(all []Rule) *yaml.Node {
@@ -180,9 +190,13 @@ func showMatch(m *Match) *yaml.Node {
 		}
 		style(headers)
 	}
+	var when *yaml.Node
+	if m.When != nil {
+		when = text(m.When.String())
+	}
 	out := object("workloads", showGlobs(m.Workloads), "hosts", some(hosts), "cidrs", prefixTexts(m.CIDRs),
 		"ports", flowIf(ports), "protocols", some(m.Protocols), "methods", showGlobs(m.Methods),
-		"paths", some(paths), "headers", headers)
+		"paths", some(paths), "headers", headers, "when", when)
 	if len(out.Content) == 0 {
 		return nil
 	}

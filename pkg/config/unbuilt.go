@@ -6,7 +6,5 @@ package config
 var unbuilt = map[string][]string{
 	"defaults":      {"inject"},
 	"rules[]":       {"inject"},
-	"rules[].match": {"mcp", "when"},
-	// Nobody asks an engine for the names, images and labels of containers.
-	"workloads{}.match": {"container"},
+	"rules[].match": {"mcp"},
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"sallyport/pkg/policy/address"
+	"sallyport/pkg/policy/condition"
 	"sallyport/pkg/policy/pattern"
 )
 
@@ -17,6 +18,8 @@ const (
 	unknown
 	// ambiguous: the rule's other keys hold and the path must not be compared.
 	ambiguous
+	// broken: the rule's other keys hold and its condition gives no answer.
+	broken
 )
 
 // A key is a part of a rule's match.
@@ -34,6 +37,7 @@ const (
 	methodsKey
 	headersKey
 	pathsKey
+	whenKey
 	requestKey
 )
 
@@ -44,9 +48,12 @@ type asked struct {
 	host     string
 	addrs    []netip.Addr
 	http     *HTTPQuery
+	who      *Who
 	port     uint16
 	protocol Protocol
 	byProxy  bool
+	// fault is what was wrong with the condition of a broken rule.
+	fault string
 	// unresolved is set when a rule with cidrs was looked at and no address is
 	// known.
 	unresolved bool
@@ -74,7 +81,7 @@ const keptSets = 128
 // ask starts a question; http is the request to look at, if any.
 func (p *Policy) ask(a *asked, q *Query, http *HTTPQuery) {
 	a.workload, a.host, a.addrs, a.port, a.protocol = q.Workload, q.Host, q.Addrs, q.Port, q.Protocol
-	a.byProxy = q.ByProxy
+	a.byProxy, a.who = q.ByProxy, q.Who
 	a.http, a.protocols, a.sets = http, q.Protocol.bit(), p.sets
 	if http == nil {
 		a.methods = noRequest
@@ -135,8 +142,8 @@ func (a *asked) inSet(set int32) bool {
 }
 
 // check compares a rule, whose hosts hold, with the query. The key tells which
-// one failed or is not known. Paths come last: a path that must not be compared
-// refuses only where all other keys hold.
+// one failed or is not known. Paths come late: a path that must not be compared
+// refuses only where all other keys hold. Conditions come last, as they cost most.
 func (p *Policy) check(r *rule, a *asked) (outcome, key) {
 	out, why := p.checkConn(r, a)
 	if out == fails || !r.needsRequest {
@@ -155,17 +162,44 @@ func (p *Policy) check(r *rule, a *asked) (outcome, key) {
 	if !r.matchesHeaders(a.http.Header) {
 		return fails, headersKey
 	}
-	if len(r.paths) == 0 {
+	if len(r.paths) > 0 {
+		a.begin()
+		if a.path.Ambiguous() != "" {
+			out, why = ambiguous, pathsKey
+		} else if !r.matchesPath(a) {
+			return fails, pathsKey
+		}
+	}
+	if r.when == nil {
 		return out, why
 	}
+	held, err := r.when.Holds(a.variables())
+	switch {
+	case err != nil:
+		// It can be told neither that the rule matches nor that it does not.
+		a.fault = err.Error()
+		return broken, whenKey
+	case !held:
+		return fails, whenKey
+	default:
+		return out, why
+	}
+}
+
+// variables are what a condition may look at.
+func (a *asked) variables() *condition.Variables {
 	a.begin()
-	if a.path.Ambiguous() != "" {
-		return ambiguous, pathsKey
+	v := &condition.Variables{
+		Method: a.http.Method, Path: a.forward(), RawQuery: a.http.RawQuery, Host: a.host, HTTPS: a.protocol == HTTPS, Port: a.port,
+		Workload: a.workload, Addrs: a.addrs,
 	}
-	if !r.matchesPath(a) {
-		return fails, pathsKey
+	if a.http.Header != nil {
+		v.Fields = a.http.Header.Fields
 	}
-	return out, why
+	if w := a.who; w != nil {
+		v.Unit, v.Container, v.Cgroup, v.UID = w.Unit, w.Container, w.Cgroup, w.UID
+	}
+	return v
 }
 
 // checkConn compares what is known of a rule before any request.

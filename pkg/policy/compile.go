@@ -6,6 +6,7 @@ import (
 
 	"sallyport/pkg/config"
 	"sallyport/pkg/policy/address"
+	"sallyport/pkg/policy/condition"
 	"sallyport/pkg/policy/pattern"
 )
 
@@ -30,6 +31,7 @@ type rule struct {
 	methods      methodSet
 	paths        []pattern.Path
 	headers      []config.HeaderMatch
+	when         *condition.Condition
 	timeouts     config.Timeouts
 	// detour is nil where the rule's connections go by no proxy.
 	detour *detour
@@ -138,7 +140,7 @@ func (p *Policy) compileRule(r *rule, c *config.Rule, sets map[string]int32) err
 		// What is no HTTP would go past the stages, and no target could be asked.
 		needsRequest: m.NeedsRequest() || c.Binding(), upstream: c.Upstream, stages: c.NeedsRequest(), hosts: m.Hosts, cidrs: m.CIDRs,
 		exempt: address.Exempt(m.CIDRs, c.Private), ports: m.Ports,
-		methods: compileMethods(m.Methods), paths: m.Paths, headers: m.Headers,
+		methods: compileMethods(m.Methods), paths: m.Paths, headers: m.Headers, when: m.When,
 		timeouts: c.Timeouts.Over(p.timeouts),
 	}
 	var err error

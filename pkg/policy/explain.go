@@ -53,6 +53,8 @@ func (p *Policy) steps(q *Query) []Step {
 			continue
 		case out == ambiguous:
 			return append(steps, Step{r.name, true, "refuses: the path has " + ask.path.Ambiguous()})
+		case out == broken:
+			return append(steps, Step{r.name, true, "refuses: when gives no answer: " + ask.fault})
 		case out == unknown:
 			return append(steps, Step{r.name, true, "denies: " + r.passedOver(out, k, &ask)})
 		case r.allow:
@@ -96,6 +98,8 @@ func (r *rule) passedOver(out outcome, k key, a *asked) string {
 		return fmt.Sprintf("methods: %q matches none of %s", a.http.Method, abridged(r.methods.globs))
 	case headersKey:
 		return "headers: one is missing or has another value"
+	case whenKey:
+		return "when: " + clip(r.when.String(), 200) + " does not hold"
 	default:
 		return fmt.Sprintf("paths: %s matches none of %s", clip(a.http.Path, 200), abridged(r.paths))
 	}

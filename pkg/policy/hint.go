@@ -22,6 +22,10 @@ func Hint(q *Query, d *Decision) string {
 	case NoRule:
 		text = "no rule allows this; add to rules: " + advice(q, d)
 	case RuleDenied:
+		if d.why != "" {
+			text = "the condition `when` of rule " + strconv.Quote(d.Rule) + " gives no answer, which refuses: " + clipPlain(d.why, 200)
+			break
+		}
 		text = "rule " + strconv.Quote(d.Rule) + " denies this; to allow it put before that rule: " + advice(q, d)
 		if q.HTTP == nil && d.rule != nil && d.rule.needsRequest && q.Protocol != AnyTCP {
 			text += "; or limit " + strconv.Quote(d.Rule) + " with protocols: [http, https], since it looks at requests and this connection shows none"

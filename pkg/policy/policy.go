@@ -50,6 +50,8 @@ func (p *Policy) Decide(q *Query) Decision {
 				return p.decided(r, &ask)
 			case ambiguous:
 				return p.ambiguous(r, &ask)
+			case broken:
+				return p.broken(r, &ask)
 			case unknown:
 				if !r.allow {
 					return p.decided(r, &ask)
@@ -86,6 +88,15 @@ func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
 		Path: ask.forward(), Timeouts: r.timeouts, Unresolved: ask.unresolved, rule: r, policy: p, why: ask.path.Ambiguous(),
 	}
 	return d.Refuse(AmbiguousPath)
+}
+
+// broken gives the refusal of a rule whose condition gives no answer.
+func (p *Policy) broken(r *rule, ask *asked) Decision {
+	d := Decision{
+		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload),
+		Path: ask.forward(), Timeouts: r.timeouts, Unresolved: ask.unresolved, rule: r, policy: p, why: ask.fault,
+	}
+	return d.Refuse(RuleDenied)
 }
 
 // fallback gives the decision where no rule matches.

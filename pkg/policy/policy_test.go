@@ -31,6 +31,16 @@ func (h headers) HeaderValue(name string, i int) (string, bool) {
 	return "", false
 }
 
+func (h headers) Fields(yield func(name, value string) bool) {
+	for name, values := range h {
+		for _, v := range values {
+			if !yield(name, v) {
+				return
+			}
+		}
+	}
+}
+
 func addrs(texts ...string) []netip.Addr {
 	all := make([]netip.Addr, len(texts))
 	for i, s := range texts {

@@ -43,8 +43,18 @@ type Query struct {
 	// proxy or to targets only (Ways): whether a rule with cidrs matches is not known then, so
 	// one that allows does not and one that denies does.
 	ByProxy bool
+	// Who is what conditions may ask of the workload beside its name; nil: nothing
+	// is known.
+	Who *Who
 	// HTTP is the request; nil where there is none.
 	HTTP *HTTPQuery
+}
+
+// Who is the thing behind a workload's name.
+type Who struct {
+	// Unit and Container are "" where the workload is none.
+	Unit, Container, Cgroup string
+	UID                     uint32
 }
 
 // An HTTPQuery is the head of a request.
@@ -52,6 +62,8 @@ type HTTPQuery struct {
 	Method string
 	// Path is the raw path as received, without the query.
 	Path string
+	// RawQuery is what follows the "?" as received.
+	RawQuery string
 	// Header looks fields up; nil means that there are none.
 	Header HeaderFields
 }
@@ -61,6 +73,8 @@ type HeaderFields interface {
 	// HeaderValue gives the i-th value, from 0, of the field of that name in
 	// any case; false when there are fewer.
 	HeaderValue(name string, i int) (string, bool)
+	// Fields walks all of them in order.
+	Fields(yield func(name, value string) bool)
 }
 
 // A Decision is the answer to a Query.
@@ -98,7 +112,7 @@ type Decision struct {
 
 	rule   *rule
 	policy *Policy
-	// why says what makes the path ambiguous.
+	// why says what makes the path ambiguous, or what was wrong with a condition.
 	why string
 }
 

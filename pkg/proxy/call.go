@@ -112,7 +112,7 @@ func (k *call) run(now time.Time) after {
 	}
 	w := k.work
 	w.fields.header = &req.Header
-	w.request = policy.HTTPQuery{Method: method, Path: req.Path, Header: &w.fields}
+	w.request = policy.HTTPQuery{Method: method, Path: req.Path, RawQuery: req.Query, Header: &w.fields}
 	protocol := policy.HTTP
 	if t.scheme == upstream.TLS {
 		protocol = policy.HTTPS
@@ -127,7 +127,7 @@ func (k *call) run(now time.Time) after {
 		req.Path = decision.Path
 	}
 	switch {
-	case !k.process(s, &t, &decision, now):
+	case !k.process(s, &t, &decision, r, now):
 		return nil
 	case fail != nil:
 		k.unreachable(decision, fail)

@@ -43,6 +43,7 @@ type conn struct {
 	raw    syscall.RawConn
 	flow   origin.Flow
 	id     workload.Identity
+	who    policy.Who
 	opened time.Time
 	count  *metrics.Workload
 	share  *share
@@ -168,6 +169,7 @@ func (p *Proxy) meet(tcp *net.TCPConn) *conn {
 	}
 	c := &conn{p: p, tcp: tcp, raw: raw, flow: flow, id: id, opened: time.Now(), count: p.Metrics.Workload(id.Name)}
 	c.work.c = c
+	c.who = policy.Who{Unit: id.Unit, Container: id.Container, Cgroup: id.Cgroup, UID: flow.UID}
 	c.ev = audit.Event{
 		Workload: audit.Workload{
 			Name: id.Name, Cgroup: id.Cgroup, Unit: id.Unit, Container: id.Container,

@@ -58,6 +58,15 @@ func (f *fields) HeaderValue(name string, i int) (string, bool) {
 	return "", false
 }
 
+// Fields implements policy.HeaderFields.
+func (f *fields) Fields(yield func(name, value string) bool) {
+	for name, value := range f.header.All() {
+		if !yield(name, value) {
+			return
+		}
+	}
+}
+
 // names is what is known of one name.
 type names struct {
 	settings *Settings
@@ -125,7 +134,7 @@ type target struct {
 // ask fills w.query for a target. Without HTTP request is nil.
 func (w *work) ask(t *target, protocol policy.Protocol, addrs []netip.Addr, request *policy.HTTPQuery) *policy.Query {
 	q := &w.query
-	*q = policy.Query{Workload: w.c.id.Name, Host: t.host, Addrs: addrs, Port: t.port, Protocol: protocol, HTTP: request}
+	*q = policy.Query{Workload: w.c.id.Name, Host: t.host, Addrs: addrs, Port: t.port, Protocol: protocol, Who: &w.c.who, HTTP: request}
 	if n := &w.names; t.named() && n.host == t.host {
 		q.ByProxy = n.allowed.Ways.Proxied() && !n.allowed.Ways.Resolved()
 	}

@@ -1,0 +1,117 @@
+package condition
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/interpreter"
+)
+
+// Variables are what a condition may look at. They are read while it is
+// evaluated and not kept.
+type Variables struct {
+	// Method as the request has it; Path is the one that is forwarded, RawQuery
+	// what follows the "?"; Host is canonical.
+	Method, Path, RawQuery, Host string
+	// HTTPS tells the scheme.
+	HTTPS bool
+	Port  uint16
+	// Fields walks the header fields; nil: there are none.
+	Fields func(yield func(name, value string) bool)
+	// Workload, Unit, Container, Cgroup and UID say who asks.
+	Workload, Unit, Container, Cgroup string
+	UID                               uint32
+	// Addrs may be dialled.
+	Addrs []netip.Addr
+}
+
+// variableTypes are the names by which conditions know the variables.
+var variableTypes = map[string]*cel.Type{
+	"request.method":     cel.StringType,
+	"request.scheme":     cel.StringType,
+	"request.host":       cel.StringType,
+	"request.port":       cel.IntType,
+	"request.path":       cel.StringType,
+	"request.query":      cel.MapType(cel.StringType, cel.ListType(cel.StringType)),
+	"request.headers":    cel.MapType(cel.StringType, cel.ListType(cel.StringType)),
+	"workload.name":      cel.StringType,
+	"workload.unit":      cel.StringType,
+	"workload.container": cel.StringType,
+	"workload.cgroup":    cel.StringType,
+	"workload.uid":       cel.IntType,
+	"flow.addresses":     cel.ListType(cel.StringType),
+	"flow.port":          cel.IntType,
+}
+
+// An activation gives the variables to an evaluation, and makes only those that
+// are asked for.
+type activation Variables
+
+var _ interpreter.Activation = (*activation)(nil)
+
+// Parent implements interpreter.Activation.
+func (a *activation) Parent() interpreter.Activation { return nil }
+
+// ResolveName implements interpreter.Activation.
+func (a *activation) ResolveName(name string) (any, bool) {
+	switch name {
+	case "request.method":
+		return a.Method, true
+	case "request.scheme":
+		if a.HTTPS {
+			return "https", true
+		}
+		return "http", true
+	case "request.host":
+		return a.Host, true
+	case "request.port", "flow.port":
+		return int64(a.Port), true
+	case "request.path":
+		return a.Path, true
+	case "request.query":
+		// What url refuses here, such as a broken escape or a semicolon, another
+		// parser may read in another way.
+		values, err := url.ParseQuery(a.RawQuery)
+		if err != nil {
+			return types.NewErr("the query cannot be read: %v", err), true
+		}
+		return map[string][]string(values), true
+	case "request.headers":
+		return a.headers(), true
+	case "workload.name":
+		return a.Workload, true
+	case "workload.unit":
+		return a.Unit, true
+	case "workload.container":
+		return a.Container, true
+	case "workload.cgroup":
+		return a.Cgroup, true
+	case "workload.uid":
+		return int64(a.UID), true
+	case "flow.addresses":
+		texts := make([]string, len(a.Addrs))
+		for i, addr := range a.Addrs {
+			texts[i] = addr.Unmap().String()
+		}
+		return texts, true
+	default:
+		return nil, false
+	}
+}
+
+// headers gives all values by name in lower case, in the order in which they
+// came.
+func (a *activation) headers() map[string][]string {
+	all := make(map[string][]string)
+	if a.Fields == nil {
+		return all
+	}
+	for name, value := range a.Fields {
+		name = strings.ToLower(name)
+		all[name] = append(all[name], value)
+	}
+	return all
+}

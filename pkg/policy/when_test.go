@@ -1,0 +1,71 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+)
+
+const whenRules = `
+rules:
+  - name: guarded
+    match: { hosts: [api.example.com], when: "request.headers['x-level'][0] == 'root'" }
+    action: deny
+  - name: pages
+    match:
+      hosts: [api.example.com]
+      paths: [/repos/**]
+      when: 'request.query["per_page"].all(v, int(v) <= 100)'
+    action: allow
+  - name: who
+    match: { hosts: [who.example.com], when: 'workload.unit == "mcp.service" && workload.uid == 7 && flow.port == 443 && request.scheme == "https"' }
+    action: allow
+`
+
+// TestWhen: a condition is the last key of a match; without an answer it
+// refuses, whatever the rule's action.
+func TestWhen(t *testing.T) {
+	t.Parallel()
+	p := compile(t, whenRules)
+	plain := headers{"X-Level": {"user"}}
+	for _, tt := range []struct {
+		name   string
+		query  Query
+		want   Verdict
+		reason Reason
+		rule   string
+		hint   string
+	}{
+		{"holds", *asking("api.example.com", "/repos/a", "per_page=100", plain), Allow, NoReason, "pages", ""},
+		{"does not hold", *asking("api.example.com", "/repos/a", "per_page=101", plain), Deny, NoRule, "", "no rule"},
+		{"another key does not hold", *asking("api.example.com", "/x", "per_page=1", plain), Deny, NoRule, "", "no rule"},
+		{"no such key", *asking("api.example.com", "/repos/a", "", plain), Deny, RuleDenied, "pages", "no such key: per_page"},
+		{"no number", *asking("api.example.com", "/repos/a", "per_page=x", plain), Deny, RuleDenied, "pages", "gives no answer"},
+		{"a query that can be read in two ways", *asking("api.example.com", "/repos/a", "per_page=1;per_page=1000", plain), Deny, RuleDenied, "pages", "gives no answer"},
+		{"a deny rule without an answer", *asking("api.example.com", "/repos/a", "per_page=1", headers{}), Deny, RuleDenied, "guarded", "gives no answer"},
+		{"a deny rule that holds", *asking("api.example.com", "/repos/a", "per_page=1", headers{"X-Level": {"root"}}), Deny, RuleDenied, "guarded", "denies this"},
+		{"an ambiguous path", *asking("api.example.com", "/repos/%2e%2e/a", "per_page=1", plain), Deny, AmbiguousPath, "pages", ""},
+		{"an ambiguous path where it does not hold", *asking("api.example.com", "/repos/%2e%2e/a", "per_page=101", plain), Deny, NoRule, "", ""},
+		{"an unknown asker", *asking("who.example.com", "/", "", plain), Deny, NoRule, "", ""},
+	} {
+		e := p.Explain(&tt.query)
+		d := e.Decision
+		if d.Verdict != tt.want || d.Reason != tt.reason || d.Rule != tt.rule || !strings.Contains(e.Hint, tt.hint) {
+			t.Errorf("%s: %v %v by %q (%s); want %v %v by %q (%s)", tt.name, d.Verdict, d.Reason, d.Rule, e.Hint, tt.want, tt.reason, tt.rule, tt.hint)
+		}
+	}
+	known := asking("who.example.com", "/", "", plain)
+	known.Who = &Who{Unit: "mcp.service", UID: 7}
+	if d := p.Decide(known); d.Verdict != Allow {
+		t.Errorf("a known asker: %v %v", d.Verdict, d.Reason)
+	}
+	// A connection shows no request, so it is inspected.
+	if d := p.DecideConn(&Query{Workload: "w", Host: "who.example.com", Addrs: addrs("203.0.113.1"), Port: 443, Protocol: HTTPS}); d.Action != InspectConn {
+		t.Errorf("the connection: %v", d.Action)
+	}
+}
+
+func asking(host, path, query string, fields headers) *Query {
+	q := get(host, path)
+	q.HTTP.RawQuery, q.HTTP.Header = query, fields
+	return q
+}
