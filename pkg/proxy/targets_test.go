@@ -274,6 +274,7 @@ rules:
 		{"at its end", "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n", 3, 503, 3},
 		{"short PUT", "PUT / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\nbody", 2, 200, 3},
 		{"short POST", "POST / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\nbody", 2, 503, 1},
+		{"PUT in parts", "PUT / HTTP/1.1\r\nHost: api.example.com\r\nTransfer-Encoding: chunked\r\n\r\n", 2, 200, 3},
 		{"large PUT", "PUT / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 200000\r\n\r\n" + large, 2, 503, 1},
 		{"broken GET", "GET /break HTTP/1.1\r\nHost: api.example.com\r\n\r\n", 2, 200, 3},
 		{"broken POST", "POST /break HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\nbody", 1, 502, 1},
@@ -285,6 +286,11 @@ rules:
 		// count.
 		g.pool.SetTrust(upstream.Trust{Roots: g.internet.pool()})
 		fails.Store(tt.fails)
+		if tt.name == "PUT in parts" {
+			// What comes after the head was taken up.
+			time.AfterFunc(20*time.Millisecond, func() { io.WriteString(c, "3\r\nabc\r\n") })
+			time.AfterFunc(40*time.Millisecond, func() { io.WriteString(c, "3\r\ndef\r\n0\r\n\r\n") })
+		}
 		r := ask(t, c, tt.request)
 		mu.Lock()
 		if r.err != nil || r.StatusCode != tt.status || len(bodies) != tt.tries {

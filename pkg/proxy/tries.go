@@ -47,6 +47,9 @@ func (k *call) send(d *policy.Decision, r *route, opts exchange.Options, extende
 	if t.rule.Budget != nil {
 		t.rule.Budget.Request(begin)
 	}
+	if req := &k.x.Request; t.rule.Retry != nil && req.Body != nil && idempotent(req.Method) {
+		req.Body = &kept{Body: req.Body}
+	}
 	if r.balance != nil {
 		t.key = r.balance.Upstream.Key(k.c.id.Name, &k.x.Request)
 	}
