@@ -58,7 +58,9 @@ func (c *Compiler) Compile(text string) (*Condition, error) {
 	if err := issues.Err(); err != nil {
 		var all []string
 		for _, e := range issues.Errors() {
-			all = append(all, fmt.Sprintf("%d:%d: %s", e.Location.Line(), e.Location.Column()+1, oneLine(e.Message)))
+			// The parser lists every token that it would have taken.
+			message, _, _ := strings.Cut(oneLine(e.Message), " expecting {")
+			all = append(all, fmt.Sprintf("%d:%d: %s", e.Location.Line(), e.Location.Column()+1, message))
 		}
 		return nil, errors.New(strings.Join(all, "; "))
 	}
