@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sallyport/pkg/policy/pattern"
@@ -71,8 +72,52 @@ func (d *decoder) workloadMatch(n *node) *WorkloadMatch {
 		glob("cgroup", &m.Cgroup),
 		glob("command", &m.Command),
 		glob("user", &m.User),
+		field{"container", func(n *node) {
+			d.few(n, path+".container", MaxFew, func(n *node) { m.Containers = append(m.Containers, d.containerMatch(n, path+".container")) })
+		}},
 	)
 	return m
+}
+
+func (d *decoder) containerMatch(n *node, path string) (m ContainerMatch) {
+	d.object(n, path,
+		field{"name", func(n *node) { m.Name = d.globs(n, path+".name") }},
+		field{"image", func(n *node) { m.Image = d.globs(n, path+".image") }},
+		field{"label", func(n *node) { m.Labels = d.labels(n, path+".label") }},
+	)
+	if n.kind == mapping && len(n.entries) == 0 {
+		d.add(n.place, "%sempty: give name, image or label", prefix(path))
+	}
+	return m
+}
+
+// labels reads K=V, V being a glob; of several with one key any will do.
+func (d *decoder) labels(n *node, path string) []LabelMatch {
+	var all []LabelMatch
+	d.few(n, path, MaxFew, func(n *node) {
+		s, ok := d.text(n, path)
+		if !ok {
+			return
+		}
+		key, value, ok := strings.Cut(s, "=")
+		if !ok || key == "" || strings.TrimSpace(key) != key {
+			d.add(n.place, "%swant a label such as tier=front, found %q", prefix(path), s)
+			return
+		}
+		g, err := pattern.ParseGlob(value)
+		if err != nil {
+			d.add(n.place, "%sthe glob %q %v", prefix(path), value, err)
+			return
+		}
+		i := slices.IndexFunc(all, func(l LabelMatch) bool { return l.Key == key })
+		if i < 0 {
+			i = len(all)
+			all = append(all, LabelMatch{Key: key})
+		}
+		all[i].Values = append(all[i].Values, g)
+	})
+	slices.SortFunc(all, func(a, b LabelMatch) int { return strings.Compare(a.Key, b.Key) })
+	return all
 }
 
 // workloadName reads a name that may hold placeholders.

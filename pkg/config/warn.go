@@ -112,15 +112,26 @@ func above(h pattern.Host) []pattern.Host {
 // compared: where it cannot be told, it does not.
 func (a *Rule) covers(b *Rule) bool {
 	m, n := &a.Match, &b.Match
+	if m.When != nil {
+		return false
+	}
 	protocols := protocolsOf(m)
 	if m.NeedsRequest() || a.Binding() {
 		// Of what is no HTTP such a rule says nothing.
 		protocols &= 1<<0 | 1<<1
 	}
+	// With an upstream, cidrs say which addresses its targets may have.
+	wide, narrow := m.CIDRs, n.CIDRs
+	if a.Upstream != "" {
+		wide = nil
+	}
+	if b.Upstream != "" {
+		narrow = nil
+	}
 	return protocolsOf(n)&^protocols == 0 &&
 		within(n.Workloads, m.Workloads, globWithin) &&
 		within(n.Hosts, m.Hosts, func(x, y pattern.Host) bool { return slices.Contains(above(x), y) }) &&
-		within(n.CIDRs, m.CIDRs, func(x, y netip.Prefix) bool { return y.Bits() <= x.Bits() && y.Contains(x.Addr()) }) &&
+		within(narrow, wide, func(x, y netip.Prefix) bool { return y.Bits() <= x.Bits() && y.Contains(x.Addr()) }) &&
 		within(n.Ports, m.Ports, func(x, y PortRange) bool { return y.First <= x.First && x.Last <= y.Last }) &&
 		within(n.Methods, m.Methods, globWithin) &&
 		within(n.Paths, m.Paths, func(x, y pattern.Path) bool { return x.Equal(y) || y.String() == "/**" }) &&

@@ -51,6 +51,9 @@ func TestWarnings(t *testing.T) {
 		{"workloads", rules("match: { workloads: '*' }", "match: { workloads: w }"), "r1"},
 		{"another workload", rules("match: { workloads: v }", "match: { workloads: [w, v] }"), ""},
 		{"all workloads", rules("match: { workloads: [w, v] }", "match: { hosts: a.example }"), ""},
+		{"a condition", rules("match: { hosts: a.example, when: 'request.method == \"GET\"' }", "match: { hosts: a.example, protocols: [https] }"), ""},
+		{"within a condition's reach", rules("match: { hosts: a.example, protocols: [https] }", "match: { hosts: a.example, protocols: [https], when: 'request.method == \"GET\"' }"), "r1"},
+		{"addresses of targets", "upstreams: { u: { targets: { target: 'b.example:443' } } }\n" + rules("match: { hosts: a.example, cidrs: 192.0.2.0/24, protocols: [https] }", "match: { hosts: a.example, cidrs: 192.0.2.1, protocols: [https] }, upstream: u"), ""},
 		{"UDP", rules("match: { cidrs: 192.0.2.0/24 }", "match: { cidrs: 192.0.2.1, protocols: udp }, handling: direct"), ""},
 
 		{"stages of a rule for other protocols", rules("match: { hosts: a.example, protocols: [tcp] }, size_limit: { request: 1MB }"), `f:3:59: rule "r0" allows HTTP only`},

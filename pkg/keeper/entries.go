@@ -19,6 +19,13 @@ func entries(c *config.Config) []workload.Entry {
 			Commands: globs(w.Match.Command),
 			Users:    globs(w.Match.User),
 		}
+		for _, c := range w.Match.Containers {
+			m := workload.ContainerMatch{Names: globs(c.Name), Images: globs(c.Image), Labels: make(map[string][]string, len(c.Labels))}
+			for _, l := range c.Labels {
+				m.Labels[l.Key] = globs(l.Values)
+			}
+			out[i].Match.Containers = append(out[i].Match.Containers, m)
+		}
 	}
 	return out
 }

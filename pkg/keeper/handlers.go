@@ -107,7 +107,7 @@ func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, 
 	for _, r := range k.gate.guard.Resources() {
 		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
 	}
-	for _, r := range append(k.registry.Resources(), k.gate.tree.Resources()...) {
+	for _, r := range slices.Concat(k.registry.Resources(), k.gate.tree.Resources(), k.engines.Resources()) {
 		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
 	}
 	out.Resources = append(out.Resources, k.resources()...)

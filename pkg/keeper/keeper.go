@@ -22,6 +22,7 @@ import (
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
+	"sallyport/pkg/engine"
 	"sallyport/pkg/netns"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/workload"
@@ -58,6 +59,7 @@ type Keeper struct {
 	// admin is the socket of the admin API; nil for a standalone instance.
 	admin *socket.Socket
 
+	engines  *engine.Engines
 	registry *workload.Registry
 
 	mu sync.Mutex
@@ -192,7 +194,10 @@ func (k *Keeper) openAuthority() error {
 
 // furnish opens what needs the gate or the configuration.
 func (k *Keeper) furnish() (err error) {
-	if k.registry, err = workload.NewRegistry(entries(k.config), k.gate.tree, nil); err != nil {
+	if k.engines, err = engine.New(engine.Sockets[:]...); err != nil {
+		return err
+	}
+	if k.registry, err = workload.NewRegistry(entries(k.config), k.gate.tree, k.engines); err != nil {
 		return err
 	}
 	if k.own, err = netns.NewAddressBook(nil); err != nil {

@@ -28,8 +28,8 @@ type Match struct {
 	Containers []ContainerMatch
 }
 
-// A ContainerMatch holds when each given key matches. What is not known of a
-// container does not match.
+// A ContainerMatch holds when each given key matches. A container that no engine
+// knows, or whose cgroup another says to be, does not match.
 type ContainerMatch struct {
 	// Names are compared with the container's name and, in full, its id.
 	Names  []string
@@ -42,6 +42,8 @@ type ContainerMatch struct {
 type Container struct {
 	Name, Image string
 	Labels      map[string]string
+	// Cgroup is the cgroup of its first process, or one above it.
+	Cgroup string
 }
 
 func (m *Match) empty() bool {
@@ -141,7 +143,7 @@ func anyText(globs []string, value string) bool {
 var hideSlash = strings.NewReplacer("/", "\ue000")
 
 func anyContainer(matches []ContainerMatch, s *subject) bool {
-	if s.id.Container == "" {
+	if !s.proven {
 		return false
 	}
 	for _, m := range matches {

@@ -19,16 +19,10 @@ type Owner struct {
 // itself (Delegate=) belongs to the unit, a container inside a unit to the
 // container.
 func OwnerOf(path string) Owner {
-	names := strings.Split(strings.Trim(path, "/"), "/")
-	for i := len(names) - 1; i >= 0; i-- {
-		parent := ""
-		if i > 0 {
-			parent = names[i-1]
-		}
-		if id := containerID(names[i], parent); id != "" {
-			return Owner{Container: id}
-		}
+	if all := containersOf(path); len(all) > 0 {
+		return Owner{Container: all[0].id}
 	}
+	names := strings.Split(strings.Trim(path, "/"), "/")
 	slice := ""
 	for i := len(names) - 1; i >= 0; i-- {
 		name := unescapeCgroup(names[i])
@@ -41,6 +35,24 @@ func OwnerOf(path string) Owner {
 		}
 	}
 	return Owner{Unit: slice}
+}
+
+// A claim is a container's id in a path, which ends with it.
+type claim struct{ id, path string }
+
+// containersOf gives the containers that a path names, the deepest first.
+func containersOf(path string) (all []claim) {
+	names := strings.Split(strings.Trim(path, "/"), "/")
+	for i := len(names) - 1; i >= 0; i-- {
+		parent := ""
+		if i > 0 {
+			parent = names[i-1]
+		}
+		if id := containerID(names[i], parent); id != "" {
+			all = append(all, claim{id, "/" + strings.Join(names[:i+1], "/")})
+		}
+	}
+	return all
 }
 
 // unescapeCgroup undoes systemd's cg_escape: names that could be taken for a

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -29,7 +31,8 @@ type Paths interface {
 	Path(id uint64) (string, error)
 }
 
-// Containers asks an engine for what it knows of a container.
+// Containers asks an engine for what it knows of a container. It may take a
+// second.
 type Containers interface {
 	Container(id string) (Container, error)
 }
@@ -56,6 +59,9 @@ type Registry struct {
 	paths      Paths
 	containers Containers
 
+	// asks is set where an entry cannot be compared without an engine's answer.
+	asks atomic.Bool
+
 	mu      sync.RWMutex
 	entries []Entry
 	tags    map[string]Tag
@@ -72,8 +78,7 @@ type endedTag struct {
 }
 
 // NewRegistry makes a registry with the entries in file order. containers may
-// be nil: then name, image and labels of containers are unknown and only ids
-// match. A glob or template that cannot be used is an error.
+// be nil: then no entry matches a container as such. A glob or template that cannot be used is an error.
 func NewRegistry(entries []Entry, paths Paths, containers Containers) (*Registry, error) {
 	if err := checkEntries(entries); err != nil {
 		return nil, err
@@ -86,7 +91,16 @@ func NewRegistry(entries []Entry, paths Paths, containers Containers) (*Registry
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{paths: paths, containers: containers, entries: entries, tags: make(map[string]Tag), known: known, ended: ended}, nil
+	r := &Registry{paths: paths, containers: containers, entries: entries, tags: make(map[string]Tag), known: known, ended: ended}
+	r.asks.Store(askEngines(entries))
+	return r, nil
+}
+
+// askEngines reports whether an entry has to do with containers.
+func askEngines(entries []Entry) bool {
+	return slices.ContainsFunc(entries, func(e Entry) bool {
+		return len(e.Match.Containers) > 0 || strings.Contains(e.Name, "{container}")
+	})
 }
 
 // SetEntries replaces the configured workloads; identities are worked out
@@ -98,6 +112,7 @@ func (r *Registry) SetEntries(entries []Entry) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.entries = entries
+	r.asks.Store(askEngines(entries))
 	r.known.Purge()
 	return nil
 }
@@ -124,12 +139,13 @@ func (r *Registry) Add(t Tag) (Identity, error) {
 		return Identity{}, err
 	}
 	t.Path = path
+	found := r.container(path, &t)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, replaces := r.tags[path]; !replaces && len(r.tags) >= MaxTagged {
 		return Identity{}, fmt.Errorf("%d tagged cgroups: %w", MaxTagged, ErrFull)
 	}
-	s := r.subject(path, &t)
+	s := newSubject(path, &t, &found)
 	if e := r.entry(t.Workload); e != nil && !e.Match.holdsForCommand(s) {
 		return Identity{}, fmt.Errorf("workload %s is for another user or command: %w", t.Workload, ErrMismatch)
 	}
@@ -142,17 +158,32 @@ func (r *Registry) Add(t Tag) (Identity, error) {
 // Remove forgets the tag of the cgroup with that id. Its identity stays known
 // for connections that it has made, until its place is needed.
 func (r *Registry) Remove(id uint64) {
+	t, ok := r.tagged(id)
+	if !ok {
+		return
+	}
+	found := r.container(t.Path, &t)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for path, t := range r.tags {
+	if r.tags[t.Path].ID != id {
+		return
+	}
+	delete(r.tags, t.Path)
+	s := newSubject(t.Path, &t, &found)
+	t.Argv = nil
+	r.ended.Add(id, endedTag{s, t})
+}
+
+// tagged gives the tag of the cgroup with that id.
+func (r *Registry) tagged(id uint64) (Tag, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, t := range r.tags {
 		if t.ID == id {
-			delete(r.tags, path)
-			s := r.subject(path, &t)
-			t.Argv = nil
-			r.ended.Add(id, endedTag{s, t})
-			return
+			return t, true
 		}
 	}
+	return Tag{}, false
 }
 
 // Tags are the tagged cgroups, in no order.
@@ -179,13 +210,20 @@ func (r *Registry) Identify(id uint64) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("cgroup id %d: %w", id, err)
 	}
+	r.mu.RLock()
+	tag := r.nearest(path)
+	r.mu.RUnlock()
+	// An engine is asked without the lock: nobody else waits for its answer.
+	found := r.container(path, tag)
 	// The lock is held over Add to the cache, so that no identity of former
 	// entries outlives SetEntries' purge.
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	tag := r.nearest(path)
-	i := r.identify(r.subject(path, tag), tag)
-	r.known.Add(id, i)
+	tag = r.nearest(path)
+	i := r.identify(newSubject(path, tag, &found), tag)
+	if !found.missed {
+		r.known.Add(id, i)
+	}
 	return i, nil
 }
 
@@ -204,14 +242,9 @@ func (r *Registry) identifyEnded(id uint64) (Identity, bool) {
 
 // pathOf asks the tags first: they are known also after removal.
 func (r *Registry) pathOf(id uint64) (string, error) {
-	r.mu.RLock()
-	for path, t := range r.tags {
-		if t.ID == id {
-			r.mu.RUnlock()
-			return path, nil
-		}
+	if t, ok := r.tagged(id); ok {
+		return t.Path, nil
 	}
-	r.mu.RUnlock()
 	return r.paths.Path(id)
 }
 
@@ -234,9 +267,36 @@ type subject struct {
 	id        Identity
 	program   string // base name of the command's program
 	container Container
+	// proven says that an engine vouches for the container.
+	proven bool
 }
 
-func (r *Registry) subject(path string, t *Tag) *subject {
+// A foundContainer is what engines say of a cgroup.
+type foundContainer struct {
+	id        string
+	container Container
+	// missed says that the path names a container that no engine vouches for, now.
+	missed bool
+}
+
+// container asks whose the cgroup is where an entry needs to know. A path alone
+// proves nothing: who may make cgroups below its own can name one after another
+// container. So the deepest counts whose first process is there.
+func (r *Registry) container(path string, t *Tag) (f foundContainer) {
+	if t != nil && len(t.Argv) > 0 || r.containers == nil || !r.asks.Load() {
+		return f
+	}
+	for _, c := range containersOf(path) {
+		known, err := r.containers.Container(c.id)
+		if err == nil && (known.Cgroup == c.path || strings.HasPrefix(known.Cgroup, c.path+"/")) {
+			return foundContainer{id: c.id, container: known}
+		}
+		f.missed = true
+	}
+	return f
+}
+
+func newSubject(path string, t *Tag, found *foundContainer) *subject {
 	s := &subject{id: Identity{Cgroup: path, Confined: true}}
 	if t != nil && len(t.Argv) > 0 {
 		s.id.Command = commandLine(t.Argv)
@@ -247,12 +307,8 @@ func (r *Registry) subject(path string, t *Tag) *subject {
 	}
 	owner := OwnerOf(path)
 	s.id.Unit, s.id.Container = owner.Unit, owner.Container
-	if s.id.Container != "" && r.containers != nil {
-		// What the engine does not answer is unknown, and unknown matches
-		// no entry.
-		if c, err := r.containers.Container(s.id.Container); err == nil {
-			s.container = c
-		}
+	if found.id != "" {
+		s.id.Container, s.container, s.proven = found.id, found.container, true
 	}
 	return s
 }

@@ -49,7 +49,7 @@ func TestIdentify(t *testing.T) {
 		{Key: "npx", Match: Match{Commands: []string{"npx *server-github*"}, Users: []string{"alice", "b*"}}, Name: "{command}-of-{unit}"},
 		{Key: "tree", Match: Match{Cgroups: []string{"/plain/*"}}, Name: "{unit}"},
 	}
-	web := fakeContainers{idA: {Name: "web-1", Image: "nginx:1.27", Labels: map[string]string{"tier": "front"}}}
+	web := fakeContainers{idA: {Name: "web-1", Image: "nginx:1.27", Labels: map[string]string{"tier": "front"}, Cgroup: "/docker/" + idA + "/init"}}
 	base := Identity{Confined: true}
 	with := func(change func(*Identity)) Identity { i := base; change(&i); return i }
 	unit := func(name, entry, path, unit string) Identity {
@@ -67,8 +67,14 @@ func TestIdentify(t *testing.T) {
 		{"all keys hold", "/right.slice/both.service", nil, unit("both", "both", "/right.slice/both.service", "both.service")},
 		{"one key does not", "/wrong.slice/both.service", nil, unit("both.service", "", "/wrong.slice/both.service", "both.service")},
 		{"container", "/docker/" + idA, nil, with(func(i *Identity) { i.Name, i.Entry, i.Cgroup, i.Container = "c/web-1", "web", "/docker/"+idA, idA })},
-		{"container by id", "/docker/" + idB, nil, with(func(i *Identity) {
-			i.Name, i.Entry, i.Cgroup, i.Container = "ffffffffffff", "by-id", "/docker/"+idB, idB
+		{"a container in a container's cgroup that it is not", "/docker/" + idB + "/docker/" + idA, nil, with(func(i *Identity) {
+			i.Name, i.Cgroup, i.Container = idA[:12], "/docker/"+idB+"/docker/"+idA, idA
+		})},
+		{"inside a container, another that no engine knows", "/docker/" + idA + "/docker/" + idB, nil, with(func(i *Identity) {
+			i.Name, i.Entry, i.Cgroup, i.Container = "c/web-1", "web", "/docker/"+idA+"/docker/"+idB, idA
+		})},
+		{"a container that no engine knows, by id", "/docker/" + idB, nil, with(func(i *Identity) {
+			i.Name, i.Cgroup, i.Container = "ffffffffffff", "/docker/"+idB, idB
 		})},
 		{"plain", "/plain/x", nil, with(func(i *Identity) { i.Name, i.Entry, i.Cgroup = "tree", "tree", "/plain/x" })},
 		{"plain unmatched", "/other/thing", nil, with(func(i *Identity) { i.Name, i.Cgroup = "thing", "/other/thing" })},
@@ -243,6 +249,34 @@ func TestBadEntries(t *testing.T) {
 	}
 	if len(r.entries) != 1 || r.entries[0].Key != "old" {
 		t.Error("a bad reload changed something")
+	}
+}
+
+// TestContainerIsAskedForAgain: what no engine knew, because none answered, is
+// not what the container stays. Without an entry for containers none is asked.
+func TestContainerIsAskedForAgain(t *testing.T) {
+	entries := []Entry{{Key: "web", Match: Match{Containers: []ContainerMatch{{Names: []string{"web"}}}}}}
+	engines := fakeContainers{}
+	r := registry(t, entries, fakePaths{1: "/docker/" + idA}, engines)
+	if i, err := r.Identify(1); err != nil || i.Entry != "" {
+		t.Errorf("%+v, %v", i, err)
+	}
+	engines[idA] = Container{Name: "web", Cgroup: "/docker/" + idA}
+	if i, err := r.Identify(1); err != nil || i.Entry != "web" {
+		t.Errorf("%+v, %v", i, err)
+	}
+	delete(engines, idA)
+	if i, err := r.Identify(1); err != nil || i.Entry != "web" {
+		t.Errorf("forgotten: %+v, %v", i, err)
+	}
+	if err := r.SetEntries([]Entry{{Key: "x", Match: Match{Units: []string{"*"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r.asks.Load() {
+		t.Error("engines are asked for nothing")
+	}
+	if i, err := r.Identify(1); err != nil || i.Name != idA[:12] {
+		t.Errorf("%+v, %v", i, err)
 	}
 }
 
