@@ -32,7 +32,7 @@ const (
 // Bounds of what is read; a key is a name or a hash.
 const (
 	maxText   = 4096
-	maxTables = 65536
+	maxTables = 16384
 )
 
 const (
@@ -320,6 +320,7 @@ func (k *Store) write(now time.Time) {
 		return
 	}
 	s := k.counters.save(now.Unix())
+	s.tables = s.tables[:min(len(s.tables), maxTables)]
 	k.buffer = s.encode(append(k.buffer[:0], make([]byte, headerSize)...))
 	for len(k.buffer) > slotSize && len(s.tables) > 0 {
 		// The largest are last: those that count by names are kept.
@@ -371,6 +372,9 @@ func (s *Counters) save(now int64) *snapshot {
 func (s *Counters) restore(saved *snapshot, now int64) {
 	for i := range saved.tables {
 		from := &saved.tables[i]
+		if len(from.counters) == 0 {
+			continue
+		}
 		t := newTable(from.key.by.By)
 		for j := range from.counters {
 			o := &from.counters[j]
