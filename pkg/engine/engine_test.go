@@ -66,7 +66,7 @@ func TestContainer(t *testing.T) {
 		fmt.Fprint(w, answer(7))
 	})
 	none := listen(t, func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, `{"message":"No such container"}`, 404)
+		http.Error(w, `{"message":"No such container"}`, http.StatusNotFound)
 	})
 	e := engines(t, "/nonexistent.sock", none, socket)
 	want := workload.Container{Name: "web-1", Image: "nginx:1.27", Labels: map[string]string{"tier": "front", "com.example/a": ""}, Cgroup: "/docker/7"}
@@ -116,7 +116,7 @@ func TestUnknown(t *testing.T) {
 		"never":           func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 		"no process":      func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer(0)) },
 		"a process ended": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer(13)) },
-		"elsewhere":       func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", 302) },
+		"elsewhere":       func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
