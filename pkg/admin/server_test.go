@@ -460,7 +460,7 @@ func TestTail(t *testing.T) {
 		}
 		log.Record(e)
 	}
-	eventually(t, "written", func() bool { return log.Stats().QueueEvents == 0 })
+	eventually(t, "written", func() bool { return log.Stats().Sinks[0].QueueEvents == 0 })
 	deny := &audit.Filter{Verdicts: []string{"deny"}}
 	var got []string
 	eventually(t, "the last lines come", func() bool {
@@ -532,7 +532,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		}
 		return log.Stats().Followers == 0
 	})
-	if s := log.Stats(); s.Lost != 0 {
+	if s := log.Stats().Sinks[0]; s.Lost != 0 {
 		t.Errorf("%d events were lost", s.Lost)
 	}
 }

@@ -22,6 +22,8 @@ const (
 	hashEnd    = "\"}\n"
 	// EndBytes is how much of the end of a line the chain needs to go on.
 	EndBytes = len(hashStart) + hashDigits + len(hashEnd)
+	// chainBytes is what the chain adds to an event, the newline among it.
+	chainBytes = len(",") + len(namePrev) + len(`""`) + hashDigits + EndBytes
 )
 
 // resume continues from the end of a whole line.

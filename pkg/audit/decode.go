@@ -39,6 +39,7 @@ func Decode(line []byte, e *Event) error {
 			Path: w.HTTP.Path, Query: w.HTTP.Query, Status: w.HTTP.Status,
 			RequestBytes: w.HTTP.RequestBytes, ResponseBytes: w.HTTP.ResponseBytes,
 			RequestHeaders: headers(w.HTTP.RequestHeaders), ResponseHeaders: headers(w.HTTP.ResponseHeaders),
+			RequestBody: w.HTTP.RequestBody, ResponseBody: w.HTTP.ResponseBody,
 			Truncated: w.HTTP.Truncated,
 		},
 		WebSocket:   WebSocket(w.WebSocket),

@@ -123,6 +123,8 @@ func appendHTTP(b []byte, h *HTTP) []byte {
 	truncated := h.Truncated || len(h.Path) > MaxText || len(h.Query) > MaxText
 	b, truncated = appendHeaders(b, nameRequestHeaders, h.RequestHeaders, truncated)
 	b, truncated = appendHeaders(b, nameResponseHeaders, h.ResponseHeaders, truncated)
+	b, truncated = appendBody(b, nameRequestBody, h.RequestBody, truncated)
+	b, truncated = appendBody(b, nameResponseBody, h.ResponseBody, truncated)
 	if truncated {
 		b = comma(b)
 		b = append(b, nameTruncated...)
@@ -174,6 +176,33 @@ next:
 		b = append(b, '"')
 	}
 	return append(b, '}'), truncated
+}
+
+// appendBody writes what was recorded of a body, at most maxBodyText of it with
+// what escaping adds.
+func appendBody(b []byte, name, body string, truncated bool) ([]byte, bool) {
+	if body == "" {
+		return b, truncated
+	}
+	b = comma(b)
+	b = append(b, name...)
+	b = append(b, '"')
+	const step = 4 << 10
+	for room := len(b) + maxBodyText; body != ""; {
+		if len(b)+6*step > room {
+			return append(append(b, cut...), '"'), true
+		}
+		piece := body
+		if len(piece) > step {
+			piece = body[:len(wholeRunes(body[:step]))]
+			if piece == "" {
+				piece = body[:step]
+			}
+		}
+		b = appendText(b, piece, step)
+		body = body[len(piece):]
+	}
+	return append(b, '"'), truncated
 }
 
 func appendWebSocket(b []byte, w *WebSocket) []byte {

@@ -351,7 +351,7 @@ func TestWorstLine(t *testing.T) {
 		Time: at, ID: bad, Kind: Exchange, Verdict: bad, Reason: bad, Rule: bad, Mode: bad,
 		Workload: Workload{Name: bad, Cgroup: bad, Unit: bad, Container: bad, Exe: bad}, Dst: Destination{Host: bad},
 		TLS:  TLS{bad, bad, bad, bad, bad},
-		HTTP: HTTP{Version: bad, Method: bad, Scheme: bad, Host: bad, Path: bad, Query: bad, RequestHeaders: list, ResponseHeaders: list},
+		HTTP: HTTP{Version: bad, Method: bad, Scheme: bad, Host: bad, Path: bad, Query: bad, RequestHeaders: list, ResponseHeaders: list, RequestBody: bad, ResponseBody: bad},
 		DNS:  DNSQuery{bad, bad, answers, bad}, Upstream: Upstream{Target: bad}, Traceparent: bad, Direction: bad, Message: bad,
 	}
 	if n := len(encode(&e)); n > MaxLine-1024 {

@@ -84,8 +84,11 @@ type HTTP struct {
 	// They are written as one object: names in lower case, the values of a
 	// repeated name joined by ", " (RFC 9110 §5.2), credentials redacted.
 	RequestHeaders, ResponseHeaders []Header
-	// Truncated: some text of this section was longer than MaxText, or there
-	// were more than MaxHeaders headers.
+	// RequestBody and ResponseBody are recorded only where a rule asks, decoded
+	// and redacted by whoever recorded them.
+	RequestBody, ResponseBody string
+	// Truncated: some text of this section was longer than MaxText, there were
+	// more than MaxHeaders headers, or a body is not whole.
 	Truncated bool
 }
 

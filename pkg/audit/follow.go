@@ -126,7 +126,7 @@ func (s *Subscription) push(lines []byte) {
 		end := bytes.IndexByte(lines, '\n')
 		line := lines[:end:end]
 		lines = lines[end+1:]
-		if s.missed > 0 || s.bytes+len(line) > followerBytes {
+		if s.missed > 0 || s.bytes > 0 && s.bytes+len(line) > followerBytes {
 			s.missed++
 			continue
 		}

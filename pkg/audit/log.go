@@ -3,7 +3,6 @@ package audit
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,11 +42,15 @@ var ErrQueueFull = errors.New("the audit queue is nearly full")
 
 // Options says how a Log works. Zero values are the defaults.
 type Options struct {
-	// Sink is where lines go; required.
+	// Sink is where lines go; required. It is the one that followers follow and
+	// that End is of.
 	Sink Sink
+	// Beside are further sinks. Each has a queue and a chain of its own: one that
+	// is slow or away holds up no other.
+	Beside []Sink
 	// OnFailure is the configuration's audit.on_failure.
 	OnFailure OnFailure
-	// QueueEvents and QueueBytes bound what waits to be written.
+	// QueueEvents and QueueBytes bound what waits to be written to each sink.
 	QueueEvents, QueueBytes int
 	// End is the end of the last whole line of the file that is continued, from
 	// file.Files.End; the chain goes on from it. Empty or foreign: a new chain.
@@ -60,25 +63,17 @@ type Options struct {
 // A Log takes events and writes them. All methods may be called at any time
 // from any goroutine.
 type Log struct {
-	sink      Sink
 	onFailure OnFailure
 	flush     time.Duration
 	instance  string
 	nextID    atomic.Uint64
 	lines     sync.Pool // *[]byte, one encoded event
 
-	queue queue
-	wake  chan struct{} // capacity 1: the queue is no longer empty
+	ways []*way // one for each sink, Options.Sink first
 
-	// fault is why Healthy is not nil, or nil.
-	fault atomic.Pointer[error]
-
-	kinds    [kindCount]atomic.Uint64 // recorded, written or still queued
-	failures atomic.Uint64            // attempts to write that failed
-	lost     atomic.Uint64            // events that no sink will see
+	kinds [kindCount]atomic.Uint64 // recorded, written or still queued
 
 	followers followers
-	chain     chain // the writer's own
 }
 
 // New makes a Log. Nothing is written before Run; Record works at once.
@@ -96,15 +91,16 @@ func New(o Options) (*Log, error) {
 		o.Flush = 5 * time.Second
 	}
 	l := &Log{
-		sink:      o.Sink,
 		onFailure: o.OnFailure,
 		flush:     o.Flush,
 		instance:  strings.ToLower(rand.Text()[:10]),
 		lines:     sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
-		wake:      make(chan struct{}, 1),
 	}
-	l.queue.init(o.QueueEvents, o.QueueBytes)
-	l.chain.resume(o.End)
+	for _, sink := range append([]Sink{o.Sink}, o.Beside...) {
+		l.ways = append(l.ways, newWay(l, sink, o.QueueEvents, o.QueueBytes))
+	}
+	l.ways[0].chain.resume(o.End)
+	l.ways[0].followed = true
 	return l, nil
 }
 
@@ -124,8 +120,8 @@ func (l *Log) appendID(b []byte) []byte {
 
 // Record redacts and encodes e and queues it. It never waits, keeps nothing of
 // e, and may be called with strings that the caller overwrites afterwards. An
-// event that finds the queue full is lost: it is counted, and the log itself
-// says so by a lifecycle event in its place. Record panics for a kind outside
+// event that finds the queue of a sink full is lost to that one: it is counted,
+// and the log itself says so by a lifecycle event in its place. Record panics for a kind outside
 // the set.
 func (l *Log) Record(e *Event) {
 	line := l.lines.Get().(*[]byte)
@@ -142,24 +138,18 @@ func (l *Log) Record(e *Event) {
 	}
 	b := appendEvent((*line)[:0], e, now, id)
 	l.kinds[e.Kind].Add(1)
-	first, taken := l.queue.add(b)
+	for _, w := range l.ways {
+		w.add(b)
+	}
 	if cap(b) <= 64<<10 { // one huge event must not stay in the pool
 		*line = b
 		l.lines.Put(line)
 	}
-	if !taken {
-		l.lost.Add(1)
-	}
-	if first {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
-	}
 }
 
-// Healthy reports, with Block, why no exchange may be admitted now; nil
-// otherwise, and always nil with Continue. It costs two atomic loads.
+// Healthy reports, with Block, why no exchange may be admitted now: a sink that
+// fails, or whose queue is nearly full. It is nil otherwise, and always nil with
+// Continue. It costs two atomic loads for each sink.
 func (l *Log) Healthy() error {
 	if l.onFailure == Continue {
 		return nil
@@ -170,53 +160,50 @@ func (l *Log) Healthy() error {
 // Fault reports what Healthy would report with Block, whatever OnFailure is:
 // what status shows as a problem.
 func (l *Log) Fault() error {
-	if err := l.fault.Load(); err != nil {
-		return *err
-	}
-	if l.queue.high.Load() {
-		return ErrQueueFull
+	for _, w := range l.ways {
+		if err := w.trouble(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (l *Log) setFault(err error) {
-	if err == nil {
-		l.fault.Store(nil)
-		return
-	}
-	err = fmt.Errorf("audit cannot be written: %w", err)
-	l.fault.Store(&err)
-}
-
 // Stats is what the log has done since it was made.
 type Stats struct {
-	// Sink is the name of the sink.
-	Sink string
 	// Events counts recorded events by kind; lost ones are among them.
 	Events map[Kind]uint64
-	// Failures counts attempts to write that failed, Lost the events that no
-	// sink will see.
+	// Sinks are in the order of Options, Sink first.
+	Sinks []SinkStats
+	// Followers are the present Subscriptions.
+	Followers, FollowersCapacity uint64
+}
+
+// SinkStats is what became of the events of one sink.
+type SinkStats struct {
+	// Name is that of the sink.
+	Name string
+	// Failures counts attempts to write that failed, Lost the events that the
+	// sink will never see.
 	Failures, Lost uint64
 	// The queue: what waits, and how much may.
 	QueueEvents, QueueEventsCapacity uint64
 	QueueBytes, QueueBytesCapacity   uint64
-	// Followers are the present Subscriptions.
-	Followers, FollowersCapacity uint64
 }
 
 // Stats takes a snapshot.
 func (l *Log) Stats() Stats {
 	s := Stats{
-		Sink:              l.sink.Name(),
 		Events:            make(map[Kind]uint64, kindCount),
-		Failures:          l.failures.Load(),
-		Lost:              l.lost.Load(),
+		Sinks:             make([]SinkStats, len(l.ways)),
 		Followers:         uint64(l.followers.count()),
 		FollowersCapacity: MaxFollowers,
 	}
 	for k := Kind(1); k < kindCount; k++ {
 		s.Events[k] = l.kinds[k].Load()
 	}
-	l.queue.fill(&s)
+	for i, w := range l.ways {
+		s.Sinks[i] = SinkStats{Name: w.sink.Name(), Failures: w.failures.Load(), Lost: w.lost.Load()}
+		w.queue.fill(&s.Sinks[i])
+	}
 	return s
 }

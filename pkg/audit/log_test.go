@@ -246,7 +246,7 @@ func TestFailingSink(t *testing.T) {
 			if i := slices.IndexFunc(list, func(e Event) bool { return e.Kind == Lifecycle }); i < 0 || !strings.Contains(list[i].Message, tt.fail.Error()) {
 				t.Errorf("no event tells of the failure: %+v", list)
 			}
-			if s := l.Stats(); s.Failures == 0 || s.Lost != 0 || s.Events[Exchange] != 2 {
+			if s := l.Stats(); s.Sinks[0].Failures == 0 || s.Sinks[0].Lost != 0 || s.Events[Exchange] != 2 {
 				t.Errorf("%+v", s)
 			}
 		})
@@ -313,7 +313,7 @@ func TestFullQueue(t *testing.T) {
 	sink := &memory{block: make(chan struct{})}
 	l, stop := start(t, Options{Sink: sink, QueueEvents: 8})
 	l.Record(&Event{Kind: Exchange, Message: "taken by the writer"})
-	eventually(t, "the writer has it", func() bool { return l.Stats().QueueEvents == 0 })
+	eventually(t, "the writer has it", func() bool { return l.Stats().Sinks[0].QueueEvents == 0 })
 	for range 6 {
 		l.Record(&Event{Kind: Exchange, Message: "fits"})
 	}
@@ -327,7 +327,7 @@ func TestFullQueue(t *testing.T) {
 	for range 5 {
 		l.Record(&Event{Kind: Exchange, Message: "one fits, four are lost"})
 	}
-	if s := l.Stats(); s.Lost != 4 || s.QueueEvents != 8 || s.QueueEventsCapacity != 8 {
+	if s := l.Stats().Sinks[0]; s.Lost != 4 || s.QueueEvents != 8 || s.QueueEventsCapacity != 8 {
 		t.Errorf("%+v", s)
 	}
 	close(sink.block)
@@ -355,7 +355,7 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 	for range 100 {
 		l.Record(&Event{Kind: Exchange, Message: strings.Repeat("x", 1000)})
 	}
-	if s := l.Stats(); s.QueueBytes > 4096 || s.Lost < 90 {
+	if s := l.Stats().Sinks[0]; s.QueueBytes > 4096 || s.Lost < 90 {
 		t.Errorf("%+v", s)
 	}
 	if !errors.Is(l.Fault(), ErrQueueFull) {
@@ -377,14 +377,14 @@ func TestEndWithBrokenSink(t *testing.T) {
 	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "5 events") {
 		t.Errorf("Run: %v", err)
 	}
-	if s := l.Stats(); s.Lost != 5 {
+	if s := l.Stats().Sinks[0]; s.Lost != 5 {
 		t.Errorf("%+v", s)
 	}
 	if !errors.Is(l.Healthy(), ErrClosed) {
 		t.Errorf("healthy after the end: %v", l.Healthy())
 	}
 	l.Record(&Event{Kind: Exchange})
-	if s := l.Stats(); s.Lost != 6 {
+	if s := l.Stats().Sinks[0]; s.Lost != 6 {
 		t.Errorf("an event after the end is not counted as lost: %+v", s)
 	}
 	if _, err := l.Subscribe(0); !errors.Is(err, ErrClosed) {
@@ -603,7 +603,7 @@ func BenchmarkRecord(b *testing.B) {
 	if err := <-done; err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(l.Stats().Lost)/float64(b.N), "lost/op")
+	b.ReportMetric(float64(l.Stats().Sinks[0].Lost)/float64(b.N), "lost/op")
 }
 
 type discard struct{}
@@ -619,7 +619,7 @@ func TestRecordDoesNotAllocate(t *testing.T) {
 	e := exchangeEvent()
 	e.ID, e.Time = "", time.Time{}
 	spare := make([]byte, 0, 1<<20)
-	l.queue.take(spare)
+	l.ways[0].queue.take(spare)
 	n := testing.AllocsPerRun(200, func() { l.Record(e) })
 	// A garbage collection may empty the pool.
 	if n >= 1 {

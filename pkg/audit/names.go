@@ -58,6 +58,8 @@ const (
 	nameResponseBytes   = `"response_bytes":`
 	nameRequestHeaders  = `"request_headers":`
 	nameResponseHeaders = `"response_headers":`
+	nameRequestBody     = `"request_body":`
+	nameResponseBody    = `"response_body":`
 	nameTruncated       = `"truncated":`
 
 	nameMessagesSent     = `"messages_sent":`
@@ -125,6 +127,8 @@ type wire struct {
 		ResponseBytes   int64             `json:"response_bytes"`
 		RequestHeaders  map[string]string `json:"request_headers"`
 		ResponseHeaders map[string]string `json:"response_headers"`
+		RequestBody     string            `json:"request_body"`
+		ResponseBody    string            `json:"response_body"`
 		Truncated       bool              `json:"truncated"`
 	} `json:"http"`
 	WebSocket struct {

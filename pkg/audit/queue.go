@@ -61,7 +61,7 @@ func (q *queue) close() (events int) {
 	return q.events
 }
 
-func (q *queue) fill(s *Stats) {
+func (q *queue) fill(s *SinkStats) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s.QueueEvents, s.QueueEventsCapacity = uint64(q.events), uint64(q.maxEvents)

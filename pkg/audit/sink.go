@@ -18,11 +18,19 @@ var ErrRestart = errors.New("the file was exchanged in the middle of a line")
 
 // A Sink takes lines in order. Write may be given several whole lines and may
 // take only a part of them together with an error; the next call then goes on
-// exactly where it stopped. Only Log.Run calls it, one call at a time.
+// exactly where it stopped. Only Log.Run calls it, one call at a time. It must
+// not wait much longer than a second.
 type Sink interface {
 	// Name is the value of the label `sink` in audit_failures_total.
 	Name() string
 	io.Writer
+}
+
+// A LimitedSink takes no line longer than MaxLine bytes. Longer ones lose bodies
+// and headers, then the rest of the section http, and say so by `truncated`.
+type LimitedSink interface {
+	Sink
+	MaxLine() int
 }
 
 // A Rotator gives descriptors of the audit file; the privileged process is

@@ -12,9 +12,12 @@ const (
 	MaxText = 8 << 10
 	// MaxHeaders bounds the headers recorded for each direction.
 	MaxHeaders = 128
+	// MaxBody is the most that a rule may have recorded of each body.
+	MaxBody = 512 << 10
 	// MaxLine bounds a line on disk with everything escaped at its worst.
-	MaxLine = 1 << 20
+	MaxLine = 3 << 20
 
+	maxBodyText   = 1 << 20
 	maxMessage    = 4 << 10
 	maxPathname   = 4 << 10
 	maxName       = 1 << 10

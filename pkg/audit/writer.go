@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -24,31 +25,41 @@ const (
 // It returns nil when everything recorded was written, else an error that says
 // how many events were lost. It may be called once.
 func (l *Log) Run(ctx context.Context) error {
-	w := &writer{log: l, gather: time.NewTimer(time.Hour)}
-	defer w.gather.Stop()
-	defer l.followers.close()
+	errs := make([]error, len(l.ways))
+	var running sync.WaitGroup
+	for i, w := range l.ways {
+		running.Go(func() { errs[i] = w.run(ctx) })
+	}
+	running.Wait()
+	l.followers.close()
+	return errors.Join(errs...)
+}
+
+func (w *way) run(ctx context.Context) error {
+	r := &writer{way: w, gather: time.NewTimer(time.Hour)}
+	defer r.gather.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return w.drain()
-		case <-l.wake:
+			return r.drain()
+		case <-w.wake:
 		}
-		w.gather.Reset(linger)
+		r.gather.Reset(linger)
 		select {
 		case <-ctx.Done():
-			return w.drain()
-		case <-w.gather.C:
+			return r.drain()
+		case <-r.gather.C:
 		}
 		// On error ctx has ended, and unwritten keeps what is left.
-		if err := w.batch(ctx); err != nil {
-			return w.drain()
+		if err := r.batch(ctx); err != nil {
+			return r.drain()
 		}
 	}
 }
 
-// A writer is what Run keeps between batches.
+// A writer is what run keeps between batches.
 type writer struct {
-	log    *Log
+	*way
 	gather *time.Timer
 	spare  []byte // the queue's other buffer
 	// taken is the buffer that came from the queue; lines is the part of it that
@@ -59,28 +70,29 @@ type writer struct {
 	done int
 	// gap is the number of events lost after lines.
 	gap uint64
+	// short is memory for a line that was shortened.
+	short []byte
 }
 
-// drain writes the rest after the context of Run has ended.
+// drain writes the rest after the context of run has ended.
 func (w *writer) drain() error {
-	l := w.log
-	ctx, cancel := context.WithTimeout(context.Background(), l.flush)
+	ctx, cancel := context.WithTimeout(context.Background(), w.log.flush)
 	defer cancel()
 	err := w.batch(ctx)
-	l.queue.close() // what is recorded from here on is lost, and counted
+	w.queue.close() // what is recorded from here on is lost, and counted
 	if err == nil {
 		err = w.batch(ctx)
 	}
 	closed := ErrClosed
-	l.fault.Store(&closed)
+	w.fault.Store(&closed)
 	lost := uint64(bytes.Count(w.out[w.done:], newline)+bytes.Count(w.lines, newline)) + w.gap
-	rest, _, gap := l.queue.take(nil)
+	rest, _, gap := w.queue.take(nil)
 	lost += uint64(bytes.Count(rest, newline)) + gap
 	if lost == 0 {
 		return nil
 	}
-	l.lost.Add(lost - w.gap - gap) // a gap was counted when it arose
-	return fmt.Errorf("audit: %d events were not written: %w", lost, errors.Join(err, ctx.Err()))
+	w.lost.Add(lost - w.gap - gap) // a gap was counted when it arose
+	return fmt.Errorf("audit: %d events were not written%s: %w", lost, w.to(), errors.Join(err, ctx.Err()))
 }
 
 var newline = []byte{'\n'}
@@ -89,13 +101,12 @@ var newline = []byte{'\n'}
 // sink, or with the sink's error when ctx has ended first; the rest then stays
 // in w.
 func (w *writer) batch(ctx context.Context) error {
-	l := w.log
 	for {
 		if err := w.flush(ctx); err != nil {
 			return err
 		}
 		if len(w.lines) == 0 && w.gap == 0 {
-			w.taken, _, w.gap = l.queue.take(w.spare)
+			w.taken, _, w.gap = w.queue.take(w.spare)
 			w.lines, w.spare = w.taken, nil
 			if len(w.lines) == 0 && w.gap == 0 {
 				w.spare = w.taken
@@ -108,11 +119,15 @@ func (w *writer) batch(ctx context.Context) error {
 
 // chainLines moves lines to out, up to writeBytes.
 func (w *writer) chainLines() {
-	chain := &w.log.chain
 	rest := w.lines
 	for len(rest) > 0 && len(w.out) < writeBytes {
 		end := bytes.IndexByte(rest, '\n')
-		w.out = chain.appendLine(w.out, rest[:end])
+		line := rest[:end]
+		if w.limit > 0 && len(line) > w.limit-chainBytes {
+			w.short = shorten(w.short[:0], line, w.limit-chainBytes)
+			line = w.short
+		}
+		w.out = w.chain.appendLine(w.out, line)
 		rest = rest[end+1:]
 	}
 	if len(rest) > 0 {
@@ -120,7 +135,7 @@ func (w *writer) chainLines() {
 		return
 	}
 	if w.gap > 0 {
-		w.out = chain.appendLine(w.out, w.log.gapEvent(w.gap))
+		w.out = w.chain.appendLine(w.out, w.log.gapEvent(w.gap))
 		w.gap = 0
 	}
 	w.spare = reuse(w.taken)
@@ -140,14 +155,13 @@ func (l *Log) gapEvent(lost uint64) []byte {
 
 // flush brings out into the sink, however often that has to be tried.
 func (w *writer) flush(ctx context.Context) error {
-	l := w.log
 	var (
 		since time.Time // of the first failure
 		cause error
 		retry = firstRetry
 	)
 	for w.done < len(w.out) {
-		n, err := l.sink.Write(w.out[w.done:])
+		n, err := w.sink.Write(w.out[w.done:])
 		w.done += n
 		switch {
 		case errors.Is(err, ErrRestart):
@@ -161,8 +175,8 @@ func (w *writer) flush(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		l.failures.Add(1)
-		l.setFault(err)
+		w.failures.Add(1)
+		w.setFault(err)
 		if cause == nil {
 			since = time.Now()
 		}
@@ -178,14 +192,16 @@ func (w *writer) flush(ctx context.Context) error {
 	if len(w.out) == 0 {
 		return nil
 	}
-	l.followers.publish(w.out)
+	if w.followed {
+		w.log.followers.publish(w.out)
+	}
 	w.out, w.done = reuse(w.out), 0
 	if cause != nil {
-		l.setFault(nil)
-		l.Record(&Event{
+		w.setFault(nil)
+		w.log.Record(&Event{
 			Kind: Lifecycle,
-			Message: fmt.Sprintf("the audit could not be written for %.1f s: %v; it is written again",
-				time.Since(since).Seconds(), cause),
+			Message: fmt.Sprintf("the audit could not be written%s for %.1f s: %v; it is written again",
+				w.to(), time.Since(since).Seconds(), cause),
 		})
 	}
 	return nil

@@ -16,7 +16,7 @@ func newAuditCollector(source Audit) *auditCollector {
 		source: source,
 		events: desc("audit_events_total", "Audit events by kind.", "kind"),
 		failures: desc("audit_failures_total",
-			"Attempts to write to the sink that failed; for queue: events lost because the queue was full.", "sink"),
+			"Attempts to write to the sink that failed, and events that it lost because its queue was full; for queue: those of all sinks.", "sink"),
 	}
 }
 
@@ -30,6 +30,10 @@ func (c *auditCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, k := range audit.Kinds() {
 		ch <- counter(c.events, s.Events[k], k.String())
 	}
-	ch <- counter(c.failures, s.Failures, s.Sink)
-	ch <- counter(c.failures, s.Lost, "queue")
+	var lost uint64
+	for _, sink := range s.Sinks {
+		ch <- counter(c.failures, sink.Failures+sink.Lost, sink.Name)
+		lost += sink.Lost
+	}
+	ch <- counter(c.failures, lost, "queue")
 }

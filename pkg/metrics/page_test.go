@@ -50,8 +50,15 @@ type fakeAudit struct{}
 
 func (fakeAudit) Stats() audit.Stats {
 	return audit.Stats{
-		Sink: "file", Events: map[audit.Kind]uint64{audit.Exchange: 7, audit.Refused: 2}, Failures: 1, Lost: 3,
-		QueueEvents: 5, QueueEventsCapacity: 32768, QueueBytes: 3000, QueueBytesCapacity: 16 << 20, FollowersCapacity: 32,
+		Events: map[audit.Kind]uint64{audit.Exchange: 7, audit.Refused: 2},
+		Sinks: []audit.SinkStats{
+			{
+				Name: "file", Failures: 1, Lost: 3,
+				QueueEvents: 5, QueueEventsCapacity: 32768, QueueBytes: 3000, QueueBytesCapacity: 16 << 20,
+			},
+			{Name: "syslog", Failures: 2, Lost: 4, QueueEvents: 6, QueueEventsCapacity: 32768, QueueBytesCapacity: 16 << 20},
+		},
+		FollowersCapacity: 32,
 	}
 }
 

@@ -34,11 +34,17 @@ func (m *Metrics) Resources() []Resource {
 	list := m.table.resources()
 	if m.o.Audit != nil {
 		s := m.o.Audit.Stats()
-		list = append(list,
-			Resource{Name: "audit_queue", Entries: s.QueueEvents, Capacity: s.QueueEventsCapacity},
-			Resource{Name: "audit_queue_bytes", Entries: s.QueueBytes, Capacity: s.QueueBytesCapacity},
-			Resource{Name: "audit_followers", Entries: s.Followers, Capacity: s.FollowersCapacity},
-		)
+		list = append(list, Resource{Name: "audit_followers", Entries: s.Followers, Capacity: s.FollowersCapacity})
+		for i, sink := range s.Sinks {
+			name := "audit_queue"
+			if i > 0 {
+				name += "_" + sink.Name
+			}
+			list = append(list,
+				Resource{Name: name, Entries: sink.QueueEvents, Capacity: sink.QueueEventsCapacity},
+				Resource{Name: name + "_bytes", Entries: sink.QueueBytes, Capacity: sink.QueueBytesCapacity},
+			)
+		}
 	}
 	if m.o.Resources != nil {
 		list = append(list, m.o.Resources()...)

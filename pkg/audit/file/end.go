@@ -25,7 +25,7 @@ const (
 	EndBytes = 128
 	// searchBytes bounds how far back End looks for a newline: no audit line is
 	// longer.
-	searchBytes = 1 << 20
+	searchBytes = 3 << 20
 )
 
 // End looks at the end of the present file and, where that holds no whole line,

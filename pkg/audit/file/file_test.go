@@ -343,7 +343,7 @@ func TestEnd(t *testing.T) {
 		{"torn", "abc\nde", "", End{Line: []byte("abc\n"), Torn: true}},
 		{"torn far back", "abc\n" + strings.Repeat("z", 500000), "", End{Line: []byte("abc\n"), Torn: true}},
 		{"torn first line", "de", "abc\n", End{Line: []byte("abc\n"), Torn: true}},
-		{"torn beyond the bound", "abc\n" + strings.Repeat("z", 2<<20), "", End{Torn: true}},
+		{"torn beyond the bound", "abc\n" + strings.Repeat("z", searchBytes+200), "", End{Torn: true}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -155,7 +155,7 @@ func TestMaxSizeAndMaxFilesHold(t *testing.T) {
 		want := uint64(i + 1)
 		eventually(t, "the queue is empty", func() bool {
 			s := p.log.Stats()
-			return s.QueueEvents == 0 && s.Events[audit.Exchange] == want
+			return s.Sinks[0].QueueEvents == 0 && s.Events[audit.Exchange] == want
 		})
 	}
 	if err := p.stop(); err != nil {
@@ -246,7 +246,7 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("event %d is %s", i, list[i].Message)
 		}
 	}
-	if s := p.log.Stats(); s.Failures == 0 || s.Lost != 0 {
+	if s := p.log.Stats().Sinks[0]; s.Failures == 0 || s.Lost != 0 {
 		t.Errorf("%+v", s)
 	}
 }
