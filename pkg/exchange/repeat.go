@@ -1,5 +1,7 @@
 package exchange
 
+import "errors"
+
 // repeatKey is where an exchange keeps what Repeat was given.
 type repeatKey struct{}
 
@@ -22,6 +24,10 @@ func (p *Pipeline) Resume(x *Exchange) {
 		x.reached = len(p.stages)
 	}
 }
+
+// ErrUnwanted ends the body of a response to a repeated request of which no
+// stage wants the rest.
+var ErrUnwanted = errors.New("nobody wants the rest of the body")
 
 // CopyFrom makes r the same request as other without its body, which must be
 // empty. Nothing is shared but strings.

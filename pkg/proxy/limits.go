@@ -17,8 +17,9 @@ type shares struct {
 type share struct {
 	open    int // under the lock of shares
 	crowded burst
-	// refusedBodies counts bytes, streams exchanges of HTTP/2.
-	refusedBodies, streams atomic.Int64
+	// refusedBodies counts bytes, streams exchanges of HTTP/2, repeats requests
+	// that are repeated apart.
+	refusedBodies, streams, repeats atomic.Int64
 }
 
 // take counts a connection; ok is false beyond the limit, and then it still

@@ -116,8 +116,9 @@ type Proxy struct {
 	start        time.Time
 
 	active atomic.Int64
-	// refusedBodies counts bytes, streams exchanges of HTTP/2.
-	refusedBodies, streams atomic.Int64
+	// refusedBodies counts bytes, streams exchanges of HTTP/2, repeats requests
+	// that are repeated apart.
+	refusedBodies, streams, repeats atomic.Int64
 
 	draining atomic.Bool
 	lost     burst
@@ -272,6 +273,7 @@ func (p *Proxy) Resources() []metrics.Resource {
 		{Name: "connections", Entries: uint64(max(p.active.Load(), 0)), Capacity: uint64(p.Limits.Connections)},
 		{Name: "connection_workloads", Entries: uint64(p.shares.len()), Capacity: uint64(p.Limits.Connections)},
 		{Name: "http2_streams", Entries: uint64(max(p.streams.Load(), 0)), Capacity: uint64(p.Limits.Streams)},
+		{Name: "repeated_requests", Entries: uint64(max(p.repeats.Load(), 0)), Capacity: maxRepeats},
 		{Name: "refused_body_bytes", Entries: uint64(max(p.refusedBodies.Load(), 0)), Capacity: maxRefusedBodies},
 		{Name: "large_first_bytes", Entries: uint64(p.sniffer.Large()), Capacity: sniff.MaxLarge},
 		{Name: "pinned_names", Entries: uint64(p.pinned.len()), Capacity: maxPinned},

@@ -20,8 +20,9 @@ func (s *Settings) pipeline(rule int) *exchange.Pipeline {
 }
 
 // process runs the request side of the stages of the rule that let the request
-// pass. It reports whether the exchange goes on; otherwise it has ended.
-func (k *call) process(s *Settings, t *target, d *policy.Decision, now time.Time) bool {
+// pass, on the way r. It reports whether the exchange goes on; otherwise it has
+// ended.
+func (k *call) process(s *Settings, t *target, d *policy.Decision, r *route, now time.Time) bool {
 	k.stages = s.pipeline(d.Index)
 	if k.stages == nil {
 		return true
@@ -51,6 +52,7 @@ func (k *call) process(s *Settings, t *target, d *policy.Decision, now time.Time
 		k.answer(refusal, *d)
 		return false
 	case x.Answered():
+		k.repeat(*d, r)
 		k.answered(*d)
 		return false
 	}

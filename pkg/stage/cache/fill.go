@@ -30,11 +30,13 @@ const firstRoom = 8 << 10
 
 // Watch implements exchange.Watcher.
 func (f *fill) Watch(p []byte, last bool) error {
-	if f.over {
-		return nil
-	}
-	if !f.grow(len(p)) {
+	if !f.over && !f.grow(len(p)) {
 		f.abandon(true)
+	}
+	switch {
+	case f.over && f.passage.again:
+		return exchange.ErrUnwanted
+	case f.over:
 		return nil
 	}
 	f.body = append(f.body, p...)

@@ -76,6 +76,8 @@ type passage struct {
 	// that the request asks whether it still holds.
 	stale      *entry
 	confirming bool
+	// again says that no client waits for the response.
+	again bool
 	// flight is what others wait for.
 	flight *flight
 	fill   *fill
@@ -285,7 +287,7 @@ func (s *Stage) meanwhile(x *exchange.Exchange, p *passage, now time.Time) {
 	x.Repeat(func(again *exchange.Exchange) {
 		// The flight is the other exchange's to land.
 		moved := *p
-		p.flight = nil
+		p.flight, moved.again = nil, true
 		s.prepare(again, &moved)
 		again.Record.Message = "asked again behind an answer that was stale"
 	})

@@ -150,6 +150,9 @@ func (s *Stage) keep(x *exchange.Exchange, p *passage, now time.Time) {
 			s.store.discard(p.stale)
 		}
 		s.land(p, !failed(resp.Status))
+		if p.again {
+			resp.Body = nil
+		}
 		return
 	}
 	if p.stale != nil && e.head && !p.stale.head {
