@@ -1,0 +1,363 @@
+package kong
+
+import (
+	"cmp"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	"sallyport/pkg/convert"
+)
+
+// A way is a route with one of its paths.
+type way struct {
+	route *route
+	// path is "" where the route names none. Of a regular expression it is
+	// without its "~".
+	path  string
+	regex bool
+}
+
+// oldPlain is what a path before format 3.0 consists of unless it is a regular
+// expression.
+var oldPlain = regexp.MustCompile(`^[a-zA-Z0-9._~/%-]*$`)
+
+// ways gives each route's paths in the order in which Kong's router looks at
+// them: routes that ask for more kinds of things first, then for more headers,
+// then regular expressions by their priority, then longer paths.
+func (c *conversion) ways() []*way {
+	var all []*way
+	for _, r := range c.routes {
+		if len(r.paths) == 0 {
+			all = append(all, &way{route: r})
+		}
+		for _, p := range r.paths {
+			w := &way{route: r, path: p}
+			if c.modern {
+				w.path, w.regex = strings.CutPrefix(p, "~")
+			} else {
+				w.regex = !oldPlain.MatchString(p)
+			}
+			all = append(all, w)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *way) int {
+		return cmp.Or(
+			cmp.Compare(b.route.kinds(), a.route.kinds()),
+			cmp.Compare(b.route.plainHosts(), a.route.plainHosts()),
+			cmp.Compare(len(b.route.headers), len(a.route.headers)),
+			compareBool(b.regex, a.regex),
+			cmp.Compare(a.regexPriority(b), b.regexPriority(a)),
+			cmp.Compare(b.length(), a.length()),
+		)
+	})
+	return all
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	default:
+		return -1
+	}
+}
+
+// regexPriority is compared among regular expressions only, higher first.
+func (w *way) regexPriority(o *way) int {
+	if !w.regex || !o.regex {
+		return 0
+	}
+	return -w.route.priority
+}
+
+func (w *way) length() int {
+	if w.regex {
+		return 0
+	}
+	return len(w.path)
+}
+
+// kinds counts the kinds of things that a route asks for.
+func (r *route) kinds() (n int) {
+	for _, asked := range []bool{len(r.methods) > 0, len(r.hosts) > 0, len(r.paths) > 0, len(r.headers) > 0, len(r.snis) > 0} {
+		if asked {
+			n++
+		}
+	}
+	return n
+}
+
+// plainHosts is 1 where no host has a wildcard.
+func (r *route) plainHosts() int {
+	if len(r.hosts) > 0 && !slices.ContainsFunc(r.hosts, func(h string) bool { return strings.Contains(h, "*") }) {
+		return 1
+	}
+	return 0
+}
+
+// rank keeps regular expressions in their own order, before all prefixes.
+func (w *way) rank(all []*way) int {
+	if w.regex {
+		return slices.Index(all, w)
+	}
+	return len(all)
+}
+
+// show writes what a caller of Kong asked for.
+func (w *way) show() string {
+	var parts []string
+	if len(w.route.methods) > 0 {
+		parts = append(parts, strings.Join(w.route.methods, "|"))
+	}
+	if len(w.route.hosts) > 0 {
+		parts = append(parts, strings.Join(w.route.hosts, "|"))
+	}
+	if len(w.route.snis) > 0 {
+		parts = append(parts, "SNI "+strings.Join(w.route.snis, "|"))
+	}
+	switch {
+	case w.regex:
+		parts = append(parts, "~"+w.path)
+	case w.path != "":
+		parts = append(parts, w.path)
+	default:
+		parts = append(parts, "any path")
+	}
+	if !w.route.strip {
+		parts = append(parts, "(strip_path: false)")
+	}
+	return strings.Join(parts, " ")
+}
+
+// upstreamPaths gives what Kong sent upstream; why tells what cannot be said.
+func (w *way) upstreamPaths(s *service) (all []convert.Pattern, why string) {
+	base, slashed := strings.CutSuffix(s.path, "/")
+	base = strings.TrimRight(base, "/")
+	switch {
+	case w.regex && w.route.strip:
+		return w.stripped(base)
+	case w.regex:
+		globs, ok := convert.ExactGlobs("^(?:"+w.path+")", false)
+		if !ok {
+			return nil, "a regular expression that patterns cannot say exactly: write the paths by hand (* within a segment, ** across)"
+		}
+		for _, g := range globs {
+			all = append(all, below(base, g))
+		}
+		return all, ""
+	case w.path == "" || w.path == "/" && !w.route.strip:
+		if slashed && base != "" {
+			return []convert.Pattern{convert.PrefixOf(base + "/")}, ""
+		}
+		return []convert.Pattern{convert.SubtreeOf(base)}, ""
+	case !w.route.strip:
+		return []convert.Pattern{convert.PrefixOf(base + w.path)}, ""
+	case base == "":
+		return []convert.Pattern{convert.SubtreeOf("")}, ""
+	case w.route.handling == "v1" && !slashed && !strings.HasSuffix(w.path, "/"):
+		// What follows the path is appended as it is.
+		return []convert.Pattern{convert.PrefixOf(base)}, ""
+	case w.path == "/" && !slashed, w.path != "/" && !strings.HasSuffix(w.path, "/"):
+		return []convert.Pattern{convert.SubtreeOf(base)}, ""
+	default:
+		return []convert.Pattern{convert.PrefixOf(base + "/")}, ""
+	}
+}
+
+// stripped gives the paths of a regular expression that is taken off.
+func (w *way) stripped(base string) ([]convert.Pattern, string) {
+	re, err := syntax.Parse("^(?:"+w.path+")", syntax.Perl&^syntax.OneLine)
+	if err != nil {
+		return nil, "a regular expression that only PCRE knows: write the paths by hand"
+	}
+	switch end := last(re); {
+	case end == nil:
+		return nil, "a regular expression of which it cannot be told what is left when it is taken off: write the paths by hand"
+	case end.Op == syntax.OpEndText || end.Op == syntax.OpEndLine:
+		if base == "" {
+			return []convert.Pattern{{Shape: convert.Exact, Text: "/"}}, ""
+		}
+		return []convert.Pattern{{Shape: convert.Exact, Text: base}}, ""
+	case end.Op == syntax.OpLiteral && w.route.handling != "v1":
+		return []convert.Pattern{convert.SubtreeOf(base)}, ""
+	default:
+		return nil, "a regular expression of which it cannot be told what is left when it is taken off: write the paths by hand"
+	}
+}
+
+// last gives the last part of a concatenation.
+func last(re *syntax.Regexp) *syntax.Regexp {
+	for {
+		switch re.Op {
+		case syntax.OpConcat:
+			re = re.Sub[len(re.Sub)-1]
+		case syntax.OpCapture:
+			re = re.Sub[0]
+		case syntax.OpLiteral, syntax.OpEndText, syntax.OpEndLine:
+			return re
+		default:
+			return nil
+		}
+	}
+}
+
+// below puts a pattern below a base path.
+func below(base string, p convert.Pattern) convert.Pattern {
+	p.Text = base + p.Text
+	return p
+}
+
+// shadow gives the requests of w that the higher way takes, as they would have
+// been sent to the service; whole is set where those are all.
+func (w *way) shadow(s *service, higher *way) (hole *convert.Hole, whole bool) {
+	a, b := w.route, higher.route
+	if a == b && a.strip == b.strip && !w.regex && !higher.regex {
+		// The same rule and the same service.
+		return nil, false
+	}
+	if evades(a.hosts, b.hosts) || evades(a.snis, b.snis) || evades(a.protocols, b.protocols) {
+		// A caller could choose not to be taken by the higher one.
+		return nil, false
+	}
+	hole = &convert.Hole{Methods: a.methods}
+	conditional := false
+	if len(b.methods) > 0 {
+		if len(a.methods) == 0 {
+			hole.Methods, conditional = b.methods, true
+		} else {
+			hole.Methods = intersection(a.methods, b.methods)
+			conditional = len(hole.Methods) < len(a.methods)
+			if len(hole.Methods) == 0 {
+				return nil, false
+			}
+		}
+	}
+	for _, h := range a.headers {
+		hole.Headers = append(hole.Headers, h)
+	}
+	for _, h := range b.headers {
+		i := slices.IndexFunc(hole.Headers, func(x convert.Header) bool { return strings.EqualFold(x.Name, h.Name) })
+		if i < 0 {
+			// Kong compares values without case; refusing any value is never wider.
+			hole.Headers = append(hole.Headers, convert.Header{Name: h.Name, Values: []string{"*"}})
+			conditional = true
+			continue
+		}
+		both := slices.DeleteFunc(slices.Clone(hole.Headers[i].Values), func(v string) bool {
+			return !slices.ContainsFunc(h.Values, func(o string) bool { return strings.EqualFold(o, v) || strings.HasPrefix(o, "~*") })
+		})
+		if len(both) == 0 {
+			return nil, false
+		}
+		conditional = conditional || len(both) < len(hole.Headers[i].Values)
+		hole.Headers[i].Values = both
+	}
+	for i := range hole.Headers {
+		if !slices.Equal(hole.Headers[i].Values, []string{"*"}) {
+			values := make([]string, len(hole.Headers[i].Values))
+			for j, v := range hole.Headers[i].Values {
+				values[j] = glob.Replace(v)
+			}
+			hole.Headers[i].Values = values
+		}
+	}
+	paths, all := w.taken(s, higher)
+	switch {
+	case all && !conditional:
+		return nil, true
+	case all:
+		hole.Paths, _ = w.upstreamPaths(s)
+	case len(paths) == 0:
+		return nil, false
+	default:
+		hole.Paths = paths
+	}
+	for i, p := range hole.Paths {
+		if p.Err() != nil {
+			hole.Paths[i] = convert.SubtreeOf("")
+		}
+	}
+	return hole, false
+}
+
+// evades reports whether what asks for a may lie outside of what asks for b.
+func evades(a, b []string) bool {
+	if len(b) == 0 {
+		return false
+	}
+	if len(a) == 0 {
+		return true
+	}
+	if slices.ContainsFunc(b, func(s string) bool { return strings.Contains(s, "*") }) {
+		return false
+	}
+	return slices.ContainsFunc(a, func(s string) bool { return !slices.Contains(b, s) })
+}
+
+func intersection(a, b []string) (both []string) {
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			both = append(both, s)
+		}
+	}
+	return both
+}
+
+// taken gives the paths of w that the higher way takes; all where those are all
+// or where it cannot be told.
+func (w *way) taken(s *service, higher *way) (paths []convert.Pattern, all bool) {
+	if higher.path == "" {
+		return nil, true
+	}
+	base := strings.TrimRight(s.path, "/")
+	identity := w.path == "" || !w.route.strip || w.path == "/"
+	if !higher.regex {
+		switch {
+		case w.regex && !identity:
+			return nil, true
+		case w.regex:
+			return []convert.Pattern{convert.SubtreeOf(base + higher.path), convert.PrefixOf(base + higher.path)}, false
+		case strings.HasPrefix(w.path, higher.path):
+			return nil, true
+		case !strings.HasPrefix(higher.path, w.path) && w.path != "":
+			return nil, false
+		case identity:
+			return []convert.Pattern{under(base, higher.path)}, false
+		}
+		left := higher.path[len(w.path):]
+		if w.route.handling == "v1" {
+			return []convert.Pattern{under(base, left)}, false
+		}
+		return []convert.Pattern{under(base, "/"+strings.TrimLeft(left, "/"))}, false
+	}
+	globs := convert.WiderGlobs("^(?:"+higher.path+")", false)
+	for _, g := range globs {
+		head, _, _ := strings.Cut(g.String(), "*")
+		switch {
+		case w.path != "" && !w.regex && !strings.HasPrefix(head, w.path) && !strings.HasPrefix(w.path, head):
+		case identity:
+			paths = append(paths, below(base, g))
+		case !w.regex && strings.HasPrefix(head, w.path) && w.route.handling != "v1" && g.Shape != convert.Exact:
+			g.Text = "/" + strings.TrimLeft(g.Text[len(w.path):], "/")
+			if g.Shape == convert.Subtree {
+				g = convert.SubtreeOf(g.Text)
+			}
+			paths = append(paths, below(base, g))
+		default:
+			return nil, true
+		}
+	}
+	return paths, false
+}
+
+// under gives what begins with base and more, with the directory itself.
+func under(base, more string) convert.Pattern {
+	if strings.HasSuffix(more, "/") {
+		return convert.SubtreeOf(base + more)
+	}
+	return convert.PrefixOf(base + more)
+}

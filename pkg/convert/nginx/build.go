@@ -1,0 +1,386 @@
+package nginx
+
+import (
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sallyport/pkg/convert"
+)
+
+// A build is a rule in the making.
+type build struct {
+	c         *conversion
+	l         *location
+	pass      *directive
+	rule      convert.Rule
+	gates     []convert.Gate
+	rewriting rewriting
+	// secure is set for https; group is the upstream that is passed to, nil where
+	// the host is one of its own.
+	secure bool
+	group  *directive
+	host   string
+	port   int
+	// uri is what proxy_pass has behind the host; hasURI tells "/" from nothing.
+	uri    string
+	hasURI bool
+}
+
+// target reads proxy_pass.
+func (b *build) target() bool {
+	c, text := b.c, b.pass.arg(0)
+	scheme, rest, ok := strings.Cut(text, "://")
+	scheme = strings.ToLower(scheme)
+	if !ok || scheme != "http" && scheme != "https" {
+		c.lost(b.pass.Place, "%s: proxy_pass %s: want http:// or https:// and a host; write a rule by hand; left out", b.l.show(), text)
+		return false
+	}
+	b.secure = scheme == "https"
+	if strings.HasPrefix(rest, "unix:") {
+		c.lost(b.pass.Place, "%s: proxy_pass %s: sockets of the host are no origin that is captured; left out", b.l.show(), text)
+		return false
+	}
+	// The request as it came, written out.
+	for _, same := range []string{"$request_uri", "$uri$is_args$args"} {
+		rest = strings.TrimSuffix(rest, same)
+	}
+	if strings.Contains(rest, "$") {
+		c.lost(b.pass.Place, "%s: proxy_pass %s: not carried: where it leads is known only when it runs; write a rule with the hosts by hand; left out", b.l.show(), text)
+		return false
+	}
+	host := rest
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		host, b.uri, b.hasURI = rest[:i], rest[i:], true
+	}
+	if strings.ContainsAny(b.uri, "?#") {
+		c.lost(b.pass.Place, "%s: proxy_pass %s: not carried: it wrote a query; write a rule by hand; left out", b.l.show(), text)
+		return false
+	}
+	if b.group = c.groups[host]; b.group != nil {
+		b.host = host
+		return b.hosts()
+	}
+	port := 80
+	if b.secure {
+		port = 443
+	}
+	b.host, b.port, ok = hostPort(host, port)
+	if !ok {
+		c.lost(b.pass.Place, "%s: proxy_pass %s: %q is no host that could be asked for; left out", b.l.show(), text, host)
+		return false
+	}
+	return b.hosts()
+}
+
+// hostPort splits a host with a port, or gives the port that it has otherwise.
+func hostPort(s string, otherwise int) (string, int, bool) {
+	name, port := s, otherwise
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && (strings.Count(s, ":") == 1 || strings.Contains(s, "]:")) {
+		p, err := strconv.ParseUint(s[i+1:], 10, 16)
+		if err != nil || p == 0 {
+			return "", 0, false
+		}
+		name, port = s[:i], int(p)
+	}
+	host, ok := convert.Host(name)
+	return host, port, ok && !strings.Contains(host, "*")
+}
+
+// hosts says what programs ask for.
+func (b *build) hosts() bool {
+	c, m := b.c, &b.rule.Match
+	m.Protocols = []string{"http"}
+	standard := 80
+	if b.secure {
+		m.Protocols, standard = []string{"https"}, 443
+	}
+	sent := b.sentHost()
+	var up *convert.Upstream
+	if b.group != nil {
+		if up = c.group(b.group, b.secure); up == nil {
+			return false
+		}
+		b.nextUpstream(up)
+		if len(up.Targets) == 1 && (sent == "" || sent == up.Targets[0].Host) {
+			only := up.Targets[0]
+			if sent == "" && b.host != only.Host {
+				c.changed(b.pass.Place, "%s: nginx sent the name of the upstream, %s, as Host and verified it; programs ask for %s, and that is verified", b.l.show(), b.host, only.Host)
+			}
+			b.host, b.port, up = only.Host, int(only.Port), nil
+		}
+	}
+	switch {
+	case up == nil && (sent == "" || sent == b.host):
+		m.Hosts, m.Ports = []string{b.host}, []int{b.port}
+		b.rule.Private = convert.Private(m.Hosts)
+	default:
+		if up == nil {
+			up = single(b.host, b.port)
+		}
+		return b.balance(up, sent, standard)
+	}
+	b.verified(sent)
+	return true
+}
+
+// balance sends the rule to an upstream.
+func (b *build) balance(up *convert.Upstream, sent string, standard int) bool {
+	c, m := b.c, &b.rule.Match
+	m.Ports = []int{standard}
+	var hosts []string
+	for _, t := range up.Targets {
+		if !slices.Contains(hosts, t.Host) {
+			hosts = append(hosts, t.Host)
+		}
+		if !slices.Contains(m.Ports, int(t.Port)) {
+			m.Ports = append(m.Ports, int(t.Port))
+		}
+	}
+	if sent != "" {
+		m.Hosts = []string{sent}
+		up.PreserveHost = true
+		up.Name = convert.Name(up.Name + "-for-" + sent)
+	} else {
+		if alias, ok := convert.Host(b.host); ok && !strings.Contains(alias, "*") {
+			m.Hosts = []string{alias}
+		}
+		for _, h := range hosts {
+			if !slices.Contains(m.Hosts, h) {
+				m.Hosts = append(m.Hosts, h)
+			}
+		}
+	}
+	b.rule.Private = convert.Private(hosts)
+	b.rule.Stages.Upstream = up.Name
+	if !c.made[up.Name] {
+		c.made[up.Name] = true
+		c.draft.Upstreams = append(c.draft.Upstreams, *up)
+	}
+	b.verified(sent)
+	return true
+}
+
+// sentHost gives the Host that nginx wrote itself, "" where it was the origin's
+// own.
+func (b *build) sentHost() string {
+	c := b.c
+	for _, d := range b.l.level("proxy_set_header") {
+		if !strings.EqualFold(d.arg(0), "Host") {
+			continue
+		}
+		value := d.arg(1)
+		switch {
+		case value == "$proxy_host" || value == "$proxy_host:$proxy_port" || value == "":
+			return ""
+		case !strings.Contains(value, "$"):
+			if host, _, ok := hostPort(value, 80); ok {
+				return host
+			}
+		}
+		c.changed(d.Place, "proxy_set_header Host %s: nginx sent what its callers asked for; programs ask for the origin by its own name, which is what it gets", value)
+		return ""
+	}
+	return ""
+}
+
+// verified notes what of nginx's TLS with the origin is different here.
+func (b *build) verified(sent string) {
+	c, l := b.c, b.l
+	if !b.secure {
+		return
+	}
+	if d := l.last("proxy_ssl_verify"); d == nil || d.arg(0) != "on" {
+		at := b.pass.Place
+		if d != nil {
+			at = d.Place
+		}
+		c.changed(at, "proxy_ssl_verify: nginx did not verify the origin's certificate; here it always is: name your own authority's file in tls.upstream_ca_files")
+	}
+	if d := l.last("proxy_ssl_trusted_certificate"); d != nil && !slices.Contains(systemBundles, d.arg(0)) {
+		c.changed(d.Place, "proxy_ssl_trusted_certificate: carried as tls.upstream_ca_files, which is trusted besides the system's authorities and for every rule")
+		if !slices.Contains(c.draft.UpstreamCAFiles, d.arg(0)) {
+			c.draft.UpstreamCAFiles = append(c.draft.UpstreamCAFiles, d.arg(0))
+		}
+	}
+	if d := l.last("proxy_ssl_name"); d != nil && !slices.Contains(b.rule.Match.Hosts, d.arg(0)) && d.arg(0) != "$proxy_host" {
+		c.lost(d.Place, "proxy_ssl_name %s: not carried: each origin is verified under its own name; name that host in proxy_pass or in the targets if it is the true one", d.arg(0))
+	}
+	if cert, key := l.value("proxy_ssl_certificate", ""), l.value("proxy_ssl_certificate_key", ""); cert != "" && key != "" {
+		if strings.Contains(cert+key, "$") || strings.Contains(key, ":") {
+			c.lost(l.last("proxy_ssl_certificate").Place, "proxy_ssl_certificate: not carried: name files in upstream_tls: { cert: FILE, key: FILE }")
+		} else {
+			b.rule.Cert, b.rule.Key = cert, key
+		}
+	}
+	if d := l.last("proxy_ssl_protocols"); d != nil {
+		old := slices.ContainsFunc(d.args, func(s string) bool { return s == "TLSv1" || s == "TLSv1.1" || strings.HasPrefix(s, "SSL") })
+		switch {
+		case len(d.args) == 1 && d.arg(0) == "TLSv1.3":
+			c.draft.MinTLS = "1.3"
+			c.changed(d.Place, "proxy_ssl_protocols: carried as tls.min_version, for every rule")
+		case old:
+			c.changed(d.Place, "proxy_ssl_protocols: TLS 1.2 is the least that is spoken")
+		}
+	}
+}
+
+// systemBundles are the files of the system's authorities, which are trusted
+// anyway.
+var systemBundles = []string{
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+	"/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cert.pem", "/etc/ssl/cert.pem",
+}
+
+// takeOff is the one kind of rewrite that says what it sends: a prefix that
+// another takes the place of.
+var takeOff = regexp.MustCompile(`^\^([A-Za-z0-9/_.~-]*)\(\.\*\)\$?$`)
+
+// rewrite finds how paths are changed.
+func (b *build) rewrite() bool {
+	c, l := b.c, b.l
+	b.rewriting = rewriting{identity: true}
+	if b.hasURI {
+		if l.modifier == regex {
+			c.lost(b.pass.Place, "%s: proxy_pass with a path: nginx does not take it behind a regular expression; left out", l.show())
+			return false
+		}
+		b.rewriting = rewriting{from: l.uri, to: b.uri}
+	}
+	all := l.children("rewrite")
+	if len(all) == 0 {
+		return true
+	}
+	d := all[0]
+	m := takeOff.FindStringSubmatch(d.arg(0))
+	to, ok := strings.CutSuffix(d.arg(1), "$1")
+	if len(all) == 1 && m != nil && ok && strings.HasPrefix(to, "/") && !strings.ContainsAny(to, "$?") && d.arg(2) == "break" && !b.hasURI &&
+		strings.HasPrefix(l.uri, m[1]) && !strings.ContainsAny(m[1], ".") && (l.modifier == prefix || l.modifier == stop) {
+		b.rewriting = rewriting{from: m[1], to: convert.EncodePath(to)}
+		return true
+	}
+	c.lost(d.Place, "%s: rewrite %s: not carried: it changed what was sent; write a rule with the paths that reach the origin by hand; left out", l.show(), strings.Join(d.args, " "))
+	return false
+}
+
+// access finds who and which methods could pass.
+func (b *build) access() bool {
+	c, l := b.c, b.l
+	restricted := false
+	var reason []string
+	var at convert.Place
+	for _, d := range l.level("allow", "deny") {
+		if d.arg(0) == "all" {
+			if d.name == "deny" && len(reason) == 0 {
+				c.changed(d.Place, "%s: deny all: nobody could pass; left out", l.show())
+				return false
+			}
+			restricted = restricted || d.name == "deny"
+			if len(reason) > 0 {
+				reason = append(reason, d.name+" all")
+			}
+			break
+		}
+		if len(reason) == 0 {
+			at = d.Place
+		}
+		restricted = restricted || d.name == "deny"
+		reason = append(reason, d.name+" "+d.arg(0))
+	}
+	if restricted && len(reason) > 0 {
+		b.gates = append(b.gates, convert.Gate{Callers: true, Place: at, Reason: strings.Join(reason, ", ")})
+		c.lost(at, "allow and deny: not carried: addresses of callers say nothing here (cidrs are of the origin): name the programs that may ask in `workloads`; until then the rules allow nobody")
+	}
+	for _, name := range callerDirectives {
+		if d := l.last(name); d != nil && d.arg(0) != "off" {
+			b.gates = append(b.gates, convert.Gate{Callers: true, Place: d.Place, Reason: strings.Join(append([]string{name}, d.args...), " ")})
+		}
+	}
+	for _, d := range l.level("limit_conn") {
+		b.gates = append(b.gates, convert.Gate{Place: d.Place, Reason: "limit_conn " + strings.Join(d.args, " ")})
+	}
+	if !b.methods() {
+		return false
+	}
+	for s := l.scope; s != nil; s = s.outer {
+		for _, d := range s.children("if") {
+			b.condition(d)
+		}
+	}
+	return true
+}
+
+// methods carries limit_except and proxy_method.
+func (b *build) methods() bool {
+	c, l := b.c, b.l
+	m := &b.rule.Match
+	for _, d := range l.children("limit_except") {
+		m.Methods = narrowed(m.Methods, withHead(d.args))
+		inner := &scope{d, nil}
+		if denied := inner.children("deny"); len(denied) == 0 || denied[0].arg(0) != "all" || len(inner.children("allow")) > 0 {
+			c.lost(d.Place, "limit_except: who may use other methods is not carried: nobody may; name workloads in a rule of their own for those")
+		}
+	}
+	if d := l.last("proxy_method"); d != nil {
+		method := strings.ToUpper(d.arg(0))
+		if strings.Contains(method, "$") {
+			c.lost(d.Place, "proxy_method %s: not carried; left out", d.arg(0))
+			return false
+		}
+		c.changed(d.Place, "proxy_method: nginx sent %s whatever it was asked; the program has to send that itself", method)
+		m.Methods = []string{method}
+	}
+	return true
+}
+
+// withHead adds HEAD where there is GET, as limit_except does.
+func withHead(methods []string) (all []string) {
+	for _, m := range methods {
+		all = append(all, strings.ToUpper(m))
+	}
+	if slices.Contains(all, "GET") && !slices.Contains(all, "HEAD") {
+		all = append(all, "HEAD")
+	}
+	return all
+}
+
+// narrowed keeps what is in both lists; no list is all.
+func narrowed(a, b []string) []string {
+	if len(a) == 0 {
+		return b
+	}
+	both := slices.DeleteFunc(slices.Clone(a), func(s string) bool { return !slices.Contains(b, s) })
+	if len(both) == 0 {
+		// Nothing passes: a method that nobody has.
+		return []string{"NONE"}
+	}
+	return both
+}
+
+// onlyMethods is the condition by which methods are refused.
+var onlyMethods = regexp.MustCompile(`^\^?\(?([A-Z]+(?:\|[A-Z]+)*)\)?\$?$`)
+
+// condition carries the one condition that has a counterpart. Any other closes
+// the rule until somebody has looked.
+func (b *build) condition(d *directive) {
+	c := b.c
+	text := strings.Join(d.args, " ")
+	inner := strings.TrimSuffix(strings.TrimPrefix(text, "("), ")")
+	refuses := len(d.block) == 1 && d.block[0].name == "return" && len(d.block[0].args) > 0 && (d.block[0].arg(0)[:1] == "4" || d.block[0].arg(0)[:1] == "5")
+	if fields := strings.Fields(inner); refuses && len(fields) == 3 && fields[0] == "$request_method" && fields[1] == "!~" {
+		anchored := strings.HasPrefix(fields[2], "^") && strings.HasSuffix(fields[2], "$") && (!strings.Contains(fields[2], "|") || strings.HasPrefix(fields[2], "^("))
+		if m := onlyMethods.FindStringSubmatch(strings.Trim(fields[2], `"'`)); m != nil {
+			b.rule.Match.Methods = narrowed(b.rule.Match.Methods, strings.Split(m[1], "|"))
+			if !anchored {
+				c.changed(d.Place, "if %s: without ^( )$ it also passed methods that only contain these names; those do not pass here", text)
+			}
+			return
+		}
+	}
+	b.gates = append(b.gates, convert.Gate{Place: d.Place, Reason: "if " + text})
+	c.lost(d.Place, "if %s: not carried: write what it asked as methods, headers or paths of the rule; until you name workloads the rules here allow nobody", text)
+}
+
+func isAddress(host string) bool { return net.ParseIP(host) != nil }

@@ -1,0 +1,203 @@
+package nginx
+
+import (
+	"strings"
+
+	"sallyport/pkg/convert"
+)
+
+// A modifier says how a location is compared.
+type modifier uint8
+
+const (
+	prefix modifier = iota
+	// stop is ^~: a prefix after which no regular expression is looked at.
+	stop
+	exact
+	regex
+	// named is only reached from inside.
+	named
+)
+
+// A location is one of a server, nested ones laid flat.
+type location struct {
+	*scope
+	modifier modifier
+	// fold is set for ~*.
+	fold bool
+	uri  string
+	// nested is set for a regular expression inside another location, which
+	// holds only there.
+	nested bool
+}
+
+// locations gives those of a server in order of the file.
+func locations(server *scope) (all []*location) {
+	var walk func(s *scope, inside bool)
+	walk = func(s *scope, inside bool) {
+		for _, d := range s.children("location") {
+			l := newLocation(d, s)
+			if l == nil {
+				continue
+			}
+			l.nested = inside && l.modifier == regex
+			all = append(all, l)
+			walk(l.scope, true)
+		}
+	}
+	walk(server, false)
+	return all
+}
+
+func newLocation(d *directive, outer *scope) *location {
+	l := &location{scope: &scope{d, outer}}
+	mark := d.arg(0)
+	if len(d.args) == 2 {
+		l.uri = d.args[1]
+	} else {
+		// The modifier may stand before the URI without a space.
+		for _, m := range []string{"=", "^~", "~*", "~"} {
+			if rest, ok := strings.CutPrefix(mark, m); ok {
+				mark, l.uri = m, rest
+				break
+			}
+		}
+		if l.uri == "" {
+			l.uri, mark = mark, ""
+		}
+	}
+	switch mark {
+	case "":
+		if strings.HasPrefix(l.uri, "@") {
+			l.modifier = named
+		}
+	case "=":
+		l.modifier = exact
+	case "^~":
+		l.modifier = stop
+	case "~":
+		l.modifier = regex
+	case "~*":
+		l.modifier, l.fold = regex, true
+	default:
+		return nil
+	}
+	return l
+}
+
+// show writes the location as the file has it.
+func (l *location) show() string { return "location " + strings.Join(l.args, " ") }
+
+// A rewriting maps the paths that a location gets to those that it sends.
+type rewriting struct {
+	// identity is set where they are sent as they come.
+	identity bool
+	// from is the part that to takes the place of.
+	from, to string
+}
+
+// apply maps a path that begins with from; to is encoded already.
+func (w rewriting) apply(path string) string {
+	if w.identity {
+		return convert.EncodePath(path)
+	}
+	return w.to + convert.EncodePath(strings.TrimPrefix(path, w.from))
+}
+
+// sent gives what the location sends upstream; why tells what cannot be said.
+func (l *location) sent(w rewriting) (all []convert.Pattern, why string) {
+	switch l.modifier {
+	case exact:
+		return []convert.Pattern{{Shape: convert.Exact, Text: w.apply(l.uri)}}, ""
+	case regex:
+		globs, ok := convert.ExactGlobs(l.uri, l.fold)
+		if !ok {
+			return nil, "a regular expression that patterns cannot say exactly: write a rule with paths by hand (* within a segment, ** across)"
+		}
+		return globs, ""
+	default:
+		return []convert.Pattern{convert.PrefixOf(w.apply(l.uri))}, ""
+	}
+}
+
+// before reports whether nginx looks at o before it decides on l, for a request
+// that both match.
+func (o *location) before(l *location, all []*location) bool {
+	switch {
+	case o == l || o.modifier == named:
+		return false
+	case l.modifier == exact:
+		return false
+	case o.modifier == exact:
+		return true
+	case o.modifier == regex && l.modifier == regex:
+		for _, x := range all {
+			if x == o || x == l {
+				return x == o
+			}
+		}
+		return false
+	case o.modifier == regex:
+		return l.modifier == prefix
+	case l.modifier == regex:
+		return o.modifier == stop
+	default:
+		return len(o.uri) > len(l.uri)
+	}
+}
+
+// taken gives what o takes of the requests of l, as l would have sent them.
+func (l *location) taken(o *location, w rewriting) []convert.Pattern {
+	if o.modifier != regex {
+		at := o.uri
+		if l.modifier != regex {
+			if !strings.HasPrefix(at, l.uri) {
+				return nil
+			}
+			at = w.apply(at)
+		} else {
+			at = convert.EncodePath(at)
+		}
+		switch {
+		case o.modifier == exact:
+			return []convert.Pattern{{Shape: convert.Exact, Text: at}}
+		case strings.HasSuffix(at, "/"):
+			// nginx answers the name without its slash by a redirect.
+			return []convert.Pattern{convert.SubtreeOf(at)}
+		default:
+			return []convert.Pattern{convert.PrefixOf(at)}
+		}
+	}
+	globs := convert.WiderGlobs(o.uri, o.fold)
+	if l.modifier == regex || w.identity {
+		return globs
+	}
+	var all []convert.Pattern
+	for _, g := range globs {
+		text := g.String()
+		head, _, _ := strings.Cut(text, "*")
+		switch {
+		case strings.HasPrefix(text, "/**") && text != "/**" && !straddles(strings.TrimLeft(text[1:], "*"), l.uri):
+			// Found anywhere in the path, so also in what is left of it.
+			all = append(all, convert.Pattern{Shape: convert.Glob, Text: strings.TrimSuffix(w.to, "/") + text})
+		case len(head) > 1 && !strings.HasPrefix(head, l.uri) && !strings.HasPrefix(l.uri, head):
+		case strings.HasPrefix(head, l.uri) && len(head) > len(l.uri):
+			all = append(all, convert.Pattern{Shape: convert.Glob, Text: w.to + text[len(l.uri):]})
+		default:
+			return []convert.Pattern{convert.PrefixOf(w.to)}
+		}
+	}
+	return all
+}
+
+// straddles reports whether something that begins as the glob does could begin in
+// the prefix and end behind it.
+func straddles(glob, prefix string) bool {
+	head, _, _ := strings.Cut(glob, "*")
+	for i := range prefix {
+		if strings.HasPrefix(head, prefix[i:]) || strings.HasPrefix(prefix[i:], head) {
+			return true
+		}
+	}
+	return false
+}
