@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,7 +77,7 @@ read the daemon's file, else those that the daemon still remembers.`,
 // auditFile gives the file of the configuration if the caller may read it.
 func (e *env) auditFile(c *cobra.Command) (string, bool) {
 	conf, err := loadConfig(c, config.Enforce)
-	if err != nil {
+	if err != nil || !slices.Contains(conf.Audit.Sinks, config.SinkFile) {
 		return "", false
 	}
 	file, err := os.Open(conf.Audit.File.Path)

@@ -74,7 +74,7 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 	if err := w.audit.Fault(); err != nil {
 		out.Problems = append(out.Problems, "audit: "+err.Error()+w.auditRemedy())
 	}
-	if err := w.sink.Trouble(); err != nil {
+	if err := w.sinks.trouble(); err != nil {
 		out.Problems = append(out.Problems, "audit: "+err.Error())
 	}
 	out.Problems = append(out.Problems, w.targetProblems()...)

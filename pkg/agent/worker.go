@@ -38,7 +38,7 @@ type worker struct {
 	log        *zap.Logger
 	files      files
 	audit      *audit.Log
-	sink       *audit.FileSink
+	sinks      sinks
 	metrics    *metrics.Metrics
 	own        *own
 	identities *identities
@@ -187,7 +187,7 @@ func (f *files) take(roles []protocol.Role, descriptors []*os.File) error {
 		}
 		errs = append(errs, err)
 	}
-	if f.accepted == nil || f.askers == nil || f.audit == nil || len(f.tcp) == 0 {
+	if f.accepted == nil || f.askers == nil || len(f.tcp) == 0 {
 		errs = append(errs, errors.New("start: a descriptor is missing"))
 	}
 	return errors.Join(errs...)
@@ -200,22 +200,6 @@ func listener(f *os.File) (net.Listener, error) {
 		u.SetUnlinkOnClose(false) // the path is the keeper's
 	}
 	return l, err
-}
-
-func (w *worker) openAudit() (err error) {
-	c := w.config.Load().config.Audit
-	w.sink, err = audit.NewFileSink(audit.FileSinkOptions{
-		File: w.files.audit, Torn: w.args.AuditTorn, MaxSize: int64(c.File.MaxSize), Rotator: &rotator{w.keeper},
-	})
-	if err != nil {
-		return err
-	}
-	onFailure := audit.Block
-	if c.OnFailure == config.FailContinue {
-		onFailure = audit.Continue
-	}
-	w.audit, err = audit.New(audit.Options{Sink: w.sink, OnFailure: onFailure, End: w.args.AuditEnd})
-	return err
 }
 
 func (w *worker) openMetrics() error {
@@ -362,7 +346,7 @@ func (w *worker) stop(drain time.Duration) error {
 	w.audit.Record(&audit.Event{Kind: audit.Lifecycle, Message: "worker stopped"})
 	w.endLog()
 	w.auditor.Wait()
-	return w.sink.Close()
+	return w.sinks.close()
 }
 
 // configure puts a new configuration in force, or changes nothing.
@@ -412,24 +396,4 @@ func (w *worker) resources() []metrics.Resource {
 	r = append(r, w.checkResource())
 	r = append(r, w.stageResources()...)
 	return append(r, w.snapshots.resources()...)
-}
-
-// rotator asks the keeper for the next audit file.
-type rotator struct{ keeper *wire.Peer }
-
-func (r *rotator) Rotate(ctx context.Context) (*os.File, error) { return r.ask(ctx, protocol.Rotate) }
-func (r *rotator) Reopen(ctx context.Context) (*os.File, error) { return r.ask(ctx, protocol.Reopen) }
-
-func (r *rotator) ask(ctx context.Context, method string) (*os.File, error) {
-	files, err := r.keeper.Call(ctx, method, nil, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	if len(files) != 1 {
-		for _, f := range files {
-			f.Close()
-		}
-		return nil, fmt.Errorf("%s: %d descriptors, want 1", method, len(files))
-	}
-	return files[0], nil
 }

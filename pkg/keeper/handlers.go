@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -19,6 +20,9 @@ func (k *Keeper) handlers() map[string]wire.Handler {
 		protocol.Snapshot: k.snapshot,
 		protocol.Rotate:   k.rotate,
 		protocol.Reopen: func(context.Context, *wire.Message) (any, []*os.File, error) {
+			if k.audit == nil {
+				return nil, nil, errNoAuditFile
+			}
 			return oneFile(k.audit.Descriptor())
 		},
 		protocol.Reload: func(context.Context, *wire.Message) (any, []*os.File, error) {
@@ -35,6 +39,9 @@ const rotateSlack = 4 << 20
 // hostile hands would push everything that it did out of the last file by asking
 // again and again.
 func (k *Keeper) rotate(context.Context, *wire.Message) (any, []*os.File, error) {
+	if k.audit == nil {
+		return nil, nil, errNoAuditFile
+	}
 	size, err := k.audit.Size()
 	if err != nil {
 		return nil, nil, err
@@ -44,6 +51,8 @@ func (k *Keeper) rotate(context.Context, *wire.Message) (any, []*os.File, error)
 	}
 	return oneFile(k.audit.Rotate())
 }
+
+var errNoAuditFile = errors.New("no sink of the audit is a file")
 
 func oneFile(f *os.File, err error) (any, []*os.File, error) {
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -203,8 +204,10 @@ func (k *Keeper) furnish() (err error) {
 	if k.own, err = netns.NewAddressBook(nil); err != nil {
 		return fmt.Errorf("host addresses: %w", err)
 	}
-	if k.audit, err = file.Open(k.auditOptions()); err != nil {
-		return err
+	if slices.Contains(k.config.Audit.Sinks, config.SinkFile) {
+		if k.audit, err = file.Open(k.auditOptions()); err != nil {
+			return err
+		}
 	}
 	k.prober, err = openProber(k.gate, k.rejected)
 	if err != nil {
@@ -290,7 +293,9 @@ func (k *Keeper) Close() {
 func (k *Keeper) closeFiles() {
 	k.dropWorker()
 	k.prober.close()
-	k.audit.Close()
+	if k.audit != nil {
+		k.audit.Close()
+	}
 	if k.admin != nil {
 		k.admin.Listener.Close()
 		if err := k.admin.Remove(); err != nil {

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -96,6 +97,8 @@ func unchangeable(old, next *config.Config) error {
 	refuse(old.Metrics != next.Metrics, "metrics")
 	refuse(old.Log != next.Log, "log")
 	refuse(old.Audit.File != next.Audit.File, "audit.file")
+	refuse(!slices.Equal(old.Audit.Sinks, next.Audit.Sinks), "audit.sinks")
+	refuse(old.Audit.Syslog != next.Audit.Syslog, "audit.syslog")
 	refuse(old.Audit.OnFailure != next.Audit.OnFailure, "audit.on_failure")
 	refuse(old.TLS.CADir != next.TLS.CADir, "tls.ca_dir")
 	return errors.Join(errs...)

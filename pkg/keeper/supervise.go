@@ -163,8 +163,7 @@ func (k *Keeper) handOver(ctx context.Context, w *process) error {
 	}
 	accepted, err1 := k.gate.data.AcceptedMap()
 	askers, err2 := k.gate.data.AskerMap()
-	audit, err3 := k.audit.Descriptor()
-	end, err6 := k.audit.End()
+	audit, end, err3 := k.auditFile()
 	admin, err4 := k.adminListener()
 	metrics, err5 := k.metricsListener()
 	counters, err7 := k.counters()
@@ -175,7 +174,6 @@ func (k *Keeper) handOver(ctx context.Context, w *process) error {
 		add(protocol.RoleAdmin, admin, err4),
 		add(protocol.RoleMetrics, metrics, err5),
 		add(protocol.RoleCounters, counters, err7),
-		err6,
 	); err != nil {
 		return err
 	}
@@ -187,6 +185,19 @@ func (k *Keeper) handOver(ctx context.Context, w *process) error {
 		return err
 	}
 	return nil
+}
+
+// auditFile gives the audit's file and how it ends; nil where no sink is one.
+func (k *Keeper) auditFile() (*os.File, file.End, error) {
+	if k.audit == nil {
+		return nil, file.End{}, nil
+	}
+	end, err := k.audit.End()
+	if err != nil {
+		return nil, end, err
+	}
+	f, err := k.audit.Descriptor()
+	return f, end, err
 }
 
 func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.StartArgs, error) {
