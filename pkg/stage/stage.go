@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"go.uber.org/zap"
@@ -27,9 +28,10 @@ type Options struct {
 
 // A Set is the stages of all rules, through any number of reloads.
 type Set struct {
-	opt    Options
-	limits *limits
-	caches *caches
+	opt     Options
+	limits  *limits
+	filters *filters
+	caches  *caches
 }
 
 // New makes a set without rules. It starts nothing.
@@ -40,7 +42,7 @@ func New(o Options) *Set {
 	if o.Note == nil {
 		o.Note = func(string) {}
 	}
-	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note), caches: newCaches()}
+	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note), filters: newFilters(), caches: newCaches()}
 }
 
 // Close writes down what outlives the process, after the last request.
@@ -63,7 +65,7 @@ type Resource struct {
 
 // Resources tells how full the stages' bounded things are.
 func (s *Set) Resources() []Resource {
-	return append(s.limits.resources(), s.caches.resources()...)
+	return slices.Concat(s.limits.resources(), s.filters.resources(), s.caches.resources())
 }
 
 // Secrets are the contents of files that the configuration names, by path.
@@ -92,7 +94,12 @@ func (s *Set) Pipelines(c *config.Config, secrets Secrets) ([]*exchange.Pipeline
 // pipeline puts the stages of one rule into Kong's order.
 func (s *Set) pipeline(c *config.Config, r *config.Rule, _ Secrets) (*exchange.Pipeline, error) {
 	var stages []exchange.Stage
+	stages = s.filters.sizes(stages, r)
 	stages = s.limits.stages(stages, r)
+	stages, err := s.filters.stages(stages, r)
+	if err != nil {
+		return nil, err
+	}
 	stages = s.caches.stages(stages, c, r)
 	return exchange.NewPipeline(stages...), nil
 }

@@ -336,3 +336,6 @@ func (s *Scanner) drop(keep int64) {
 		s.units = s.units[:copy(s.units, s.units[i:])]
 	}
 }
+
+// Size gives the bytes of memory that the scanner holds for text.
+func (s *Scanner) Size() int { return cap(s.buf) + cap(s.accept) + 16*cap(s.units) }

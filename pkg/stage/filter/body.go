@@ -1,0 +1,513 @@
+package filter
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"sallyport/pkg/exchange"
+	"sallyport/pkg/policy"
+	"sallyport/pkg/stage/decode"
+	"sallyport/pkg/stage/scan"
+	"sallyport/pkg/stage/size"
+)
+
+// A body is one that is judged before it is passed on.
+type body struct {
+	r       *run
+	src     exchange.Body
+	dec     *decode.Reader // nil: it is not encoded
+	judge   judge
+	trailer *exchange.Header
+	share   share
+
+	// keep has what is read of src kept in raw.
+	keep bool
+	raw  []byte
+	in   []byte
+	// out[off:] is to be read; ended says that nothing follows.
+	out   []byte
+	off   int
+	ended bool
+	err   error
+	// first, not nil, is done before anything is passed on.
+	first func() error
+	// filling, not nil, is a fill that goes on; ready[given:] was here before it.
+	filling chan error
+	ready   []byte
+	given   int
+}
+
+// step is how much is read at once.
+const step = 16 << 10
+
+// decoderCost is what a decoder is reckoned to hold, in bytes.
+const decoderCost = 1 << 20
+
+var _ exchange.Body = (*body)(nil)
+
+// source is the body's source for a decoder.
+type source struct{ b *body }
+
+func (s source) Read(p []byte) (int, error) {
+	n, err := s.b.src.Read(p)
+	if s.b.keep {
+		s.b.raw = append(s.b.raw, p[:n]...)
+	}
+	return n, err
+}
+
+// take judges the next bytes.
+func (b *body) take(p []byte, last bool) error {
+	if b.off == len(b.out) && !b.keep {
+		b.out, b.off = b.out[:0], 0
+	}
+	if b.dec != nil {
+		if refusal := size.Decoded(b.r.x, b.r.side.response, b.dec.Decoded()); refusal != nil {
+			return refusal
+		}
+	}
+	// What was judged before an error is passed on.
+	out, err := b.judge.feed(b.out, p, last)
+	if err == nil && last {
+		if refusal := b.r.fields(b.trailer, "trailer"); refusal != nil {
+			err = refusal
+		}
+	}
+	b.out = out
+	if err != nil {
+		return err
+	}
+	b.ended = last
+	return b.account()
+}
+
+// account counts what is held.
+func (b *body) account() error {
+	n := int64(b.judge.held() + len(b.raw) + len(b.out) - b.off)
+	if b.dec != nil {
+		n += decoderCost
+	}
+	if b.share.set(n) {
+		return nil
+	}
+	r := b.r.x.Refuse(policy.Overloaded, "too many bodies are held back by filters at the same time; try again later")
+	b.r.st.note("body not judged: there is no memory for more bodies")
+	return r
+}
+
+// fill reads once and judges what came.
+func (b *body) fill() error {
+	if b.in == nil {
+		b.in = make([]byte, step)
+	}
+	var n int
+	var err error
+	if b.dec != nil {
+		n, err = b.dec.Read(b.in)
+	} else {
+		n, err = source{b}.Read(b.in)
+	}
+	if n > 0 || err == io.EOF {
+		if terr := b.take(b.in[:n], err == io.EOF); terr != nil {
+			return terr
+		}
+	}
+	switch {
+	case err == nil || err == io.EOF:
+		return nil
+	case errors.Is(err, decode.ErrBomb), errors.Is(err, decode.ErrCorrupt):
+		return b.r.unreadable(cause(err))
+	default:
+		return err
+	}
+}
+
+// cause says why a body could not be decoded, without what stands in it.
+func cause(err error) string {
+	if errors.Is(err, decode.ErrBomb) {
+		return decode.ErrBomb.Error()
+	}
+	return decode.ErrCorrupt.Error()
+}
+
+// start does what is to be done first.
+func (b *body) start() {
+	if b.first != nil && b.err == nil {
+		first := b.first
+		b.first = nil
+		b.err = first()
+	}
+}
+
+// filled waits for the fill that goes on.
+func (b *body) filled() {
+	b.err = <-b.filling
+	b.filling, b.keep, b.raw = nil, false, nil
+	b.off = len(b.ready)
+	b.ready = nil
+}
+
+// Read implements exchange.Body.
+func (b *body) Read(p []byte) (int, error) {
+	b.start()
+	if b.filling != nil {
+		if b.given < len(b.ready) {
+			n := copy(p, b.ready[b.given:])
+			b.given += n
+			return n, nil
+		}
+		b.filled()
+	}
+	for b.off == len(b.out) {
+		switch {
+		case b.err != nil:
+			return 0, b.err
+		case b.ended:
+			return 0, io.EOF
+		}
+		b.err = b.fill()
+	}
+	n := copy(p, b.out[b.off:])
+	b.off += n
+	return n, nil
+}
+
+// Buffered implements exchange.Body.
+func (b *body) Buffered() ([]byte, bool) {
+	switch {
+	case b.first != nil:
+		return nil, false
+	case b.filling != nil:
+		return b.ready[b.given:], false
+	}
+	if b.dec == nil && !b.ended && b.err == nil {
+		if p, last := b.src.Buffered(); len(p) > 0 || last {
+			b.err = b.take(p, last)
+			b.src.Discard(len(p))
+		}
+	}
+	if b.err != nil && b.off == len(b.out) {
+		return nil, false
+	}
+	return b.out[b.off:], b.ended && b.err == nil
+}
+
+// Discard implements exchange.Body.
+func (b *body) Discard(n int) {
+	if b.filling != nil {
+		b.given += n
+		return
+	}
+	b.off += n
+}
+
+// Rewind implements exchange.Body: where all of it is held.
+func (b *body) Rewind() bool { return false }
+
+// Interrupt implements exchange.Body.
+func (b *body) Interrupt() { b.src.Interrupt() }
+
+// Complete implements exchange.Body.
+func (b *body) Complete() bool { return b.src.Complete() }
+
+// Transferred implements exchange.Body: what came off the wire.
+func (b *body) Transferred() int64 { return b.src.Transferred() }
+
+// errHeld is a body that is longer than what may be held.
+var errHeld = errors.New("body is longer than the bound")
+
+// hold reads the whole body, at most Bound bytes of it as it comes and as many
+// decoded; else errHeld.
+func (b *body) hold() error {
+	b.keep = true
+	defer func() { b.keep = false }()
+	for !b.ended {
+		if err := b.fill(); err != nil {
+			return err
+		}
+		if len(b.raw) > Bound || len(b.out)+b.judge.held() > Bound {
+			return errHeld
+		}
+	}
+	return nil
+}
+
+// holdTime bounds how long a response of unknown length is held.
+const holdTime = 3 * time.Second
+
+// holdBriefly is hold for a body of unknown length, which may be a stream whose
+// next piece comes in hours: after holdTime it gives errHeld too, while the next
+// bytes are still waited for.
+func (b *body) holdBriefly() error {
+	b.keep = true
+	late := time.NewTimer(holdTime)
+	defer late.Stop()
+	for !b.ended {
+		ready := b.out
+		filling := make(chan error, 1)
+		go func() { filling <- b.fill() }()
+		select {
+		case err := <-filling:
+			if err != nil {
+				return err
+			}
+		case <-late.C:
+			b.filling, b.ready = filling, ready
+			return errHeld
+		}
+		if len(b.raw) > Bound || len(b.out)+b.judge.held() > Bound {
+			b.keep = false
+			return errHeld
+		}
+	}
+	b.keep = false
+	return nil
+}
+
+// close gives back what the body holds, when nobody reads it any more.
+func (b *body) close() {
+	if b.filling != nil {
+		select {
+		case <-b.filling:
+		default:
+			b.src.Interrupt()
+			<-b.filling
+		}
+		b.filling = nil
+	}
+	if b.dec != nil {
+		b.dec.Close()
+	}
+	b.share.set(0)
+}
+
+// A replay is a body of which the beginning was read already: it stands in
+// data, and src goes on behind it.
+type replay struct {
+	exchange.Bytes
+	src exchange.Body
+	// whole says that data is all.
+	whole bool
+	moved bool // something of src was read
+}
+
+func newReplay(data []byte, src exchange.Body, whole bool) *replay {
+	return &replay{Bytes: *exchange.NewBytes(data), src: src, whole: whole}
+}
+
+// Read implements exchange.Body.
+func (b *replay) Read(p []byte) (int, error) {
+	n, err := b.Bytes.Read(p)
+	if err == io.EOF && !b.whole {
+		b.moved = true
+		return b.src.Read(p)
+	}
+	return n, err
+}
+
+// Buffered implements exchange.Body.
+func (b *replay) Buffered() ([]byte, bool) {
+	p, _ := b.Bytes.Buffered()
+	return p, b.whole
+}
+
+// Rewind implements exchange.Body.
+func (b *replay) Rewind() bool { return !b.moved && b.Bytes.Rewind() }
+
+// Interrupt implements exchange.Body.
+func (b *replay) Interrupt() { b.src.Interrupt() }
+
+// Complete implements exchange.Body.
+func (b *replay) Complete() bool { return b.src.Complete() }
+
+// Transferred implements exchange.Body: what came off the wire.
+func (b *replay) Transferred() int64 { return b.src.Transferred() }
+
+// A kind is how a body is to be read.
+type kind struct {
+	// events and messages are streams of pieces that are judged one by one;
+	// stream is one that nobody may hold back.
+	events, messages, stream bool
+	view                     scan.View
+	codings                  []decode.Coding
+	// message is the coding of compressed messages.
+	message decode.Coding
+	known   bool
+	// unreadable says why it cannot be judged.
+	unreadable string
+}
+
+// kindOf looks at a header.
+func kindOf(h *exchange.Header) kind {
+	k := kind{view: scan.JSON}
+	value := ""
+	if f := h.Find(exchange.ContentType); f != nil {
+		value = strings.ToLower(f.Value)
+	}
+	media, parameters, _ := strings.Cut(value, ";")
+	switch media = strings.Trim(media, " \t"); {
+	case media == "text/event-stream":
+		k.events, k.stream = true, true
+	case media == "application/grpc", strings.HasPrefix(media, "application/grpc+"),
+		strings.HasPrefix(media, "application/grpc-web") && !strings.HasPrefix(media, "application/grpc-web-text"):
+		k.messages, k.stream = true, true
+		k.message, k.known = decode.Named(h.Get("grpc-encoding"))
+		k.known = k.known && k.message != 0
+	case media == "application/x-www-form-urlencoded":
+		k.view = scan.Form
+	case media == "application/x-ndjson", media == "application/ndjson", media == "application/jsonl", media == "application/json-seq",
+		media == "application/stream+json", media == "application/connect+json", media == "application/connect+proto",
+		media == "multipart/x-mixed-replace":
+		k.stream = true
+	}
+	for _, charset := range []string{"utf-16", "utf-32", "utf-7", "ucs-2", "ucs-4", "utf16", "utf32", "utf7"} {
+		if strings.Contains(parameters, "charset="+charset) || strings.Contains(parameters, `charset="`+charset) {
+			k.unreadable = "its charset " + charset + " is not read"
+		}
+	}
+	var err error
+	if k.codings, err = decode.Codings(h); err != nil {
+		k.unreadable = "it has " + err.Error()
+	}
+	return k
+}
+
+// judge makes the judge for a body of the kind.
+func (k *kind) judge(r *run) judge {
+	r.place = "body"
+	switch {
+	case k.events:
+		return &events{r: r}
+	case k.messages:
+		r.sized = true
+		return &messages{r: r, coding: k.message, known: k.known}
+	default:
+		return newPlain(r, k.view)
+	}
+}
+
+// newBody makes the body that judges src.
+func (s *Stage) newBody(r *run, k *kind, src exchange.Body, trailer *exchange.Header) *body {
+	b := &body{r: r, src: src, judge: k.judge(r), trailer: trailer, share: share{m: s.o.Memory}}
+	if len(k.codings) > 0 {
+		limit := int64(decode.Max)
+		if k.stream {
+			limit = 0
+		}
+		b.dec = decode.NewReader(source{b}, k.codings, limit)
+	}
+	r.st.bodies = append(r.st.bodies, b)
+	return b
+}
+
+// watch lets a body pass that is only looked at.
+func (s *Stage) watch(x *exchange.Exchange, d *side, k *kind, src exchange.Body, trailer *exchange.Header) exchange.Body {
+	r := s.run(x, d)
+	r.st.runs = append(r.st.runs, r)
+	if k.unreadable != "" {
+		r.place = "body"
+		r.st.note(r.where(0) + " not judged: " + k.unreadable)
+		return exchange.Watch(src, &onlooker{r: r, trailer: trailer})
+	}
+	o := &onlooker{r: r, judge: k.judge(r), trailer: trailer}
+	if len(k.codings) > 0 {
+		o.f = follow(o.judge, k, r)
+		o.judge = nil
+		r.st.followed = append(r.st.followed, o.f)
+	}
+	return exchange.Watch(src, o)
+}
+
+// An onlooker looks at a body that passes as it is.
+type onlooker struct {
+	r       *run
+	judge   judge // nil: nobody can
+	f       *follower
+	trailer *exchange.Header
+	out     []byte
+}
+
+// Watch implements exchange.Watcher.
+func (o *onlooker) Watch(p []byte, last bool) error {
+	var err error
+	switch {
+	case o.f != nil:
+		o.f.write(p, last)
+		if refusal := o.f.refusal.Load(); refusal != nil {
+			err = refusal
+		}
+	case o.judge != nil:
+		o.out, err = o.judge.feed(o.out[:0], p, last)
+	}
+	if err == nil && last {
+		if refusal := o.r.fields(o.trailer, "trailer"); refusal != nil {
+			err = refusal
+		}
+	}
+	return err
+}
+
+// A follower decodes a body beside its way, for somebody who only looks: the
+// body itself never waits for more than that what it brought is read.
+type follower struct {
+	to   *io.PipeWriter
+	done chan struct{}
+	// refusal is of a body that decompresses beyond the rule's size_limit.
+	refusal atomic.Pointer[exchange.Refusal]
+}
+
+func follow(j judge, k *kind, r *run) *follower {
+	from, to := io.Pipe()
+	f := &follower{to: to, done: make(chan struct{})}
+	go func() {
+		defer close(f.done)
+		limit := int64(decode.Max)
+		if k.stream {
+			limit = 0
+		}
+		dec := decode.NewReader(from, k.codings, limit)
+		defer dec.Close()
+		in, out := make([]byte, step), []byte(nil)
+		for {
+			n, err := dec.Read(in)
+			if n > 0 || err == io.EOF {
+				// Nobody refuses here.
+				out, _ = j.feed(out[:0], in[:n], err == io.EOF)
+				if refusal := size.Decoded(r.x, r.side.response, dec.Decoded()); refusal != nil {
+					f.refusal.Store(refusal)
+				}
+			}
+			if err == nil {
+				continue
+			}
+			if errors.Is(err, decode.ErrBomb) || errors.Is(err, decode.ErrCorrupt) {
+				r.place = "body"
+				r.st.note(r.where(0) + " not judged to its end: " + cause(err))
+			}
+			// What follows is not read by anybody.
+			_, _ = io.Copy(io.Discard, from)
+			return
+		}
+	}()
+	return f
+}
+
+// write hands on what came.
+func (f *follower) write(p []byte, last bool) {
+	if len(p) > 0 {
+		_, _ = f.to.Write(p)
+	}
+	if last {
+		_ = f.to.Close()
+		<-f.done
+	}
+}
+
+// stop ends it, also where the body has not ended.
+func (f *follower) stop() {
+	_ = f.to.CloseWithError(io.ErrUnexpectedEOF)
+	<-f.done
+}
