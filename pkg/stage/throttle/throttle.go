@@ -201,8 +201,9 @@ func (s *Stage) Request(ctx context.Context, x *exchange.Exchange) *exchange.Ref
 
 // admit counts the request in all buckets or in none.
 func (s *Stage) admit(x *exchange.Exchange, v *verdict) (time.Duration, *exchange.Refusal) {
+	now := s.levels.now()
 	for {
-		locked, crowded := s.lock(x, v)
+		locked, crowded := s.lock(x, v, now)
 		if crowded != nil {
 			return 0, s.crowded(x, crowded)
 		}
@@ -211,7 +212,6 @@ func (s *Stage) admit(x *exchange.Exchange, v *verdict) (time.Duration, *exchang
 		}
 	}
 	defer s.unlock(v, len(s.order))
-	now := s.levels.now()
 	for i := range s.limits {
 		l := &s.limits[i]
 		if excess := l.next(v.counted[i].entry.Value.level, now); !l.admits(excess) {
@@ -238,10 +238,10 @@ func (s *Stage) admit(x *exchange.Exchange, v *verdict) (time.Duration, *exchang
 
 // lock finds and locks the buckets. It fails, and locks none, where one was
 // swept away just now, or where a throttle has no room for one, which it names.
-func (s *Stage) lock(x *exchange.Exchange, v *verdict) (bool, *limit) {
+func (s *Stage) lock(x *exchange.Exchange, v *verdict, now int64) (bool, *limit) {
 	for n, i := range s.order {
 		l := &s.limits[i]
-		e := l.table.Get(keyed.Key(l.conf.By, x), s.levels.now()/1000)
+		e := l.table.Get(keyed.Key(l.conf.By, x), now/1000)
 		if e == nil || !e.Lock() {
 			s.unlock(v, n)
 			if e == nil {
