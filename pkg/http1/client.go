@@ -238,6 +238,24 @@ func (c *ClientConn) join(req *exchange.Request) error {
 // its client does from then on does not change it. Any goroutine may ask.
 func (c *ClientConn) Handed() bool { return c.handed.Load() }
 
+// Sent waits at most d until the request is not being sent any more, and reports
+// whether that is so and nobody has cut it: its body belongs to the caller
+// again. RoundTrip has returned, Finish was not called yet.
+func (c *ClientConn) Sent(d time.Duration) bool {
+	if c.sending == nil {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-c.sending:
+	case <-timer.C:
+		return false
+	}
+	var source *exchange.SourceError
+	return !errors.As(c.sendErr, &source)
+}
+
 // Detach ends HTTP on the connection, after a 101. It gives the connection and
 // the bytes of the upstream that were read already.
 func (c *ClientConn) Detach() (net.Conn, []byte) { return c.rd.detach() }

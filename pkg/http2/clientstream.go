@@ -326,11 +326,28 @@ func (s *ClientStream) Finish(req *exchange.Request) (reusable bool, err error) 
 	return reusable, err
 }
 
-// Handed reports whether the whole request was written for the server.
-func (s *ClientStream) Handed() bool {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return !s.sending && s.sendErr == nil && s.out.done
+// Sent waits at most d until the request is not being sent any more, and reports
+// whether that is so and nobody has cut it: its body belongs to the caller
+// again. RoundTrip has returned, Finish was not called yet.
+func (s *ClientStream) Sent(d time.Duration) bool {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.sending {
+		over := false
+		timer := time.AfterFunc(d, func() {
+			c.mu.Lock()
+			over = true
+			s.rcond.Broadcast()
+			c.mu.Unlock()
+		})
+		defer timer.Stop()
+		for s.sending && !over {
+			s.rcond.Wait()
+		}
+	}
+	var source *exchange.SourceError
+	return !s.sending && !errors.As(s.sendErr, &source)
 }
 
 // Interrupt ends the stream from another goroutine: RoundTrip and reads of the

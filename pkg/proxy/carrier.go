@@ -118,13 +118,13 @@ func (a *carrier) finish(req *exchange.Request) (reusable bool, err error) {
 	return a.h1.Finish(req)
 }
 
-// handed reports whether the upstream has been given the whole request: nobody
-// reads its body any more.
-func (a *carrier) handed() bool {
+// sent waits at most d until nobody reads the body of the request any more, and
+// reports whether that is so.
+func (a *carrier) sent(d time.Duration) bool {
 	if a.h2 != nil {
-		return a.h2.Handed()
+		return a.h2.Sent(d)
 	}
-	return a.h1.Handed()
+	return a.h1.Sent(d)
 }
 
 // extended reports whether the upstream takes extended CONNECT (RFC 8441).

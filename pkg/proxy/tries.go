@@ -17,6 +17,10 @@ import (
 // maxBackoff bounds the wait before a try.
 const maxBackoff = 10 * time.Second
 
+// sentTime is how long the end of a request's body is waited for that an upstream
+// answered before: the client is most likely sending it just now.
+const sentTime = 200 * time.Millisecond
+
 // tries are those of one request.
 type tries struct {
 	rule *balance.Rule
@@ -282,7 +286,8 @@ func (k *call) repeatable(last *tried, r *route) bool {
 		}
 		return idempotent(req.Method) && on(config.RetryOn(strconv.Itoa(status)))
 	default:
-		return status >= 400 && idempotent(req.Method) && (req.Body == nil || k.car.handed()) && on(config.RetryOn(strconv.Itoa(status)))
+		return status >= 400 && idempotent(req.Method) && on(config.RetryOn(strconv.Itoa(status))) &&
+			(req.Body == nil || req.Length <= maxKept && k.car.sent(sentTime))
 	}
 }
 
