@@ -23,6 +23,7 @@ const (
 	pathTail    = "/v1/tail"
 	pathReload  = "/v1/reload"
 	pathExplain = "/v1/explain"
+	pathPurge   = "/v1/cache/purge"
 	pathMetrics = "/metrics"
 	pathHealthy = "/healthz"
 	pathReady   = "/readyz"
@@ -46,6 +47,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+pathTail, s.tail)
 	mux.HandleFunc("POST "+pathReload, s.reload)
 	mux.HandleFunc("POST "+pathExplain, s.explain)
+	mux.HandleFunc("POST "+pathPurge, s.purge)
 	mux.HandleFunc("GET "+pathHealthy, healthy)
 	mux.HandleFunc("GET "+pathReady, ready(s.o.Backend.Ready))
 	if s.o.Metrics != nil {

@@ -68,6 +68,15 @@ func (b *fakeBackend) Explain(_ context.Context, q *ExplainRequest) (*Explanatio
 	return &Explanation{Verdict: "deny", Reason: "no_rule", Mode: "enforce", Steps: []Step{{Rule: "a", Why: "hosts: not in it"}}}, b.err
 }
 
+func (b *fakeBackend) PurgeCache(_ context.Context, rule string) (*Purged, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if rule == "unknown" {
+		return nil, fmt.Errorf("%w: no rule is called unknown", ErrBadRequest)
+	}
+	return &Purged{Entries: len(rule), Bytes: 1000}, b.err
+}
+
 func (b *fakeBackend) Ready() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

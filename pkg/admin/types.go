@@ -29,6 +29,9 @@ type Backend interface {
 	// Explain decides a made-up request. A request that cannot be judged (no
 	// URL) gives an error that wraps ErrBadRequest.
 	Explain(context.Context, *ExplainRequest) (*Explanation, error)
+	// PurgeCache drops what a rule's cache has stored, "" for every rule. A rule
+	// that there is not gives an error that wraps ErrBadRequest.
+	PurgeCache(ctx context.Context, rule string) (*Purged, error)
 	// Ready is nil when guard, listeners, BPF and self-probe are as they must be;
 	// else it says what is not. Cheap: it is asked often.
 	Ready() error

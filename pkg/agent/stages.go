@@ -1,7 +1,13 @@
 package agent
 
 import (
+	"context"
+	"fmt"
+	"slices"
+
+	"sallyport/pkg/admin"
 	"sallyport/pkg/audit"
+	"sallyport/pkg/config"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/stage"
@@ -29,6 +35,17 @@ func (w *worker) compileStages(s *settings, c *protocol.Configuration) (err erro
 	}
 	s.pipelines, err = w.stages.Pipelines(s.config, secrets)
 	return err
+}
+
+// PurgeCache implements admin.Backend.
+func (w *worker) PurgeCache(_ context.Context, rule string) (*admin.Purged, error) {
+	rules := w.config.Load().config.Rules
+	if rule != "" && !slices.ContainsFunc(rules, func(r config.Rule) bool { return r.Name == rule }) {
+		return nil, fmt.Errorf("%w: no rule is called %q", admin.ErrBadRequest, rule)
+	}
+	var p admin.Purged
+	p.Entries, p.Bytes = w.stages.Purge(rule)
+	return &p, nil
 }
 
 // stageResources lists the bounded things of stages.
