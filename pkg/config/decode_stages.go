@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -344,17 +343,9 @@ func (d *decoder) redaction(n *node, path string) (r Redaction, ok bool) {
 		d.add(n.place, "%swant a JSON path such as $.password, or header:NAME, found %q", prefix(path), s)
 		return r, false
 	}
-	if err := checkJSONPath(s); err != nil {
-		d.add(n.place, "%s%q %v", prefix(path), s, err)
+	if _, err := ParseJSONPath(s); err != nil {
+		d.add(n.place, "%s%v", prefix(path), err)
 		return r, false
 	}
 	return Redaction{Path: s}, true
-}
-
-// checkJSONPath will be what reads the path when it is applied.
-func checkJSONPath(s string) error {
-	if len(s) < 2 {
-		return fmt.Errorf("names nothing")
-	}
-	return nil
 }
