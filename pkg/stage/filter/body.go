@@ -72,7 +72,7 @@ func (b *body) take(p []byte, last bool) error {
 	// What was judged before an error is passed on.
 	out, err := b.judge.feed(b.out, p, last)
 	if err == nil && last {
-		if refusal := b.r.fields(b.trailer, "trailer"); refusal != nil {
+		if refusal := b.r.fields(b.trailer, true); refusal != nil {
 			err = refusal
 		}
 	}
@@ -101,7 +101,10 @@ func (b *body) account() error {
 // fill reads once and judges what came.
 func (b *body) fill() error {
 	if b.in == nil {
-		b.in = make([]byte, step)
+		if b.r.step == nil {
+			b.r.step = make([]byte, step)
+		}
+		b.in = b.r.step
 	}
 	var n int
 	var err error
@@ -138,7 +141,9 @@ func (b *body) start() {
 	if b.first != nil && b.err == nil {
 		first := b.first
 		b.first = nil
-		b.err = first()
+		if b.err = first(); b.err != nil {
+			b.out = nil
+		}
 	}
 }
 
@@ -282,6 +287,8 @@ func (b *body) close() {
 		b.dec.Close()
 	}
 	b.share.set(0)
+	// The run is used again.
+	b.r.raw, b.r.passed = b.raw, b.out
 }
 
 // A replay is a body of which the beginning was read already: it stands in
@@ -391,7 +398,7 @@ func (k *kind) judge(r *run) judge {
 
 // newBody makes the body that judges src.
 func (s *Stage) newBody(r *run, k *kind, src exchange.Body, trailer *exchange.Header) *body {
-	b := &body{r: r, src: src, judge: k.judge(r), trailer: trailer, share: share{m: s.o.Memory}}
+	b := &body{r: r, src: src, judge: k.judge(r), trailer: trailer, share: share{m: s.o.Memory}, raw: r.raw[:0], out: r.passed[:0]}
 	if len(k.codings) > 0 {
 		limit := int64(decode.Max)
 		if k.stream {
@@ -412,7 +419,7 @@ func (s *Stage) watch(x *exchange.Exchange, d *side, k *kind, src exchange.Body,
 		r.st.note(r.where(0) + " not judged: " + k.unreadable)
 		return exchange.Watch(src, &onlooker{r: r, trailer: trailer})
 	}
-	o := &onlooker{r: r, judge: k.judge(r), trailer: trailer}
+	o := &onlooker{r: r, judge: k.judge(r), trailer: trailer, out: r.passed}
 	if len(k.codings) > 0 {
 		o.f = follow(o.judge, k, r)
 		o.judge = nil
@@ -443,7 +450,7 @@ func (o *onlooker) Watch(p []byte, last bool) error {
 		o.out, err = o.judge.feed(o.out[:0], p, last)
 	}
 	if err == nil && last {
-		if refusal := o.r.fields(o.trailer, "trailer"); refusal != nil {
+		if refusal := o.r.fields(o.trailer, true); refusal != nil {
 			err = refusal
 		}
 	}

@@ -50,14 +50,18 @@ func refusalOf(err error) *exchange.Refusal {
 
 // fields judges names and values of a header or trailer section. A field whose
 // name matches is not redacted but removed.
-func (r *run) fields(h *exchange.Header, what string) *exchange.Refusal {
+func (r *run) fields(h *exchange.Header, trailer bool) *exchange.Refusal {
 	removed := false
+	field, name := "header field ", "name of a header field"
+	if trailer {
+		field, name = "trailer field ", "name of a trailer field"
+	}
+	defer func() { r.which = "" }()
 	for i := range h.Len() {
 		f := h.At(i)
-		place := what + " field " + f.Name[:min(len(f.Name), maxName)]
-		r.credential = audit.SecretHeader(f.Name)
-		p, err := r.text(f.Value, place)
-		r.credential = false
+		r.credential, r.which = audit.SecretHeader(f.Name), f.Name
+		p, err := r.text(f.Value, field)
+		r.credential, r.which = false, ""
 		if err != nil {
 			return refusalOf(err)
 		}
@@ -67,7 +71,7 @@ func (r *run) fields(h *exchange.Header, what string) *exchange.Refusal {
 		if f.ID != exchange.OtherName {
 			continue
 		}
-		if _, err = r.text(f.Name, "names of "+what+" fields"); err != nil {
+		if _, err = r.text(f.Name, name); err != nil {
 			return refusalOf(err)
 		}
 		if r.changed {

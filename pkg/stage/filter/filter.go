@@ -193,7 +193,7 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 		r := s.run(x, side)
 		refusal := r.url(req)
 		if refusal == nil {
-			refusal = r.fields(&req.Header, "header")
+			refusal = r.fields(&req.Header, false)
 		}
 		s.free(r)
 		if refusal != nil {
@@ -215,7 +215,7 @@ func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refu
 		return nil
 	}
 	r := s.run(x, &s.response)
-	refusal := r.fields(&x.Response.Header, "header")
+	refusal := r.fields(&x.Response.Header, false)
 	s.free(r)
 	if refusal != nil || x.Response.Body == nil {
 		return refusal

@@ -224,7 +224,7 @@ func (j *messages) unjudged(why string) error {
 	if j.r.side.binds && !j.r.observe {
 		return j.r.unreadable(why)
 	}
-	j.r.st.note(j.r.place + " not judged: " + why)
+	j.r.st.note(j.r.where(0) + " not judged: " + why)
 	return nil
 }
 

@@ -44,8 +44,13 @@ func (s *Stage) requestBody(x *exchange.Exchange) *exchange.Refusal {
 		}
 		return nil
 	}
-	err := r.tooLong(b.hold())
-	if err != nil {
+	err := b.hold()
+	if errors.Is(err, errHeld) && !d.blocks {
+		b.raw = nil
+		s.pass(req, nil, b)
+		return nil
+	}
+	if err = r.tooLong(err); err != nil {
 		// A client of JSON-RPC is answered by the ids in it.
 		req.Body = newReplay(b.raw, src, b.ended)
 		return s.cutBody(x, err)

@@ -17,10 +17,10 @@ type run struct {
 	x       *exchange.Exchange
 	st      *state
 	observe bool
-	// place says where the text stands: "body", `header "X"`; at says that the
-	// offset in it is worth telling.
-	place string
-	at    bool
+	// place says where the text stands: "body", "header field ", then the name of
+	// which; at says that the offset in it is worth telling.
+	place, which string
+	at           bool
 	// credential: the text is one that its sender means to send.
 	credential bool
 	// sized replaces a match by as many bytes, encoded writes marks as URLs do.
@@ -34,6 +34,8 @@ type run struct {
 	scanners [2]*scan.Scanner // enforcing, observing
 	views    [2]scan.View
 	in, out  []byte
+	// Those of the body that the run judges.
+	step, raw, passed []byte
 }
 
 // run lends what looks through a message.
@@ -56,10 +58,13 @@ func (s *Stage) free(r *run) {
 			r.scanners[i] = nil
 		}
 	}
-	if cap(r.in)+cap(r.out) > maxKept {
-		r.in, r.out = nil, nil
+	if cap(r.in)+cap(r.out)+cap(r.raw)+cap(r.passed) > maxKept {
+		r.in, r.out, r.raw, r.passed = nil, nil, nil, nil
 	}
-	*r = run{side: r.side, scanners: r.scanners, views: r.views, in: r.in[:0], out: r.out[:0]}
+	*r = run{
+		side: r.side, scanners: r.scanners, views: r.views, in: r.in[:0], out: r.out[:0],
+		step: r.step, raw: r.raw[:0], passed: r.passed[:0],
+	}
 	r.side.pool.Put(r)
 }
 
@@ -154,7 +159,7 @@ func (r *run) where(end int64) string {
 	if r.at {
 		return fmt.Sprintf("in the %s's %s before byte %d", who, r.place, end)
 	}
-	return "in the " + who + "'s " + r.place
+	return "in the " + who + "'s " + r.place + r.which[:min(len(r.which), maxName)]
 }
 
 // marked gives what stands in the place of a match.
@@ -224,7 +229,7 @@ func (r *run) unreadable(why string) *exchange.Refusal {
 	}
 	refusal.Message = fmt.Sprintf("%s cannot be judged: %s; to allow it, let `%s` of the rule %q only report", r.where(0), why, key, r.x.Subject.Rule)
 	refusal.Message = refusal.Message[len("in "):]
-	r.st.note(r.place + " not judged: " + why)
+	r.st.note(r.where(0) + " not judged: " + why)
 	return refusal
 }
 
