@@ -191,7 +191,7 @@ func Explain(p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, err
 	// An address is judged as if it were none of the host's own: whose it is here
 	// says nothing about the host of the daemon.
 	foreign := func(netip.Addr) bool { return false }
-	if len(q.Addrs) == 1 && e.Decision.Verdict == policy.Allow && !e.Decision.Permits(q.Addrs[0], foreign) {
+	if len(q.Addrs) == 1 && e.Decision.Upstream == "" && e.Decision.Verdict == policy.Allow && !e.Decision.Permits(q.Addrs[0], foreign) {
 		e.Decision = e.Decision.Refuse(policy.AddressDenied)
 		e.Hint = policy.Hint(q, &e.Decision)
 	}

@@ -313,6 +313,9 @@ func TestPassiveChecks(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Millisecond)
+		if l, _ := u.Ask(0, nil, time.Now()); l.Target.Host != "a" {
+			t.Fatal("tried without a request")
+		}
 		// One request tries it, and the next one only after as long again.
 		trial, _ := u.Pick(0, nil, time.Now())
 		if trial.Target.Host != "b" || !trial.trial {

@@ -32,10 +32,20 @@ type plan struct {
 // no lock and allocates nothing but where the health of a target has changed
 // since.
 func (u *Upstream) Pick(key uint64, tried []*Target, now time.Time) (Lease, bool) {
+	return u.pick(key, tried, now, true)
+}
+
+// Ask is Pick for who sends no request, and so finds out nothing about a target
+// that is unhealthy.
+func (u *Upstream) Ask(key uint64, tried []*Target, now time.Time) (Lease, bool) {
+	return u.pick(key, tried, now, false)
+}
+
+func (u *Upstream) pick(key uint64, tried []*Target, now time.Time, trials bool) (Lease, bool) {
 	p := u.plan.Load()
 	if p == nil || p.version != u.group.version.Load() || now.UnixNano() >= p.due {
 		var trial *Target
-		if p, trial = u.replan(now, tried); trial != nil {
+		if p, trial = u.replan(now, tried, trials); trial != nil {
 			if u.counts {
 				trial.state.open.Add(1)
 			}
@@ -193,8 +203,9 @@ func (u *Upstream) Key(workload string, req *exchange.Request) uint64 {
 	return max(hash(text), 1)
 }
 
-// replan makes the plan anew, or gives an unhealthy target that is to be tried.
-func (u *Upstream) replan(now time.Time, tried []*Target) (*plan, *Target) {
+// replan makes the plan anew, and with trials gives an unhealthy target that is
+// to be tried.
+func (u *Upstream) replan(now time.Time, tried []*Target, trials bool) (*plan, *Target) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	version := u.group.version.Load()
@@ -218,7 +229,7 @@ func (u *Upstream) replan(now time.Time, tried []*Target) (*plan, *Target) {
 			}
 			p.targets, p.weights = append(p.targets, t), append(p.weights, weight)
 		case s.trialAt.IsZero():
-		case trial == nil && !now.Before(s.trialAt) && !slices.Contains(tried, t):
+		case trials && trial == nil && !now.Before(s.trialAt) && !slices.Contains(tried, t):
 			trial = t
 			s.trialAt = now.Add(u.passive.RecoverAfter)
 			until(s.trialAt)

@@ -101,7 +101,7 @@ func (c *conn) mirrorTarget(s *Settings, t *target, d policy.Decision, now time.
 	u := r.balance.Upstream
 	var tried []*balance.Target
 	for range min(mirrorTries, u.Len()) {
-		lease, ok := u.Pick(u.Key(c.id.Name, nil), tried, now)
+		lease, ok := u.Ask(u.Key(c.id.Name, nil), tried, now)
 		if !ok {
 			return m
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/pkg/balance"
 	"sallyport/pkg/config"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/upstream"
@@ -45,7 +46,7 @@ func newDetour(t *testing.T, yaml string) *detourGate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Settings{Policy: p, Timeouts: c.Timeouts, Proxies: map[*config.UpstreamProxy]*upstream.Proxy{}}
+	s := &Settings{Policy: p, Timeouts: c.Timeouts, Balance: balance.New(balance.Options{}).Apply(c), Proxies: map[*config.UpstreamProxy]*upstream.Proxy{}}
 	for _, u := range c.UpstreamProxies() {
 		s.Proxies[u] = upstream.NewProxy(upstream.ProxyOptions{Host: u.Host, Port: u.Port, Username: u.Username})
 	}

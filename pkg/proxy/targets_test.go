@@ -397,3 +397,54 @@ func TestTargetsSpeakHTTP2(t *testing.T) {
 		t.Errorf("%d and %d connections", a.conns.Load(), b.conns.Load())
 	}
 }
+
+// TestTargetsByProxy: targets are reached by the upstream proxy, told their own
+// names, but for those of no_proxy.
+func TestTargetsByProxy(t *testing.T) {
+	d := newDetour(t, `
+upstream_proxy: { url: "%s", no_proxy: [corp.example] }
+upstreams: { search: { targets: [ {target: "t.example.com:443"}, {target: "t.corp.example:4433"} ] } }
+rules: [{ name: search, match: { hosts: [search.test] }, private: [127.0.0.0/8], action: allow, upstream: search, retry: { attempts: 2, on: [connect], backoff: 0s } }]
+`)
+	away := d.outside("t.example.com")
+	d.stands(standin, "search.test")
+	d.know("t.corp.example", netip.MustParseAddr("127.0.0.1")) // nobody listens
+	c := d.mustTLS(1, standin+":443", "search.test")
+	for range 4 {
+		if r := get(t, c, "search.test", "/"); r.err != nil || r.text != "hello t.example.com /" {
+			t.Fatalf("%v %q", r.err, r.text)
+		}
+	}
+	if got := d.wants(); !slices.Equal(got, []string{"t.example.com:443"}) || away.reqs.Load() != 4 {
+		t.Errorf("the proxy was asked for %v", got)
+	}
+	if d.book.wasAsked("t.example.com") || d.book.wasAsked("search.test") || !d.book.wasAsked("t.corp.example") {
+		t.Errorf("resolved: %v", d.book.asked)
+	}
+}
+
+// TestTargetMoves: when the addresses of a target change, requests follow, and a
+// connection to an old one is not used again.
+func TestTargetMoves(t *testing.T) {
+	s := newStreet(t)
+	a := s.target("a.test", "", false, nil)
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", a.addr.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "moved") })}
+	go srv.Serve(ln)
+	t.Cleanup(func() { srv.Close() })
+	s.apply(targets(map[string]uint16{"a.test": a.addr.Port()}), "")
+	c := s.clear()
+	if r := get(t, c, "search.test", "/"); !strings.HasPrefix(r.text, "a.test ") {
+		t.Fatalf("%v %q", r.err, r.text)
+	}
+	s.book.mu.Lock()
+	s.book.addrs["a.test"] = []netip.Addr{netip.MustParseAddr("127.0.0.2")}
+	s.book.mu.Unlock()
+	until(t, "the new address", func() bool {
+		time.Sleep(100 * time.Millisecond)
+		return get(t, c, "search.test", "/").text == "moved"
+	})
+}
