@@ -25,6 +25,10 @@ func secretHeader(name string) bool {
 	return tellsSecret(key) && !contains(key, "ratelimit")
 }
 
+// SecretQuery reports whether a query parameter or a field of a form carries a
+// credential, by its decoded name in any case.
+func SecretQuery(name string) bool { return secretQuery(name) }
+
 // secretQuery reports whether a query parameter carries a credential, by its
 // decoded name in any case: key, sig, auth, jwt, code_verifier, assertion and
 // every name that contains token, apikey, secret, passw, credential, signature

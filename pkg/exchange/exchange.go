@@ -54,6 +54,8 @@ type Record struct {
 	// that one of them is not whole.
 	RequestBody, ResponseBody []byte
 	Truncated                 bool
+	// RequestHeaders and ResponseHeaders are for the audit too, redacted.
+	RequestHeaders, ResponseHeaders []Field
 }
 
 // A CacheStatus is how a cache served a request.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"sallyport/pkg/audit"
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
 )
@@ -111,11 +112,30 @@ func (k *call) settle(d *policy.Decision, message string) string {
 		e.Cache = strings.ToLower(r.Cache.String())
 		k.c.p.Metrics.CacheRequest(r.Cache)
 	}
+	recorded(&e.HTTP, r)
 	if o := x.Objection(); o != nil && d.Verdict == policy.Allow {
 		d.Verdict, d.Reason = policy.WouldDeny, o.Reason
 		message = joined(message, o.Message)
 	}
 	return joined(message, r.Message)
+}
+
+// recorded puts what a stage recorded of the messages into the event.
+func recorded(h *audit.HTTP, r *exchange.Record) {
+	if r.RequestHeaders == nil && r.ResponseHeaders == nil && r.RequestBody == nil && r.ResponseBody == nil {
+		return
+	}
+	h.RequestHeaders, h.ResponseHeaders = headerLines(r.RequestHeaders), headerLines(r.ResponseHeaders)
+	h.RequestBody, h.ResponseBody = string(r.RequestBody), string(r.ResponseBody)
+	h.Truncated = r.Truncated
+}
+
+func headerLines(fields []exchange.Field) []audit.Header {
+	list := make([]audit.Header, len(fields))
+	for i := range fields {
+		list[i] = audit.Header{Name: fields[i].Name, Value: fields[i].Value}
+	}
+	return list
 }
 
 func joined(a, b string) string {

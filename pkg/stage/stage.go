@@ -32,6 +32,7 @@ type Set struct {
 	limits  *limits
 	filters *filters
 	caches  *caches
+	records *records
 }
 
 // New makes a set without rules. It starts nothing.
@@ -42,7 +43,7 @@ func New(o Options) *Set {
 	if o.Note == nil {
 		o.Note = func(string) {}
 	}
-	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note), filters: newFilters(), caches: newCaches()}
+	return &Set{opt: o, limits: newLimits(o.Counters, o.Log, o.Note), filters: newFilters(), caches: newCaches(), records: newRecords()}
 }
 
 // Close writes down what outlives the process, after the last request.
@@ -65,7 +66,7 @@ type Resource struct {
 
 // Resources tells how full the stages' bounded things are.
 func (s *Set) Resources() []Resource {
-	return slices.Concat(s.limits.resources(), s.filters.resources(), s.caches.resources())
+	return slices.Concat(s.limits.resources(), s.filters.resources(), s.caches.resources(), s.records.resources())
 }
 
 // Secrets are the contents of files that the configuration names, by path.
@@ -92,14 +93,22 @@ func (s *Set) Pipelines(c *config.Config, secrets Secrets) ([]*exchange.Pipeline
 }
 
 // pipeline puts the stages of one rule into Kong's order.
-func (s *Set) pipeline(c *config.Config, r *config.Rule, _ Secrets) (*exchange.Pipeline, error) {
-	var stages []exchange.Stage
-	stages = s.filters.sizes(stages, r)
-	stages = s.limits.stages(stages, r)
-	stages, err := s.filters.stages(stages, r)
+func (s *Set) pipeline(c *config.Config, r *config.Rule, secrets Secrets) (*exchange.Pipeline, error) {
+	stages, err := authStage(nil, r, secrets)
 	if err != nil {
 		return nil, err
 	}
+	stages = s.filters.sizes(stages, r)
+	stages = s.limits.stages(stages, r)
+	if stages, err = s.filters.stages(stages, r); err != nil {
+		return nil, err
+	}
+	if stages, err = headerStage(stages, r); err != nil {
+		return nil, err
+	}
 	stages = s.caches.stages(stages, c, r)
+	if stages, err = s.records.stages(stages, r, s.filters); err != nil {
+		return nil, err
+	}
 	return exchange.NewPipeline(stages...), nil
 }
