@@ -114,7 +114,7 @@ the program, no way around.`,
 	root.AddCommand(
 		e.runCommand(), e.execCommand(), e.statusCommand(), e.flowsCommand(), e.tailCommand(),
 		e.reloadCommand(), e.configCommand(), e.policyCommand(), e.caCommand(), e.doctorCommand(),
-		e.teardownCommand(), e.versionCommand(), e.cacheCommand(), e.convertCommand(),
+		e.teardownCommand(), e.versionCommand(), e.cacheCommand(), e.convertCommand(), e.reportCommand(),
 	)
 	root.AddCommand(e.unbuiltCommands()...)
 	return root

@@ -79,7 +79,7 @@ func TestEveryCommandIsExplained(t *testing.T) {
 func TestUnbuiltCommands(t *testing.T) {
 	for _, line := range []string{
 		"tag unit x", "untag unit x", "container-args", "policy test dir", "policy learn a.jsonl", "convert kong f", "convert nginx f",
-		"ca rotate", "ca trust", "ca untrust", "report f", "audit verify f", "install", "uninstall", "inject", "top", "web",
+		"ca rotate", "ca trust", "ca untrust", "audit verify f", "install", "uninstall", "inject", "top", "web",
 		"tag --help", "convert kong f --strict --config /none",
 	} {
 		got := run(t, strings.Fields(line)...)
