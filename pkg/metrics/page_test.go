@@ -86,6 +86,9 @@ func busy() *Metrics {
 		HTTP2Closed: func(yield func(string, uint64) bool) {
 			_ = yield("rapid_reset", 2) && yield("ping_flood", 0)
 		},
+		Targets: func(yield func(Target) bool) {
+			_ = yield(Target{"search", "api1.example.com:443", true}) && yield(Target{"search", "api2.example.com:443", false})
+		},
 		Resources: func() []Resource { return []Resource{{"flows", 3, 65536}, {"leaf_cache", 10, 4096}} },
 	})
 	m.SetEnforcementActive(true)
@@ -141,7 +144,7 @@ var contractFamilies = []string{
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
 	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "tls_pinned_tunnels_total", "dns_queries_total", "guard_rejected_packets_total",
 	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "http2_closed_total",
-	"rate_limited_total", "cache_requests_total",
+	"rate_limited_total", "cache_requests_total", "upstream_target_healthy",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",
 }
 
