@@ -94,6 +94,8 @@ func Compile(c *config.Config) (*Policy, error) {
 		open:          c.Default == config.Allow,
 		allowUnlisted: c.DNS.AllowUnlisted,
 		timeouts:      c.Timeouts,
+
+		bindingDefaults: c.Defaults.Binding(),
 	}
 	var err error
 	if p.mode, _, err = mode(c.Mode); err != nil {

@@ -104,6 +104,21 @@ func TestHintTexts(t *testing.T) {
 	}
 }
 
+// TestHintForOtherProtocols: where rules take over stages by which nothing but
+// HTTP may pass, the rule that a hint tells to add tunnels.
+func TestHintForOtherProtocols(t *testing.T) {
+	const head = "defaults: { size_limit: { request: 1MB } }\n"
+	q := &Query{Workload: "w", Host: "db.example", Addrs: addrs("203.0.113.1"), Port: 5432, Protocol: TCP}
+	d := compile(t, head).Decide(q)
+	_, advice, _ := strings.Cut(Hint(q, &d), "rules: ")
+	if d = compile(t, head+"rules:\n- "+advice+"\n").Decide(q); d.Verdict != Allow || d.Handling != Tunnel {
+		t.Errorf("%s: %v", advice, d.Verdict)
+	}
+	if d = compile(t, head+"rules: [{ name: a, match: { hosts: [db.example] }, action: allow }]\n").Decide(q); d.Verdict != Deny {
+		t.Errorf("past the size limit: %v", d.Verdict)
+	}
+}
+
 // TestHintsAreTrue: the rule that a hint tells to add is valid and allows what
 // was refused.
 func TestHintsAreTrue(t *testing.T) {

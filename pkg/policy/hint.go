@@ -81,6 +81,10 @@ func advice(q *Query, d *Decision) string {
 	}
 	b.close()
 	b.field("action", "allow")
+	if q.HTTP == nil && (q.Protocol == TCP || q.Protocol == TLS) && d.policy != nil && d.policy.bindingDefaults {
+		// Under handling inspect the rule would take over stages for HTTP only.
+		b.field("handling", "tunnel")
+	}
 	b.close()
 	return b.String()
 }

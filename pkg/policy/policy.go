@@ -18,6 +18,9 @@ type Policy struct {
 	open          bool
 	allowUnlisted bool
 	timeouts      config.Timeouts
+	// bindingDefaults is true where rules take over stages by which nothing but
+	// HTTP may pass.
+	bindingDefaults bool
 	// proxied is true where there is any upstream proxy, or a rule with targets;
 	// detour is the file's, proxyNames are those of all.
 	proxied    bool
