@@ -246,9 +246,6 @@ func undo(p []byte, codings []decode.Coding, max int) (plain []byte, whole bool)
 
 // redact redacts a text and bounds it.
 func (s *Stage) redact(contentType string, plain []byte, truncated bool) (text []byte, cutOff bool) {
-	if truncated {
-		plain = cutTail(plain)
-	}
 	j := s.redactors.Get().(*jsonRedactor)
 	defer s.redactors.Put(j)
 	whole := true
@@ -265,6 +262,9 @@ func (s *Stage) redact(contentType string, plain []byte, truncated bool) (text [
 		return []byte("[multipart, in which log.redact finds nothing]"), true
 	}
 	text = s.o.Secrets.Redact(nil, plain)
+	if truncated {
+		text = cutTail(text)
+	}
 	if len(text) > s.max {
 		text, whole = wholeRunes(text[:s.max]), false
 	}

@@ -58,8 +58,8 @@ func isText(contentType string, body []byte) bool {
 	return utf8.Valid(body) || len(contentType) >= 5 && strings.EqualFold(contentType[:5], "text/")
 }
 
-// cutTail shortens a text that is not whole by what could be the first half of a
-// secret: the word in which it ends, and a private key that has begun. A secret
+// cutTail shortens a redacted text that is not whole by what could be the first
+// half of a secret, which no detector knows: the word in which it ends, and a private key that has begun. A secret
 // of several words (a card number in groups of four) is shorter than sureTail.
 func cutTail(body []byte) []byte {
 	if at := bytes.LastIndex(body, []byte("-----BEGIN")); at >= 0 && !bytes.Contains(body[at:], []byte("-----END")) {
