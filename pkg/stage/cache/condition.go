@@ -13,12 +13,6 @@ func parseTime(s string) (time.Time, bool) {
 	return t, err == nil
 }
 
-// validTag reports whether s is an entity tag (RFC 9110 section 8.8.3).
-func validTag(s string) bool {
-	s = strings.TrimPrefix(s, "W/")
-	return len(s) >= 2 && s[0] == '"' && strings.IndexByte(s[1:], '"') == len(s)-2
-}
-
 // holds reports whether the condition of a question says that the client has
 // what the entry holds (RFC 9110 section 13.2.2): If-None-Match decides where it
 // is there. Only an answer of 200 is conditional.
@@ -27,7 +21,7 @@ func (q *question) holds(e *entry) bool {
 	case e.status != http.StatusOK:
 		return false
 	case q.noneMatch != "":
-		return listed(q.noneMatch, e.etag)
+		return listed(q.noneMatch, e.etag) || q.noneMatch == e.etag
 	case q.modifiedSince != "":
 		since, ok := parseTime(q.modifiedSince)
 		if !ok {

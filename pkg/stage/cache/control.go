@@ -20,6 +20,7 @@ const (
 	mustRevalidate
 	proxyRevalidate
 	onlyIfCached
+	mustUnderstand
 )
 
 // absent is the value of a directive that was not given.
@@ -140,6 +141,8 @@ func (c *control) directive(name, value string, valued bool) {
 		c.set |= proxyRevalidate
 	case exchange.EqualFold(spaced, "only-if-cached"):
 		c.set |= onlyIfCached
+	case exchange.EqualFold(spaced, "must-understand"):
+		c.set |= mustUnderstand
 	case exchange.EqualFold(spaced, "max-age"):
 		seconds(&c.maxAge)
 	case exchange.EqualFold(spaced, "s-maxage"):

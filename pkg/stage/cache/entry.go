@@ -96,7 +96,7 @@ func stored(f *exchange.Field) bool {
 	case exchange.ContentLength, exchange.TransferEncoding, exchange.Trailer, exchange.AltSvc, exchange.SetCookie:
 		return false
 	case exchange.OtherName:
-		return !exchange.EqualFold(f.Name, "Age") && !exchange.EqualFold(f.Name, StatusField) && !exchange.EqualFold(f.Name, "Set-Cookie2")
+		return !exchange.EqualFold(f.Name, "Age") && !exchange.EqualFold(f.Name, StatusField)
 	default:
 		return !f.ID.HopByHop()
 	}
@@ -106,7 +106,8 @@ func stored(f *exchange.Field) bool {
 func (e *entry) note(f *exchange.Field) {
 	switch {
 	case exchange.EqualFold(f.Name, "ETag"):
-		if e.etag == "" && validTag(f.Value) {
+		// One without quotes is sent back as it came: its upstream will know it.
+		if e.etag == "" {
 			e.etag = f.Value
 		}
 	case exchange.EqualFold(f.Name, "Last-Modified"):
@@ -133,12 +134,12 @@ func (e *entry) merged(confirmation *exchange.Header) (_ *entry, full exchange.H
 	var h exchange.Header
 	replaced := func(name string) bool { return confirmation.Has(name) }
 	for i := range e.fields {
-		if f := &e.fields[i]; describes(f) || !replaced(f.Name) {
+		if f := &e.fields[i]; e.describes(f) || !replaced(f.Name) {
 			h.Append(*f)
 		}
 	}
 	for i := range confirmation.Len() {
-		if f := confirmation.At(i); !describes(f) {
+		if f := confirmation.At(i); !e.describes(f) {
 			h.Append(*f)
 		}
 	}
@@ -149,11 +150,16 @@ func (e *entry) merged(confirmation *exchange.Header) (_ *entry, full exchange.H
 	return n, h
 }
 
-// describes reports whether a field tells how the stored content is to be read.
-func describes(f *exchange.Field) bool {
+// describes reports whether a field tells what the stored content is, so that a
+// confirmation does not change it. Of the type RFC 9111 section 3.2 leaves that
+// open: a filter has judged the content by it.
+func (e *entry) describes(f *exchange.Field) bool {
 	switch f.ID {
 	case exchange.ContentLength, exchange.ContentEncoding, exchange.ContentType, exchange.ContentRange:
 		return true
+	case exchange.OtherName:
+		return exchange.EqualFold(f.Name, "ETag") && e.etag != "" || exchange.EqualFold(f.Name, "Content-MD5") ||
+			exchange.EqualFold(f.Name, "Content-Digest") || exchange.EqualFold(f.Name, "Repr-Digest") || exchange.EqualFold(f.Name, "Content-Language")
 	default:
 		return false
 	}
@@ -183,7 +189,7 @@ func (e *entry) unchanged(resp *exchange.Response, now time.Time, status exchang
 	resp.Version, resp.Status = exchange.HTTP11, 304
 	for i := range e.fields {
 		switch f := &e.fields[i]; {
-		case describes(f), exchange.EqualFold(f.Name, "Content-Language"):
+		case e.describes(f) && !exchange.EqualFold(f.Name, "ETag"):
 		case e.etag != "" && exchange.EqualFold(f.Name, "Last-Modified"):
 		default:
 			resp.Header.Append(*f)

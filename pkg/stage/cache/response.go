@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -180,7 +181,8 @@ func (s *Stage) entryFor(x *exchange.Exchange, p *passage, now time.Time) *entry
 	}
 	r := read(&resp.Header, now)
 	// A response that sets a cookie speaks to one caller, whatever else it says.
-	if !r.storable(&p.question) || resp.Header.Find(exchange.SetCookie) != nil {
+	if !r.storable(&p.question) || r.control.has(mustUnderstand) && !understood(resp.Status) ||
+		resp.Header.Find(exchange.SetCookie) != nil || resp.Header.Has("Set-Cookie2") {
 		return nil
 	}
 	sel, ok := selectionOf(&resp.Header, &x.Request.Header)
@@ -199,6 +201,10 @@ func (s *Stage) entryFor(x *exchange.Exchange, p *passage, now time.Time) *entry
 	e.size += sel.size()
 	return e
 }
+
+// understood reports whether a status is one of RFC 9110, with the rules for
+// storing it that it has there (RFC 9111 section 5.2.2.3).
+func understood(status int) bool { return http.StatusText(status) != "" }
 
 // compare looks at what an answer to HEAD says of what is stored for GET (RFC
 // 9111 section 4.3.5): the same is confirmed, anything else is dropped.
