@@ -448,3 +448,47 @@ func TestTargetMoves(t *testing.T) {
 		return get(t, c, "search.test", "/").text == "moved"
 	})
 }
+
+// TestUpgradeHoldsItsTarget: what has become another protocol counts at its
+// target until it ends.
+func TestUpgradeHoldsItsTarget(t *testing.T) {
+	s := newStreet(t)
+	upgrade := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			io.WriteString(w, r.Host)
+			return
+		}
+		c, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.Copy(c, rw)
+	}
+	a, b := s.target("a.test", "", false, upgrade), s.target("b.test", "", false, upgrade)
+	s.apply("algorithm: least_conn, "+targets(map[string]uint16{"a.test": a.addr.Port(), "b.test": b.addr.Port()}), "")
+	c := s.clear()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: search.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello")
+	got := make([]byte, 200)
+	for n := 0; !strings.Contains(string(got[:n]), "hello"); {
+		m, err := c.Read(got[n:])
+		if err != nil {
+			t.Fatalf("%v after %q", err, got[:n])
+		}
+		n += m
+	}
+	other := s.clear()
+	hosts := func(n int) map[string]int {
+		seen := map[string]int{}
+		for range n {
+			seen[get(t, other, "search.test", "/").text[:1]]++
+		}
+		return seen
+	}
+	if seen := hosts(6); seen["b"] != 6 {
+		t.Errorf("%v while a is busy", seen)
+	}
+	c.Close()
+	until(t, "a is free again", func() bool { return hosts(4)["a"] == 2 })
+}
