@@ -86,7 +86,7 @@ func NewShared(log *zap.Logger, note func(string)) *Shared {
 type Server struct {
 	config.Redis
 	Password string
-	// CA are certificates in PEM; empty: those of the host.
+	// CA are certificates in PEM, trusted besides those of the host.
 	CA string
 }
 
@@ -157,7 +157,10 @@ func (l *link) options() error {
 	if r.CA == "" {
 		return nil
 	}
-	pool := x509.NewCertPool()
+	pool, err := x509.SystemCertPool() // a copy
+	if err != nil {
+		return err
+	}
 	if !pool.AppendCertsFromPEM([]byte(r.CA)) {
 		return fmt.Errorf("ca_file %s holds no certificate", r.CAFile)
 	}
