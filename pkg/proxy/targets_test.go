@@ -469,7 +469,7 @@ func TestUpgradeHoldsItsTarget(t *testing.T) {
 	a, b := s.target("a.test", "", false, upgrade), s.target("b.test", "", false, upgrade)
 	s.apply("algorithm: least_conn, "+targets(map[string]uint16{"a.test": a.addr.Port(), "b.test": b.addr.Port()}), "")
 	c := s.clear()
-	io.WriteString(c, "GET / HTTP/1.1\r\nHost: search.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello")
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: search.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n\x00hello")
 	got := make([]byte, 200)
 	for n := 0; !strings.Contains(string(got[:n]), "hello"); {
 		m, err := c.Read(got[n:])
