@@ -41,12 +41,18 @@ type street struct {
 // that it needs.
 func newStreet(t *testing.T) *street {
 	t.Helper()
+	return newStreetUnder(t, peerRules)
+}
+
+// newStreetUnder is newStreet with other rules.
+func newStreetUnder(t *testing.T, rules string) *street {
+	t.Helper()
 	h := newHost(t)
 	for _, name := range []string{"go", "nginx", "nghttpd", "grpc", "ws", "mcp", "git"} {
 		h.net.setName(name+".example.com", originV4)
 	}
 	s := &street{host: h, origin: h.net.servePeerOrigin(), modules: h.nodeModules()}
-	h.startDaemon(h.config(peerRules))
+	h.startDaemon(h.config(rules))
 	// Bodies that clients send, and compare what they get with.
 	for _, n := range []int64{0, 1, 1000, 16384, 70_000, 3_000_000} {
 		if err := os.MkdirAll(h.path("/srv/stream"), 0o755); err != nil {

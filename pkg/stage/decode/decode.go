@@ -39,7 +39,7 @@ const (
 	maxWindow = 8 << 20
 	// Ratio is how many times its size a body may become, once it has become more
 	// than RatioFree bytes. Deflate reaches 1,032; text is seldom above 20.
-	Ratio, RatioFree = 200, 8 << 20
+	Ratio, RatioFree = 200, 1 << 20
 	// Max bounds what one body may become, in bytes, unless it is a stream.
 	Max = 1 << 30
 )

@@ -139,8 +139,13 @@ type messages struct {
 	any  bool
 }
 
-// messagePrefix is the length of flag and length.
-const messagePrefix = 5
+const (
+	// messagePrefix is the length of flag and length.
+	messagePrefix = 5
+	// messageBound is how large a message may be that is judged: what receivers of
+	// gRPC accept by default.
+	messageBound = 4 << 20
+)
 
 func (j *messages) feed(dst, p []byte, last bool) ([]byte, error) {
 	j.buf = append(j.buf, p...)
@@ -156,8 +161,8 @@ func (j *messages) feed(dst, p []byte, last bool) ([]byte, error) {
 			break
 		}
 		size := int64(binary.BigEndian.Uint32(rest[1:]))
-		if size > Bound {
-			if err := j.unjudged(fmt.Sprintf("a message is larger than %d bytes", Bound)); err != nil {
+		if size > messageBound {
+			if err := j.unjudged(fmt.Sprintf("a message is larger than %d bytes", messageBound)); err != nil {
 				return dst, err
 			}
 			j.skip = messagePrefix + size
@@ -192,10 +197,10 @@ func (j *messages) message(dst, p []byte) ([]byte, error) {
 		why := "its grpc-encoding cannot be decoded"
 		if j.known {
 			var err error
-			if j.text, err = decode.All(j.text[:0], text, []decode.Coding{j.coding}, Bound); err == nil {
+			if j.text, err = decode.All(j.text[:0], text, []decode.Coding{j.coding}, messageBound); err == nil {
 				why, text = "", j.text
 			} else if errors.Is(err, decode.ErrBomb) {
-				why = fmt.Sprintf("it decompresses to more than %d bytes", Bound)
+				why = fmt.Sprintf("it decompresses to more than %d bytes", messageBound)
 			}
 		}
 		if why != "" {

@@ -162,7 +162,7 @@ func (s *Stage) responseBody(x *exchange.Exchange) *exchange.Refusal {
 	b := s.newBody(r, &k, resp.Body, &resp.Trailer)
 	// A part of a whole must stay as long as it says.
 	r.sized = r.sized || resp.Status == http.StatusPartialContent
-	if k.stream || resp.Length > Bound {
+	if k.stream || resp.Length > Bound || resp.Length == exchange.UnknownLength && !d.blocks {
 		s.pass(nil, resp, b)
 		return nil
 	}
