@@ -118,7 +118,7 @@ func TestStages(t *testing.T) {
 	large := strings.Repeat("x", 100_000)
 	for _, tt := range []struct {
 		name    string
-		stage   trial
+		stage   *trial
 		observe bool
 		dead    bool   // the upstream cannot be reached
 		body    string // of the request
@@ -131,25 +131,25 @@ func TestStages(t *testing.T) {
 		{name: "nothing", status: 200, text: "/p", ran: "request response deliver end", verdict: "allow", reached: 1},
 		{
 			name: "refuses", status: 429, text: `"reason":"rate_limited"`, ran: "request deliver end", verdict: "deny", reason: "rate_limited",
-			stage: trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 				return x.Refuse(policy.RateLimited, "too many")
 			}},
 		},
 		{
 			name: "refuses, observed", observe: true, status: 200, text: "/p", ran: "request response deliver end", verdict: "would_deny", reason: "rate_limited", reached: 1,
-			stage: trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 				return x.Refuse(policy.RateLimited, "too many")
 			}},
 		},
 		{
 			name: "refuses what is not observed", observe: true, status: 401, text: `"reason":"auth_required"`, ran: "request deliver end", verdict: "deny", reason: "auth_required",
-			stage: trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 				return x.Refuse(policy.AuthRequired, "who are you")
 			}},
 		},
 		{
 			name: "answers", status: 200, text: "from memory", ran: "request deliver end", verdict: "allow",
-			stage: trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 				local(x, "from memory")
 				x.Answer()
 				return nil
@@ -157,11 +157,11 @@ func TestStages(t *testing.T) {
 		},
 		{
 			name: "refuses the response", status: 502, text: `"reason":"response_filter"`, ran: "request response deliver end", verdict: "deny", reason: "response_filter", reached: 1,
-			stage: trial{response: func(x *exchange.Exchange) *exchange.Refusal { return x.Refuse(policy.ResponseFilter, "bad words") }},
+			stage: &trial{response: func(x *exchange.Exchange) *exchange.Refusal { return x.Refuse(policy.ResponseFilter, "bad words") }},
 		},
 		{
 			name: "answers in place of the response", status: 200, text: "what was stored", ran: "request response deliver end", verdict: "allow", reached: 1,
-			stage: trial{response: func(x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{response: func(x *exchange.Exchange) *exchange.Refusal {
 				local(x, "what was stored")
 				x.Answer()
 				return nil
@@ -169,28 +169,28 @@ func TestStages(t *testing.T) {
 		},
 		{
 			name: "refuses in the request's body", body: large, status: 413, text: `"reason":"request_too_large"`, ran: "request deliver end", verdict: "deny", reason: "request_too_large",
-			stage: trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 				limitRequest(x)
 				return nil
 			}},
 		},
 		{
 			name: "refuses in the request's body, observed", observe: true, body: large, status: 200, text: "/p", ran: "request response deliver end", verdict: "would_deny", reason: "request_too_large", reached: 1,
-			stage: trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{request: func(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 				limitRequest(x)
 				return nil
 			}},
 		},
 		{
 			name: "refuses in the response's body", body: "long", status: 0, ran: "request response deliver end", verdict: "deny", reason: "response_too_large", reached: 1,
-			stage: trial{response: func(x *exchange.Exchange) *exchange.Refusal {
+			stage: &trial{response: func(x *exchange.Exchange) *exchange.Refusal {
 				x.Response.Body = exchange.Watch(x.Response.Body, &atMost{x: x, reason: policy.ResponseTooLarge, limit: 10})
 				return nil
 			}},
 		},
 		{
 			name: "rescues", dead: true, status: 200, text: "stale", ran: "request rescue deliver end", verdict: "allow",
-			stage: trial{rescue: func(x *exchange.Exchange) bool {
+			stage: &trial{rescue: func(x *exchange.Exchange) bool {
 				local(x, "stale")
 				return true
 			}},
@@ -200,7 +200,10 @@ func TestStages(t *testing.T) {
 		for _, protocol := range []string{"http/1.1", "h2"} {
 			t.Run(tt.name+", "+protocol, func(t *testing.T) {
 				t.Parallel()
-				stage := trial{request: tt.stage.request, response: tt.stage.response, rescue: tt.stage.rescue}
+				var stage trial
+				if does := tt.stage; does != nil {
+					stage.request, stage.response, stage.rescue = does.request, does.response, does.rescue
+				}
 				g := newGate(t, stageRules, nil)
 				s := settings(t, stageRules)
 				if tt.observe {

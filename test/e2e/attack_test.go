@@ -186,11 +186,17 @@ mkdir sub; mv sallyport-audit.* sub/; cp -l sallyport-audit.* copied; truncate -
 	if len(files) != 1 {
 		t.Fatalf("audit files %v: %v", files, r)
 	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text := string(b); !strings.Contains(text, `"path":"/evidence"`) || strings.Contains(text, "forged") {
+	// The command's end is not held up for the last lines.
+	var text string
+	eventually(t, 5*time.Second, "the last lines are written", func() bool {
+		b, err := os.ReadFile(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = string(b)
+		return strings.Contains(text, "worker stopped")
+	})
+	if !strings.Contains(text, `"path":"/evidence"`) || strings.Contains(text, "forged") {
 		t.Errorf("the command changed its audit: %.500s", text)
 	}
 }
