@@ -54,6 +54,9 @@ type Record struct {
 	// that one of them is not whole.
 	RequestBody, ResponseBody []byte
 	Truncated                 bool
+	// Path and Query take the place of the request's in the audit where they are
+	// not "": a stage found in them what no sink may see.
+	Path, Query string
 	// RequestHeaders and ResponseHeaders are for the audit too, redacted.
 	RequestHeaders, ResponseHeaders []Field
 }

@@ -122,6 +122,12 @@ func (k *call) settle(d *policy.Decision, message string) string {
 
 // recorded puts what a stage recorded of the messages into the event.
 func recorded(h *audit.HTTP, r *exchange.Record) {
+	if r.Path != "" {
+		h.Path = r.Path
+	}
+	if r.Query != "" {
+		h.Query = r.Query
+	}
 	if r.RequestHeaders == nil && r.ResponseHeaders == nil && r.RequestBody == nil && r.ResponseBody == nil {
 		return
 	}

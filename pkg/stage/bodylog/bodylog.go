@@ -98,6 +98,7 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 	c := &capture{}
 	x.Keep(s, c)
 	x.Record.RequestHeaders = s.fields(&x.Request.Header)
+	s.redactURL(x)
 	if s.request && x.Request.Body != nil && x.Request.Upgrade == "" {
 		c.request = s.watch(&x.Request.Header)
 		x.Request.Body = exchange.Watch(x.Request.Body, c.request)
@@ -133,6 +134,17 @@ func (s *Stage) End(x *exchange.Exchange) {
 	x.Record.Truncated = x.Record.Truncated || cut
 	x.Record.ResponseBody, cut = s.text(c.response)
 	x.Record.Truncated = x.Record.Truncated || cut
+}
+
+// redactURL redacts the URL too: it is in every event.
+func (s *Stage) redactURL(x *exchange.Exchange) {
+	var room [512]byte
+	if p := s.o.Secrets.Redact(room[:0], []byte(x.Request.Path)); x.Record.Path == "" && string(p) != x.Request.Path {
+		x.Record.Path = string(p)
+	}
+	if q := s.o.Secrets.Redact(room[:0], []byte(x.Request.Query)); x.Record.Query == "" && string(q) != x.Request.Query {
+		x.Record.Query = string(q)
+	}
 }
 
 // fields copies fields for the record, redacted.

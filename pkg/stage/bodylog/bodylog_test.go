@@ -242,6 +242,22 @@ func TestFields(t *testing.T) {
 	}
 }
 
+func TestURL(t *testing.T) {
+	s := stage(t, 100)
+	for _, tt := range []struct{ path, query, wantPath, wantQuery string }{
+		{"/a", "b=c", "", ""},
+		{"/keys/sk_live_4eC39HqLyjWDarjtT1zdp7dc", "", "/keys/[redacted:stripe-key]", ""},
+		{"/", "q=sk_live_4eC39HqLyjWDarjtT1zdp7dc&r", "", "q=[redacted:stripe-key]&r"},
+	} {
+		x := new(exchange.Exchange)
+		x.Request.Path, x.Request.Query = tt.path, tt.query
+		s.Request(t.Context(), x)
+		if x.Record.Path != tt.wantPath || x.Record.Query != tt.wantQuery || x.Request.Path != tt.path {
+			t.Errorf("%q %q", x.Record.Path, x.Record.Query)
+		}
+	}
+}
+
 func TestOnlyWhatIsAskedFor(t *testing.T) {
 	s := stage(t, 100)
 	s.request = false
