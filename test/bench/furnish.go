@@ -19,6 +19,8 @@ const (
 	tunnelName  = "tunnel.example.com"
 	// What a rule with controls lets by.
 	controlledName = "controlled.example.com"
+	// What a rule with a cache lets by.
+	cachedName = "cached.example.com"
 	h2Name         = "h2.example.com"
 	eventsName     = "events.example.com"
 	firstSuffix    = ".first.example.com" // every name below it is a new one
@@ -48,7 +50,7 @@ func (m *machine) furnish() error {
 		if err != nil {
 			return err
 		}
-		der, err := a.issue(key, inspectName, tunnelName, h2Name, controlledName)
+		der, err := a.issue(key, inspectName, tunnelName, h2Name, controlledName, cachedName)
 		if err != nil {
 			return err
 		}
@@ -66,7 +68,7 @@ func (m *machine) furnish() error {
 	}
 	for p, content := range map[string]string{
 		bundlePath:         string(bundle),
-		"/etc/hosts":       fmt.Sprintf("127.0.0.1 localhost\n%s %s %s %s\n%s %s\n%s %s\n", originAddress, inspectName, tunnelName, controlledName, originH2Address, h2Name, originOwnAddress, eventsName),
+		"/etc/hosts":       fmt.Sprintf("127.0.0.1 localhost\n%s %s %s %s %s\n%s %s\n%s %s\n", originAddress, inspectName, tunnelName, controlledName, cachedName, originH2Address, h2Name, originOwnAddress, eventsName),
 		"/etc/resolv.conf": "nameserver " + originOwnAddress + "\n",
 	} {
 		if err := m.write(p, []byte(content)); err != nil {

@@ -33,7 +33,7 @@ listen: { tcp: 0, dns: 0 }
 audit: { file: { path: /var/log/%[1]s/audit.jsonl } }
 rules:
 `, name)
-	const matching = 5
+	const matching = 6
 	for i := range rules - matching {
 		fmt.Fprintf(&b, "  - { name: rule-%d, match: { hosts: [", i)
 		if i%5 == 0 {
@@ -49,6 +49,7 @@ rules:
 	}
 	fmt.Fprintf(&b, "  - { name: new-names, match: { hosts: [\"*%s\"], ports: [443], methods: [GET], paths: [/small] }, action: allow }\n", firstSuffix)
 	fmt.Fprintf(&b, "  - { name: controlled, match: { hosts: [%s], ports: [443], methods: [GET], paths: [/small] }, action: allow, %s }\n", controlledName, controls)
+	fmt.Fprintf(&b, "  - { name: cached, match: { hosts: [%s], ports: [443], methods: [GET], paths: [/small] }, action: allow, cache: { ttl: 1h } }\n", cachedName)
 	fmt.Fprintf(&b, "  - { name: inspected, match: { hosts: [%s, %s, %s], ports: [443], methods: [GET], paths: [/small, /large, /events] }, action: allow }\n", inspectName, h2Name, eventsName)
 	fmt.Fprintf(&b, "  - { name: tunnelled, match: { hosts: [%s], ports: [443] }, action: allow, handling: tunnel }\n", tunnelName)
 	fmt.Fprintf(&b, "  - { name: past-the-proxy, match: { cidrs: [%s/32], ports: [%d] }, action: allow, handling: direct }\n", originAddress, directPort)
