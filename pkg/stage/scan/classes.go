@@ -16,6 +16,8 @@ type classes struct {
 	ids   []uint16
 	// runes has one rune of each class.
 	runes []rune
+	// invalid is the class of utf8.RuneError, which bytes that are no rune are.
+	invalid uint16
 }
 
 // newClasses looks at what the program's instructions tell apart, and at words
@@ -93,7 +95,22 @@ func newClasses(prog *syntax.Prog, looks bool) *classes {
 		c.ascii[r] = c.ids[at]
 	}
 	c.first, c.ids = c.first[at+1:], c.ids[at+1:]
+	c.invalid = uint16(c.of(utf8.RuneError))
 	return c
+}
+
+// wide gives the class of the rune that p begins with, which is not ASCII, and
+// its length.
+func (c *classes) wide(p []byte) (class, n int) {
+	// What begins no rune: the rest of others, and bytes that UTF-8 does not have.
+	if b := p[0]; b < 0xC2 || b > 0xF4 {
+		return int(c.invalid), 1
+	}
+	r, n := utf8.DecodeRune(p)
+	if r == utf8.RuneError {
+		return int(c.invalid), n
+	}
+	return c.of(r), n
 }
 
 // of gives the class of a rune.

@@ -81,16 +81,18 @@ func (h *head) read(p []byte) bool {
 		// Most text has nothing that a match could begin with.
 		if s.flags == home {
 			for i < len(p) {
-				b := p[i]
-				if b >= utf8.RuneSelf {
-					break
+				class, n := 0, 1
+				if b := p[i]; b < utf8.RuneSelf {
+					class = int(a.ascii[b])
+				} else {
+					class, n = a.wide(p[i:])
 				}
-				t := s.next[a.ascii[b]].Load()
+				t := s.next[class].Load()
 				if t == nil || t.flags != home {
 					break
 				}
 				s = t
-				i++
+				i += n
 			}
 			h.home = start + int64(i)
 			if i == len(p) {
@@ -101,9 +103,7 @@ func (h *head) read(p []byte) bool {
 		if b := p[i]; b < utf8.RuneSelf {
 			class = int(a.ascii[b])
 		} else {
-			var r rune
-			r, n = utf8.DecodeRune(p[i:])
-			class = a.of(r)
+			class, n = a.wide(p[i:])
 		}
 		t := s.next[class].Load()
 		if t == nil {
