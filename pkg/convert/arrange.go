@@ -28,6 +28,7 @@ type Hole struct {
 	Paths   []Pattern
 	Methods []string
 	Headers []Header
+	When    string
 	Comment string
 }
 
@@ -84,7 +85,7 @@ func Arrange(units []Unit, notes *Notes) []Rule {
 func (h *Hole) rule(of *Rule) Rule {
 	m := of.Match
 	m.Workloads = nil
-	m.Paths, m.Methods, m.Headers = h.Paths, h.Methods, h.Headers
+	m.Paths, m.Methods, m.Headers, m.When = h.Paths, h.Methods, h.Headers, h.When
 	return Rule{Name: of.Name + "-not", Deny: true, Match: m, Comment: []string{h.Comment}}
 }
 

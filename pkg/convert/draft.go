@@ -78,6 +78,8 @@ type Match struct {
 	Methods   []string
 	Paths     []Pattern
 	Headers   []Header
+	// When is a condition in CEL, "" for none.
+	When string
 }
 
 // A Header is a field with the globs of its values.
@@ -94,6 +96,9 @@ func (m *Match) target() string {
 // covers reports whether everything that o matches m matches too.
 func (m *Match) covers(o *Match) bool {
 	if m.target() != o.target() {
+		return false
+	}
+	if m.When != "" && m.When != o.When {
 		return false
 	}
 	if len(m.Workloads) > 0 && !subset(o.Workloads, m.Workloads) {
@@ -133,6 +138,9 @@ func subset(a, b []string) bool {
 // conditions counts the keys beside hosts and paths.
 func (m *Match) conditions() int {
 	n := len(m.Headers)
+	if m.When != "" {
+		n++
+	}
 	if len(m.Methods) > 0 {
 		n++
 	}

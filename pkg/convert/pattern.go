@@ -81,9 +81,29 @@ func (p Pattern) head() string {
 	return head
 }
 
+// plain gives a glob that says no more than another shape in that shape.
+func (p Pattern) plain() Pattern {
+	if p.Shape != Glob {
+		return p
+	}
+	text, shape := p.Text, Exact
+	if front, ok := strings.CutSuffix(text, "/*/**"); ok {
+		text, shape = front+"/", Prefix
+	} else if front, ok := strings.CutSuffix(text, "/**"); ok {
+		text, shape = front, Subtree
+	} else if front, ok := strings.CutSuffix(text, "**"); ok {
+		text, shape = front, Prefix
+	}
+	if strings.Contains(text, "*") {
+		return p
+	}
+	return Pattern{shape, text}
+}
+
 // Covers reports whether p matches all that q does. It may miss what only
 // comparing globs would show.
 func (p Pattern) Covers(q Pattern) bool {
+	p, q = p.plain(), q.plain()
 	switch p.Shape {
 	case Prefix:
 		return strings.HasPrefix(q.head(), p.Text)

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"regexp/syntax"
+	"slices"
 	"strings"
 )
 
@@ -69,7 +70,9 @@ func (t *translator) translate(expression string) (all []Pattern) {
 			t.failed = true
 			return nil
 		}
-		all = append(all, p)
+		if !slices.Contains(all, p) {
+			all = append(all, p)
+		}
 	}
 	return all
 }

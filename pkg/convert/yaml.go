@@ -30,6 +30,7 @@ func WriteYAML(to io.Writer, d *Draft) error {
 	}
 	if d.Timeouts != nil {
 		w.gap()
+		w.comment(0, []string{"The gateway's own timeouts, where it was not told others."})
 		w.line(0, "defaults:")
 		w.line(2, "timeouts: "+timeouts(d.Timeouts))
 	}
@@ -188,6 +189,7 @@ func (w *writer) rule(r *Rule) {
 			w.line(8, scalar(h.Name)+": "+flow(h.Values))
 		}
 	}
+	w.field(6, "when", m.When != "", func() string { return "'" + strings.ReplaceAll(m.When, "'", "''") + "'" })
 	if r.Deny {
 		w.line(4, "action: deny")
 		return

@@ -69,6 +69,7 @@ func (c *conversion) run() {
 	if len(units) == 0 {
 		c.draft.Timeouts = nil
 	}
+	c.draft.Sound(c.file.name, c.notes)
 }
 
 // unusedServices names what no request could reach.
@@ -306,7 +307,7 @@ func (b *build) request() bool {
 	m := &b.rule.Match
 	m.Methods = r.methods
 	for _, h := range r.headers {
-		if strings.EqualFold(h.Name, "host") {
+		if strings.EqualFold(h.Name, "host") || len(h.Values) == 0 {
 			continue
 		}
 		values := make([]string, 0, len(h.Values))
@@ -322,7 +323,7 @@ func (b *build) request() bool {
 	if len(r.headers) > 0 {
 		c.changed(r.line, "route %s: headers: their values are compared with upper and lower case told apart", r.label())
 	}
-	paths, why := b.way.upstreamPaths(s)
+	paths, when, why := b.way.upstreamPaths(s)
 	if why != "" {
 		c.lost(r.line, "route %s: path %q: %s; left out", r.label(), b.way.path, why)
 		return false
@@ -333,7 +334,7 @@ func (b *build) request() bool {
 			return false
 		}
 	}
-	m.Paths = paths
+	m.Paths, m.When = paths, when
 	if len(r.paths) == 0 && len(r.hosts) == 0 && len(r.methods) == 0 && len(r.headers) == 0 && len(r.snis) == 0 {
 		c.lost(r.line, "route %s: matches nothing, as Kong reads it (no paths, hosts, methods, headers or snis); left out", r.label())
 		return false

@@ -99,12 +99,27 @@ func (r *route) plainHosts() int {
 	return 0
 }
 
-// rank keeps regular expressions in their own order, before all prefixes.
+// expression is the regular expression as Kong compares it: from the beginning.
+func (w *way) expression() string { return "^(?:" + w.path + ")" }
+
+// rank keeps the order of Kong's router: all ways that it looks at in order of
+// their paths' length alone have one rank, each regular expression its own.
 func (w *way) rank(all []*way) int {
-	if w.regex {
-		return slices.Index(all, w)
+	rank := 0
+	for i, o := range all {
+		if i > 0 && !o.alike(all[i-1]) {
+			rank++
+		}
+		if o == w {
+			break
+		}
 	}
-	return len(all)
+	return rank
+}
+
+// alike reports whether only the length of paths tells the order of two ways.
+func (w *way) alike(o *way) bool {
+	return !w.regex && !o.regex && w.route.kinds() == o.route.kinds() && w.route.plainHosts() == o.route.plainHosts() && len(w.route.headers) == len(o.route.headers)
 }
 
 // show writes what a caller of Kong asked for.
@@ -133,44 +148,49 @@ func (w *way) show() string {
 	return strings.Join(parts, " ")
 }
 
-// upstreamPaths gives what Kong sent upstream; why tells what cannot be said.
-func (w *way) upstreamPaths(s *service) (all []convert.Pattern, why string) {
+// upstreamPaths gives what Kong sent upstream, with a condition where patterns
+// alone cannot say it; why tells what cannot be said at all.
+func (w *way) upstreamPaths(s *service) (all []convert.Pattern, when, why string) {
 	base, slashed := strings.CutSuffix(s.path, "/")
 	base = strings.TrimRight(base, "/")
 	switch {
 	case w.regex && w.route.strip:
-		return w.stripped(base)
+		all, why = w.stripped(base)
+		return all, "", why
 	case w.regex:
-		globs, ok := convert.ExactGlobs("^(?:"+w.path+")", false)
+		globs, ok := convert.ExactGlobs(w.expression(), false)
 		if !ok {
-			return nil, "a regular expression that patterns cannot say exactly: write the paths by hand (* within a segment, ** across)"
+			if when, ok = convert.AllowWhen(w.expression(), false, convert.Path("", base)); !ok {
+				return nil, "", "a regular expression that only PCRE knows: write the paths by hand (* within a segment, ** across)"
+			}
+			globs = convert.WiderGlobs(w.expression(), false)
 		}
 		for _, g := range globs {
 			all = append(all, below(base, g))
 		}
-		return all, ""
+		return all, when, ""
 	case w.path == "" || w.path == "/" && !w.route.strip:
 		if slashed && base != "" {
-			return []convert.Pattern{convert.PrefixOf(base + "/")}, ""
+			return []convert.Pattern{convert.PrefixOf(base + "/")}, "", ""
 		}
-		return []convert.Pattern{convert.SubtreeOf(base)}, ""
+		return []convert.Pattern{convert.SubtreeOf(base)}, "", ""
 	case !w.route.strip:
-		return []convert.Pattern{convert.PrefixOf(base + w.path)}, ""
+		return []convert.Pattern{convert.PrefixOf(base + w.path)}, "", ""
 	case base == "":
-		return []convert.Pattern{convert.SubtreeOf("")}, ""
+		return []convert.Pattern{convert.SubtreeOf("")}, "", ""
 	case w.route.handling == "v1" && !slashed && !strings.HasSuffix(w.path, "/"):
 		// What follows the path is appended as it is.
-		return []convert.Pattern{convert.PrefixOf(base)}, ""
+		return []convert.Pattern{convert.PrefixOf(base)}, "", ""
 	case w.path == "/" && !slashed, w.path != "/" && !strings.HasSuffix(w.path, "/"):
-		return []convert.Pattern{convert.SubtreeOf(base)}, ""
+		return []convert.Pattern{convert.SubtreeOf(base)}, "", ""
 	default:
-		return []convert.Pattern{convert.PrefixOf(base + "/")}, ""
+		return []convert.Pattern{convert.PrefixOf(base + "/")}, "", ""
 	}
 }
 
 // stripped gives the paths of a regular expression that is taken off.
 func (w *way) stripped(base string) ([]convert.Pattern, string) {
-	re, err := syntax.Parse("^(?:"+w.path+")", syntax.Perl&^syntax.OneLine)
+	re, err := syntax.Parse(w.expression(), syntax.Perl&^syntax.OneLine)
 	if err != nil {
 		return nil, "a regular expression that only PCRE knows: write the paths by hand"
 	}
@@ -182,7 +202,7 @@ func (w *way) stripped(base string) ([]convert.Pattern, string) {
 			return []convert.Pattern{{Shape: convert.Exact, Text: "/"}}, ""
 		}
 		return []convert.Pattern{{Shape: convert.Exact, Text: base}}, ""
-	case end.Op == syntax.OpLiteral && w.route.handling != "v1":
+	case end.Op == syntax.OpLiteral && w.route.handling != "v1" && oneWay(re):
 		return []convert.Pattern{convert.SubtreeOf(base)}, ""
 	default:
 		return nil, "a regular expression of which it cannot be told what is left when it is taken off: write the paths by hand"
@@ -203,6 +223,55 @@ func last(re *syntax.Regexp) *syntax.Regexp {
 			return nil
 		}
 	}
+}
+
+// oneWay reports whether the expression matches a path in one way only, whatever
+// follows: each repeated character differs from what comes next and is no slash.
+func oneWay(re *syntax.Regexp) bool {
+	if re.Op == syntax.OpCapture {
+		return oneWay(re.Sub[0])
+	}
+	if re.Op != syntax.OpConcat {
+		return re.Op == syntax.OpLiteral
+	}
+	parts := flat(re)
+	for i, p := range parts {
+		switch p.Op {
+		case syntax.OpLiteral, syntax.OpBeginText, syntax.OpBeginLine, syntax.OpCharClass:
+		case syntax.OpStar, syntax.OpPlus:
+			class := p.Sub[0]
+			if class.Op != syntax.OpCharClass || i+1 == len(parts) || parts[i+1].Op != syntax.OpLiteral || has(class, '/') || has(class, parts[i+1].Rune[0]) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// flat gives the parts of a concatenation without the brackets around them.
+func flat(re *syntax.Regexp) (all []*syntax.Regexp) {
+	switch re.Op {
+	case syntax.OpConcat:
+		for _, sub := range re.Sub {
+			all = append(all, flat(sub)...)
+		}
+		return all
+	case syntax.OpCapture:
+		return flat(re.Sub[0])
+	default:
+		return []*syntax.Regexp{re}
+	}
+}
+
+func has(class *syntax.Regexp, c rune) bool {
+	for i := 0; i+1 < len(class.Rune); i += 2 {
+		if class.Rune[i] <= c && c <= class.Rune[i+1] {
+			return true
+		}
+	}
+	return false
 }
 
 // below puts a pattern below a base path.
@@ -265,12 +334,13 @@ func (w *way) shadow(s *service, higher *way) (hole *convert.Hole, whole bool) {
 			hole.Headers[i].Values = values
 		}
 	}
-	paths, all := w.taken(s, higher)
+	paths, when, all := w.taken(s, higher)
+	hole.When = when
 	switch {
 	case all && !conditional:
 		return nil, true
 	case all:
-		hole.Paths, _ = w.upstreamPaths(s)
+		hole.Paths, hole.When, _ = w.upstreamPaths(s)
 	case len(paths) == 0:
 		return nil, false
 	default:
@@ -309,49 +379,65 @@ func intersection(a, b []string) (both []string) {
 
 // taken gives the paths of w that the higher way takes; all where those are all
 // or where it cannot be told.
-func (w *way) taken(s *service, higher *way) (paths []convert.Pattern, all bool) {
+func (w *way) taken(s *service, higher *way) (paths []convert.Pattern, when string, all bool) {
 	if higher.path == "" {
-		return nil, true
+		return nil, "", true
 	}
 	base := strings.TrimRight(s.path, "/")
 	identity := w.path == "" || !w.route.strip || w.path == "/"
 	if !higher.regex {
 		switch {
 		case w.regex && !identity:
-			return nil, true
+			return nil, "", true
 		case w.regex:
-			return []convert.Pattern{convert.SubtreeOf(base + higher.path), convert.PrefixOf(base + higher.path)}, false
+			return []convert.Pattern{convert.SubtreeOf(base + higher.path), convert.PrefixOf(base + higher.path)}, "", false
 		case strings.HasPrefix(w.path, higher.path):
-			return nil, true
+			return nil, "", true
 		case !strings.HasPrefix(higher.path, w.path) && w.path != "":
-			return nil, false
+			return nil, "", false
 		case identity:
-			return []convert.Pattern{under(base, higher.path)}, false
+			return []convert.Pattern{under(base, higher.path)}, "", false
 		}
 		left := higher.path[len(w.path):]
 		if w.route.handling == "v1" {
-			return []convert.Pattern{under(base, left)}, false
+			return []convert.Pattern{under(base, left)}, "", false
 		}
-		return []convert.Pattern{under(base, "/"+strings.TrimLeft(left, "/"))}, false
+		return []convert.Pattern{under(base, "/"+strings.TrimLeft(left, "/"))}, "", false
 	}
-	globs := convert.WiderGlobs("^(?:"+higher.path+")", false)
+	globs, exactly := convert.ExactGlobs(higher.expression(), false)
+	if !exactly {
+		globs = convert.WiderGlobs(higher.expression(), false)
+	}
+	if !w.regex {
+		globs = slices.DeleteFunc(globs, func(g convert.Pattern) bool {
+			head, _, _ := strings.Cut(g.String(), "*")
+			return !strings.HasPrefix(head, w.path) && !strings.HasPrefix(w.path, head)
+		})
+		if len(globs) == 0 {
+			return nil, "", false
+		}
+	}
+	if !exactly && identity {
+		if when, ok := convert.DenyWhen(higher.expression(), false, convert.Path("", base)); ok {
+			return []convert.Pattern{convert.SubtreeOf(base)}, when, false
+		}
+	}
 	for _, g := range globs {
 		head, _, _ := strings.Cut(g.String(), "*")
 		switch {
-		case w.path != "" && !w.regex && !strings.HasPrefix(head, w.path) && !strings.HasPrefix(w.path, head):
 		case identity:
 			paths = append(paths, below(base, g))
-		case !w.regex && strings.HasPrefix(head, w.path) && w.route.handling != "v1" && g.Shape != convert.Exact:
+		case !w.regex && strings.HasPrefix(head, w.path) && len(head) > len(w.path) && w.route.handling != "v1" && g.Shape != convert.Exact:
 			g.Text = "/" + strings.TrimLeft(g.Text[len(w.path):], "/")
 			if g.Shape == convert.Subtree {
 				g = convert.SubtreeOf(g.Text)
 			}
 			paths = append(paths, below(base, g))
 		default:
-			return nil, true
+			return nil, "", true
 		}
 	}
-	return paths, false
+	return paths, "", false
 }
 
 // under gives what begins with base and more, with the directory itself.

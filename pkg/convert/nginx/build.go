@@ -197,7 +197,13 @@ func (b *build) verified(sent string) {
 		if d != nil {
 			at = d.Place
 		}
-		c.changed(at, "proxy_ssl_verify: nginx did not verify the origin's certificate; here it always is: name your own authority's file in tls.upstream_ca_files")
+		if d == nil && c.unverified {
+			at = convert.Place{}
+		}
+		c.unverified = c.unverified || d == nil
+		if at.Line > 0 {
+			c.changed(at, "proxy_ssl_verify: nginx did not verify the origin's certificate; here it always is: name your own authority's file in tls.upstream_ca_files")
+		}
 	}
 	if d := l.last("proxy_ssl_trusted_certificate"); d != nil && !slices.Contains(systemBundles, d.arg(0)) {
 		c.changed(d.Place, "proxy_ssl_trusted_certificate: carried as tls.upstream_ca_files, which is trusted besides the system's authorities and for every rule")

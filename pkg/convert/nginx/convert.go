@@ -19,7 +19,6 @@ func Convert(name string, data []byte, files Files) (*convert.Draft, *convert.No
 	}
 	c := &conversion{
 		file: name, notes: &convert.Notes{}, draft: &convert.Draft{}, surveyed: make(map[*directive][]convert.Gate), made: make(map[string]bool),
-		names: make(map[string]int),
 	}
 	c.main(all)
 	return c.draft, c.notes, nil
@@ -38,8 +37,9 @@ type conversion struct {
 	made   map[string]bool
 	// surveyed are the blocks whose directives have been looked through.
 	surveyed map[*directive][]convert.Gate
-	names    map[string]int
-	rank     int
+	// unverified is set when it has been told that nginx verified nothing.
+	unverified bool
+	rank       int
 }
 
 func (c *conversion) lost(at convert.Place, format string, args ...any) {
@@ -92,6 +92,7 @@ func (c *conversion) main(all []*directive) {
 		connect, head, idle := nginxTimeout, nginxTimeout, nginxTimeout
 		c.draft.Timeouts = &convert.Timeouts{Connect: &connect, ResponseHeader: &head, StreamIdle: &idle}
 	}
+	c.draft.Sound(c.file, c.notes)
 }
 
 // collect finds zones and upstreams.
@@ -174,7 +175,7 @@ func (c *conversion) location(l *location, all []*location) {
 	if !b.target() || !b.rewrite() || !b.access() {
 		return
 	}
-	paths, why := l.sent(b.rewriting)
+	paths, when, why := l.sent(b.rewriting)
 	if l.nested && why == "" {
 		why = "a regular expression inside another location: write a rule with paths by hand"
 	}
@@ -188,7 +189,7 @@ func (c *conversion) location(l *location, all []*location) {
 			return
 		}
 	}
-	b.rule.Match.Paths = paths
+	b.rule.Match.Paths, b.rule.Match.When = paths, when
 	b.stages()
 	for s := l.scope; s != nil; s = s.outer {
 		b.gates = append(b.gates, c.survey(s.directive)...)
@@ -216,17 +217,21 @@ func (b *build) finish(all []*location) {
 		u.Rank = 1 << 30
 	}
 	for _, o := range all {
+		if bare := o.redirects(all); bare != "" && l.modifier == regex {
+			u.Holes = append(u.Holes, convert.Hole{Paths: []convert.Pattern{{Shape: convert.Exact, Text: convert.EncodePath(bare)}}, Methods: b.rule.Match.Methods,
+				Comment: fmt.Sprintf("nginx answered this by a redirect to %s (%s).", o.show(), o.Place)})
+		}
 		if !o.before(l, all) {
 			continue
 		}
-		paths := l.taken(o, b.rewriting)
+		paths, when := l.taken(o, all, b.rewriting)
 		for i, p := range paths {
 			if p.Err() != nil {
 				paths[i] = convert.SubtreeOf("")
 			}
 		}
 		if len(paths) > 0 {
-			u.Holes = append(u.Holes, convert.Hole{Paths: paths, Methods: b.rule.Match.Methods,
+			u.Holes = append(u.Holes, convert.Hole{Paths: paths, Methods: b.rule.Match.Methods, When: when,
 				Comment: fmt.Sprintf("nginx gave these to %s (%s), not to %s.", o.show(), o.Place, l.show())})
 		}
 	}
@@ -244,6 +249,9 @@ func (b *build) server() *scope {
 // name makes a name from server and location.
 func (b *build) name() string {
 	uri := strings.Trim(b.l.uri, "/")
+	if b.l.modifier == regex {
+		uri = fmt.Sprintf("regex-line-%d", b.l.Line)
+	}
 	if uri == "" {
 		uri = "root"
 	}

@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"slices"
 	"strings"
 
 	"sallyport/pkg/convert"
@@ -104,19 +105,23 @@ func (w rewriting) apply(path string) string {
 	return w.to + convert.EncodePath(strings.TrimPrefix(path, w.from))
 }
 
-// sent gives what the location sends upstream; why tells what cannot be said.
-func (l *location) sent(w rewriting) (all []convert.Pattern, why string) {
+// sent gives what the location sends upstream, with a condition where patterns
+// alone cannot say it; why tells what cannot be said at all.
+func (l *location) sent(w rewriting) (all []convert.Pattern, when, why string) {
 	switch l.modifier {
 	case exact:
-		return []convert.Pattern{{Shape: convert.Exact, Text: w.apply(l.uri)}}, ""
+		return []convert.Pattern{{Shape: convert.Exact, Text: w.apply(l.uri)}}, "", ""
 	case regex:
-		globs, ok := convert.ExactGlobs(l.uri, l.fold)
-		if !ok {
-			return nil, "a regular expression that patterns cannot say exactly: write a rule with paths by hand (* within a segment, ** across)"
+		if globs, ok := convert.ExactGlobs(l.uri, l.fold); ok {
+			return globs, "", ""
 		}
-		return globs, ""
+		when, ok := convert.AllowWhen(l.uri, l.fold, "request.path")
+		if !ok {
+			return nil, "", "a regular expression that only PCRE knows: write a rule with paths by hand (* within a segment, ** across)"
+		}
+		return convert.WiderGlobs(l.uri, l.fold), when, ""
 	default:
-		return []convert.Pattern{convert.PrefixOf(w.apply(l.uri))}, ""
+		return []convert.Pattern{convert.PrefixOf(w.apply(l.uri))}, "", ""
 	}
 }
 
@@ -147,47 +152,86 @@ func (o *location) before(l *location, all []*location) bool {
 }
 
 // taken gives what o takes of the requests of l, as l would have sent them.
-func (l *location) taken(o *location, w rewriting) []convert.Pattern {
+func (l *location) taken(o *location, all []*location, w rewriting) (paths []convert.Pattern, when string) {
 	if o.modifier != regex {
 		at := o.uri
 		if l.modifier != regex {
 			if !strings.HasPrefix(at, l.uri) {
-				return nil
+				return nil, ""
 			}
 			at = w.apply(at)
 		} else {
 			at = convert.EncodePath(at)
 		}
 		switch {
+		case o.modifier == exact && o.redirects(all) != "":
+			return []convert.Pattern{{Shape: convert.Exact, Text: at}, {Shape: convert.Exact, Text: strings.TrimSuffix(at, "/")}}, ""
 		case o.modifier == exact:
-			return []convert.Pattern{{Shape: convert.Exact, Text: at}}
-		case strings.HasSuffix(at, "/"):
-			// nginx answers the name without its slash by a redirect.
-			return []convert.Pattern{convert.SubtreeOf(at)}
+			return []convert.Pattern{{Shape: convert.Exact, Text: at}}, ""
+		case o.redirects(all) != "":
+			return []convert.Pattern{convert.SubtreeOf(at)}, ""
 		default:
-			return []convert.Pattern{convert.PrefixOf(at)}
+			return []convert.Pattern{convert.PrefixOf(at)}, ""
 		}
 	}
-	globs := convert.WiderGlobs(o.uri, o.fold)
-	if l.modifier == regex || w.identity {
-		return globs
+	globs, exactly := convert.ExactGlobs(o.uri, o.fold)
+	if !exactly {
+		globs = convert.WiderGlobs(o.uri, o.fold)
 	}
-	var all []convert.Pattern
+	if l.modifier != regex {
+		// What begins otherwise is none of this location's.
+		globs = slices.DeleteFunc(globs, func(g convert.Pattern) bool {
+			head, _, _ := strings.Cut(g.String(), "*")
+			return !strings.HasPrefix(head, l.uri) && !strings.HasPrefix(l.uri, head)
+		})
+		if len(globs) == 0 {
+			return nil, ""
+		}
+	}
+	if !exactly {
+		whole, path := convert.SubtreeOf(""), "request.path"
+		if l.modifier != regex {
+			whole = convert.PrefixOf(w.apply(l.uri))
+		}
+		if !w.identity {
+			path = convert.Path(w.from, w.to)
+		}
+		if when, ok := convert.DenyWhen(o.uri, o.fold, path); ok {
+			return []convert.Pattern{whole}, when
+		}
+	}
+	if l.modifier == regex || w.identity {
+		return globs, ""
+	}
 	for _, g := range globs {
 		text := g.String()
 		head, _, _ := strings.Cut(text, "*")
 		switch {
-		case strings.HasPrefix(text, "/**") && text != "/**" && !straddles(strings.TrimLeft(text[1:], "*"), l.uri):
+		case strings.HasPrefix(text, "/**") && text != "/**" && !straddles(strings.TrimLeft(text[1:], "*"), w.from):
 			// Found anywhere in the path, so also in what is left of it.
-			all = append(all, convert.Pattern{Shape: convert.Glob, Text: strings.TrimSuffix(w.to, "/") + text})
-		case len(head) > 1 && !strings.HasPrefix(head, l.uri) && !strings.HasPrefix(l.uri, head):
-		case strings.HasPrefix(head, l.uri) && len(head) > len(l.uri):
-			all = append(all, convert.Pattern{Shape: convert.Glob, Text: w.to + text[len(l.uri):]})
+			paths = append(paths, convert.Pattern{Shape: convert.Glob, Text: strings.TrimSuffix(w.to, "/") + text})
+		case strings.HasPrefix(head, w.from) && len(head) > len(w.from):
+			paths = append(paths, convert.Pattern{Shape: convert.Glob, Text: w.to + text[len(w.from):]})
 		default:
-			return []convert.Pattern{convert.PrefixOf(w.to)}
+			return []convert.Pattern{convert.PrefixOf(w.apply(l.uri))}, ""
 		}
 	}
-	return all
+	return paths, ""
+}
+
+// redirects gives the name without the slash, which nginx answers by a redirect
+// before it looks at regular expressions; "" where it does not.
+func (l *location) redirects(all []*location) string {
+	bare := strings.TrimSuffix(l.uri, "/")
+	if l.modifier == regex || l.modifier == named || bare == l.uri || bare == "" || len(l.children("proxy_pass")) == 0 {
+		return ""
+	}
+	for _, o := range all {
+		if o.modifier != regex && o.uri == bare {
+			return ""
+		}
+	}
+	return bare
 }
 
 // straddles reports whether something that begins as the glob does could begin in

@@ -30,7 +30,7 @@ type directive struct {
 
 // arg gives a parameter, "" where there are fewer.
 func (d *directive) arg(i int) string {
-	if i < len(d.args) {
+	if i >= 0 && i < len(d.args) {
 		return d.args[i]
 	}
 	return ""

@@ -358,7 +358,7 @@ func (b *build) cache() {
 	ttls := l.level("proxy_cache_valid")
 	for i, x := range ttls {
 		ttl, ok := parseTime(x.arg(len(x.args) - 1))
-		if !ok {
+		if !ok || len(x.args) == 0 {
 			continue
 		}
 		codes := x.args[:len(x.args)-1]
