@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -344,13 +345,13 @@ func TestRetryBudget(t *testing.T) {
 func TestRetryOfLeaving(t *testing.T) {
 	s := newStreet(t)
 	bad := s.target("a.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 502) })
-	s.apply(targets(map[string]uint16{"a.test": bad.addr.Port()}), ", retry: {attempts: 2, on: ['502'], backoff: 1m}")
+	s.apply(targets(map[string]uint16{"a.test": bad.addr.Port()}), ", retry: {attempts: 20, on: ['502'], backoff: 1m}")
 	c := s.clear()
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: search.test\r\n\r\n")
-	until(t, "the first try", func() bool { return bad.reqs.Load() == 1 })
+	until(t, "the first try", func() bool { return bad.reqs.Load() > 0 })
 	time.Sleep(20 * time.Millisecond)
 	s.p.each(func(c *conn) { c.left.Store(true); c.interrupt() })
-	if e := s.event(audit.Exchange, 1); e.Message != textGone || bad.reqs.Load() != 1 {
+	if e := s.event(audit.Exchange, 1); e.Message != textGone || bad.reqs.Load() == 20 {
 		t.Errorf("%+v", e)
 	}
 }
@@ -491,4 +492,40 @@ func TestUpgradeHoldsItsTarget(t *testing.T) {
 	}
 	c.Close()
 	until(t, "a is free again", func() bool { return hosts(4)["a"] == 2 })
+}
+
+// TestRetryOfCancelledStream: a stream that its client cancels is not tried
+// again, and the others of its connection go on.
+func TestRetryOfCancelledStream(t *testing.T) {
+	s := newStreet(t)
+	a := s.speaking("a.test", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/busy" {
+			w.WriteHeader(503)
+		}
+	}, "h2")
+	// The pauses are random: some may be short, not all.
+	s.apply(targets(map[string]uint16{"a.test": a.addr.Port()}), ", retry: {attempts: 20, on: ['503'], backoff: 1m}")
+	c := s.client(&site{addr: netip.MustParseAddrPort(standin + ":443")}, "search.test")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for a.reqs.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(50 * time.Millisecond)
+		cancel()
+	}()
+	req, err := http.NewRequestWithContext(ctx, "GET", "https://search.test/busy", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := fetch(c, req); r.err == nil {
+		t.Fatalf("%+v", r.Response)
+	}
+	if e := s.event(audit.Exchange, 1); e.Message != "the workload cancelled the request" {
+		t.Errorf("%+v", e)
+	}
+	n := a.reqs.Load()
+	if r := fetch(c, request(t, "GET", "https://search.test/", nil)); r.err != nil || r.StatusCode != 200 || a.reqs.Load() != n+1 {
+		t.Errorf("%v %+v, %d requests", r.err, r.Response, a.reqs.Load())
+	}
 }

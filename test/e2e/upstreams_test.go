@@ -422,3 +422,20 @@ func TestUpstreamRetries(t *testing.T) {
 		t.Errorf("%d answers, %d requests for 200", count(words, "t1"), n)
 	}
 }
+
+// TestUpstreamExec: the same without a daemon, in observe mode, where the host of
+// the rule has other ways too.
+func TestUpstreamExec(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start("t1", "")
+	f.start("t2", "")
+	conf := "mode: observe\n" + f.policy("", "    retry: { attempts: 2, on: [connect], backoff: 0s }", "t1:9443", "t2:9443")
+	r := f.run(f.command(f.exec(conf, "curl", "-sS", "https://search.internal/x?n=[1-4]", "https://api.example.com/other")...))
+	if strings.Count(r.stdout, "t1 t1.example.com:9443") != 2 || strings.Count(r.stdout, "t2 t2.example.com:9443") != 2 || !strings.Contains(r.stdout, `"path":"/other"`) {
+		t.Errorf("%v", r)
+	}
+	if slices.Contains(f.net.asked(), "search.internal") {
+		t.Error("the name of the rule was asked of a name server")
+	}
+}
