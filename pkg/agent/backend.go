@@ -107,9 +107,9 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 // auditRemedy says what a failing audit means and what to do.
 func (w *worker) auditRemedy() string {
 	if w.audit.Healthy() == nil {
-		return "; exchanges go on unrecorded: free space"
+		return "; exchanges go on, recorded in part: give the sink room, or start its receiver"
 	}
-	return "; exchanges are refused: free space or set audit.on_failure: continue"
+	return "; exchanges are refused: give the sink room, start its receiver, or set audit.on_failure: continue"
 }
 
 // Flows lists the open flows.

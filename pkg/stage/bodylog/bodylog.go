@@ -99,7 +99,7 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 	x.Keep(s, c)
 	x.Record.RequestHeaders = s.fields(&x.Request.Header)
 	s.redactURL(x)
-	if s.request && x.Request.Body != nil && x.Request.Upgrade == "" {
+	if s.request && x.Request.Body != nil && !tunnels(&x.Request) {
 		c.request = s.watch(&x.Request.Header)
 		x.Request.Body = exchange.Watch(x.Request.Body, c.request)
 	}
@@ -109,13 +109,19 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 // Response implements exchange.ResponseStage.
 func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 	c, _ := x.Kept(s).(*capture)
-	if c == nil || !s.response || x.Response.Body == nil || x.Request.Upgrade != "" {
+	if c == nil || !s.response || x.Response.Body == nil || tunnels(&x.Request) && x.Response.Status/100 == 2 {
 		return nil
 	}
 	c.response = s.watch(&x.Response.Header)
 	x.Response.Body = exchange.Watch(x.Response.Body, c.response)
 	return nil
 }
+
+// tunnels reports whether the request is an extended CONNECT (RFC 8441), whose
+// bodies are the frames of another protocol. The connection of an HTTP/1.1
+// upgrade leaves HTTP, and what is asked for with Upgrade may be refused: its
+// body is one.
+func tunnels(r *exchange.Request) bool { return r.Method == "CONNECT" }
 
 // Deliver implements exchange.DeliveryStage: the fields are those that the
 // workload gets, whoever made them.

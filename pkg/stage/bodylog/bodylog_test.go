@@ -127,6 +127,8 @@ func TestRedaction(t *testing.T) {
 		{"NDJSON", "{\"k\":1}\n{\"k\":2}\n", "{\"k\":\"[redacted]\"}\n{\"k\":\"[redacted]\"}\n", []string{"$.k"}, []string{"Content-Type: application/x-ndjson"}},
 		{"a byte order mark", "\ufeff{\"k\":1}", `{"k":"[redacted]"}`, []string{"$.k"}, []string{ctJSON}},
 		{"JSON called something else", ` {"k":1}`, ` {"k":"[redacted]"}`, []string{"$.k"}, []string{"Content-Type: text/plain"}},
+		{"JSON called a form", `{"password":"a=b"}`, `{"password":"[redacted]"}`, []string{"$.password"}, []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"JSON called events", `{"password":"a"}`, `{"password":"[redacted]"}`, []string{"$.password"}, []string{"Content-Type: text/event-stream"}},
 		{"JSON without a type", `[{"k":1}]`, `[{"k":"[redacted]"}]`, []string{"$.k"}, nil},
 		{"not JSON", `{"a":1, password: "x", "b": 2}`, `{"a":1, …`, []string{"$.password"}, []string{ctJSON}},
 		{"single quotes", `{'password':'x'}`, `{…`, []string{"$.password"}, []string{ctJSON}},
@@ -254,6 +256,27 @@ func TestURL(t *testing.T) {
 		s.Request(t.Context(), x)
 		if x.Record.Path != tt.wantPath || x.Record.Query != tt.wantQuery || x.Request.Path != tt.path {
 			t.Errorf("%q %q", x.Record.Path, x.Record.Query)
+		}
+	}
+}
+
+// Who asks for another protocol is recorded all the same; one that is not HTTP is
+// not.
+func TestUpgrade(t *testing.T) {
+	s := stage(t, 100)
+	for method, want := range map[string]string{"POST": "x", "CONNECT": ""} {
+		x := new(exchange.Exchange)
+		x.Request.Method, x.Request.Upgrade, x.Response.Status = method, "websocket", 200
+		x.Request.Body, x.Response.Body = exchange.NewBytes([]byte("x")), exchange.NewBytes([]byte("x"))
+		p := exchange.NewPipeline(s)
+		p.Request(t.Context(), x)
+		p.Response(t.Context(), x)
+		p.Deliver(x)
+		exchange.ReadAll(x.Request.Body, 10)
+		exchange.ReadAll(x.Response.Body, 10)
+		p.End(x)
+		if string(x.Record.RequestBody) != want || string(x.Record.ResponseBody) != want {
+			t.Errorf("%s: %q %q", method, x.Record.RequestBody, x.Record.ResponseBody)
 		}
 	}
 }

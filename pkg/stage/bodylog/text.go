@@ -21,15 +21,20 @@ const (
 	multipart
 )
 
-// formatOf looks at the content type and, where that says nothing of JSON, at
-// how the body begins: JSON is often sent as something else.
+// formatOf looks at how the body begins and else at its content type: JSON is
+// often sent as something else.
 func formatOf(contentType string, body []byte) format {
 	kind, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		kind, _, _ = strings.Cut(strings.ToLower(contentType), ";")
 		kind = strings.TrimSpace(kind)
 	}
+	begin := bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n\x1e")
 	switch {
+	case strings.HasPrefix(kind, "multipart/"):
+		return multipart
+	case len(begin) > 0 && (begin[0] == '{' || begin[0] == '['):
+		return jsonText
 	case kind == "application/json", strings.HasSuffix(kind, "+json"), kind == "text/json",
 		kind == "application/x-ndjson", kind == "application/ndjson", kind == "application/jsonl",
 		kind == "application/json-seq", kind == "application/x-json", kind == "application/json-lines":
@@ -38,14 +43,9 @@ func formatOf(contentType string, body []byte) format {
 		return eventStream
 	case kind == "application/x-www-form-urlencoded":
 		return form
-	case strings.HasPrefix(kind, "multipart/"):
-		return multipart
+	default:
+		return plainText
 	}
-	begin := bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\ufeff")), " \t\r\n\x1e")
-	if len(begin) > 0 && (begin[0] == '{' || begin[0] == '[') {
-		return jsonText
-	}
-	return plainText
 }
 
 // isText reports whether a body can be shown: no NUL, and UTF-8 unless its type
