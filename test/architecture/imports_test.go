@@ -59,6 +59,7 @@ func TestOwnersOfLibraries(t *testing.T) {
 		"github.com/prometheus/client_golang": {"sallyport/pkg/metrics"},
 		"go.yaml.in/yaml/v4":                  {"sallyport/pkg/config"},
 		"github.com/spf13/cobra":              {"sallyport/cmd/sallyport"},
+		"github.com/valkey-io/valkey-go":      {"sallyport/pkg/stage/ratelimit"},
 		"cel.dev/cel-go":                      {"sallyport/pkg/policy/condition"},
 	}
 	for _, p := range listPackages(t) {

@@ -99,7 +99,7 @@ func New[T any](by config.CounterBy, ended func(value *T, now int64) bool) *Tabl
 	case config.ByRule:
 		chains = 1
 	case config.ByHeader:
-		chains = 1024
+		chains = 4096
 	}
 	return &Table[T]{seed: maphash.MakeSeed(), chains: make([]atomic.Pointer[Entry[T]], chains), ended: ended, swept: -1}
 }

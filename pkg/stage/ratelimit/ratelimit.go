@@ -266,13 +266,8 @@ func (s *Stage) crowded(x *exchange.Exchange) *exchange.Refusal {
 // Redis is away.
 func (s *Stage) takeShared(x *exchange.Exchange, v *verdict, at time.Time) *exchange.Refusal {
 	l := s.shared.link.Load()
-	var err error
-	switch {
-	case l == nil || l.away.Load():
-		err = errAway
-	default:
-		var refusal *exchange.Refusal
-		if refusal, err = s.ask(x, v, l); err == nil {
+	if l != nil && !l.away.Load() {
+		if refusal, err := s.ask(x, v, l); err == nil {
 			return refusal
 		}
 	}

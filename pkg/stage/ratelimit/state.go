@@ -32,7 +32,7 @@ const (
 // Bounds of what is read; a key is a name or a hash.
 const (
 	maxText   = 4096
-	maxTables = 16384
+	maxTables = 4096
 )
 
 const (
@@ -260,12 +260,11 @@ func readSlot(f io.ReaderAt, slot int) ([]byte, uint64, error) {
 	if length > slotSize-headerSize {
 		return nil, 0, errDamaged
 	}
-	whole := make([]byte, headerSize+length)
-	n, err = f.ReadAt(whole, at)
-	if err != nil && !errors.Is(err, io.EOF) {
+	whole, err := io.ReadAll(io.NewSectionReader(f, at, headerSize+length))
+	if err != nil {
 		return nil, 0, err
 	}
-	return unseal(whole[:n])
+	return unseal(whole)
 }
 
 // A Store keeps counters in a file, so that they outlive this process.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,6 +48,9 @@ func TestSnapshot(t *testing.T) {
 		if diff := cmp.Diff(&s, got, exported); diff != "" {
 			t.Fatal(diff)
 		}
+		counters := NewCounters(NewShared(zap.NewNop(), func(string) {}))
+		counters.restore(got, noon.Unix())
+		counters.save(noon.Unix())
 	})
 }
 
@@ -237,7 +239,7 @@ func FuzzState(f *testing.F) {
 	f.Add(append(bytes.Clone(whole), 1, 2, 3), true)
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		if sealed && len(b) >= headerSize {
-			b = seal(bytes.Clone(b), rand.Uint64()) // past the checksum
+			b = seal(bytes.Clone(b), 5) // past the checksum
 		}
 		s, _, err := load(bytes.NewReader(b))
 		if s == nil {
@@ -249,11 +251,5 @@ func FuzzState(f *testing.F) {
 		if _, err := decode(s.encode(nil)); err != nil {
 			t.Fatalf("what was read is not readable again: %v", err)
 		}
-		if len(s.tables) > 100 {
-			return
-		}
-		counters := NewCounters(NewShared(zap.NewNop(), func(string) {}))
-		counters.restore(s, noon.Unix())
-		counters.save(noon.Unix())
 	})
 }

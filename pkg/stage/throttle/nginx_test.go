@@ -88,10 +88,22 @@ func exists(name string) bool {
 }
 
 // TestAsNginx: a real nginx admits, refuses and delays the same requests at the
-// same times. Bursts come 0.3 s or more from where something would change, so
-// that a busy machine does not matter.
+// same times. Bursts come 0.3 s or more from where something would change; on a
+// machine that is too busy even for that it is tried again, with all buckets
+// empty. What differs in the arithmetic differs each time.
 func TestAsNginx(t *testing.T) {
 	t.Parallel()
+	for try := range 4 {
+		differences := differFromNginx(t)
+		if len(differences) == 0 {
+			return
+		}
+		t.Logf("try %d:\n%s", try, strings.Join(differences, "\n"))
+	}
+	t.Error("differs from nginx each time")
+}
+
+func differFromNginx(t *testing.T) (differences []string) {
 	throttle := func(burst, delay int64) config.Throttle {
 		return config.Throttle{Requests: 1, Per: time.Second, Burst: burst, Delay: delay, By: byWorkload, Status: 429}
 	}
@@ -118,6 +130,7 @@ func TestAsNginx(t *testing.T) {
 		return (a == refused) == (b == refused) && (a-b).Abs() < 300*time.Millisecond
 	}
 	var wg sync.WaitGroup
+	var gathering sync.Mutex
 	begin := time.Now().Add(100 * time.Millisecond)
 	for i, list := range all {
 		ours := New(fmt.Sprint(i), list, NewLevels())
@@ -155,10 +168,13 @@ func TestAsNginx(t *testing.T) {
 				slices.Sort(theirs)
 				slices.Sort(mine)
 				if !slices.EqualFunc(theirs, mine, same) {
-					t.Errorf("limits %d, burst at %s: nginx %v, ours %v (-1s: refused, else the delay)", i, b.at, theirs, mine)
+					gathering.Lock()
+					differences = append(differences, fmt.Sprintf("limits %d, burst at %s: nginx %v, ours %v (-1s: refused, else the delay)", i, b.at, theirs, mine))
+					gathering.Unlock()
 				}
 			})
 		}
 	}
 	wg.Wait()
+	return differences
 }
