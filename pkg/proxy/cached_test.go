@@ -84,6 +84,11 @@ func TestCacheAnswers(t *testing.T) {
 			}
 		case r.URL.Path == "/large":
 			io.WriteString(w, strings.Repeat("large", 100_000))
+		case r.URL.Path == "/trailers":
+			// Not announced.
+			io.WriteString(w, "with ")
+			w.(http.Flusher).Flush()
+			w.Header().Set(http.TrailerPrefix+"X-End", "1")
 		case r.URL.Path == "/chunked":
 			io.WriteString(w, "chu")
 			w.(http.Flusher).Flush()
@@ -113,6 +118,8 @@ func TestCacheAnswers(t *testing.T) {
 			{"POST /a", "", 200, "Bypass", "body of /a", 9},
 			{"/a", "Cache-Control: only-if-cached", 504, "Miss", `{"error":`, 9},
 			{"/a", "", 200, "Miss", "body of /a", 10},
+			{"/trailers", "", 200, "Miss", "with body of /trailers", 11},
+			{"/trailers", "", 200, "Miss", "with body of /trailers", 12},
 		} {
 			var fields []string
 			if test.fields != "" {
@@ -261,4 +268,26 @@ func must(r *http.Request, err error) *http.Request {
 		panic(err)
 	}
 	return r
+}
+
+// Requests are repeated apart within bounds of everybody and of each workload.
+func TestRepeatsAreBounded(t *testing.T) {
+	p := new(Proxy)
+	one, two, three := &conn{p: p, share: new(share)}, &conn{p: p, share: new(share)}, &conn{p: p, share: new(share)}
+	taken := func(c *conn) (n int) {
+		for c.takeRepeat() {
+			n++
+		}
+		return n
+	}
+	if a, b, c := taken(one), taken(two), taken(three); a != maxRepeats/2 || b != maxRepeats/2 || c != 0 {
+		t.Errorf("%d, %d, %d", a, b, c)
+	}
+	one.giveRepeat()
+	if a, c := taken(two), taken(three); a != 0 || c != 1 {
+		t.Errorf("then %d, %d", a, c)
+	}
+	if p.repeats.Load() != maxRepeats || one.share.repeats.Load() != maxRepeats/2-1 || three.share.repeats.Load() != 1 {
+		t.Errorf("%d, %d, %d are counted", p.repeats.Load(), one.share.repeats.Load(), three.share.repeats.Load())
+	}
 }
