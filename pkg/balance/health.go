@@ -157,8 +157,8 @@ func (s *state) movedLocked(next time.Time) {
 	}
 }
 
-// A Lease is a target that was chosen for one try. Report and End are called
-// once each.
+// A Lease is a target that was chosen for one try. Failed or Answered tells what
+// that came to, and End when the target has nothing more to do with it.
 type Lease struct {
 	Target *Target
 	// trial says that the target is unhealthy and that this try finds out whether

@@ -216,7 +216,7 @@ func TestNoHealthyTarget(t *testing.T) {
 // counts for the target's health.
 func TestRetryElsewhere(t *testing.T) {
 	s := newStreet(t)
-	busy := s.target("b.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "busy", 503) })
+	busy := s.target("b.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) })
 	good := s.target("c.test", "", false, nil)
 	s.know("a.test", netip.MustParseAddr("127.0.0.1"))
 	s.apply(targets(map[string]uint16{"a.test": s.free(), "b.test": busy.addr.Port(), "c.test": good.addr.Port()})+
@@ -258,7 +258,7 @@ rules:
 			if r.URL.Path == "/break" {
 				panic(http.ErrAbortHandler)
 			}
-			http.Error(w, "not now", 503)
+			http.Error(w, "not now", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprint(w, "done")
@@ -327,7 +327,7 @@ func TestRetryOnConnect(t *testing.T) {
 // TestRetryBudget: an outage is not multiplied.
 func TestRetryBudget(t *testing.T) {
 	s := newStreet(t)
-	bad := s.target("a.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 502) })
+	bad := s.target("a.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusBadGateway) })
 	s.apply(targets(map[string]uint16{"a.test": bad.addr.Port()}), ", retry: {attempts: 5, on: ['502'], backoff: 0s}")
 	c := s.clear()
 	const n = 200
@@ -344,7 +344,7 @@ func TestRetryBudget(t *testing.T) {
 // TestRetryOfLeaving: who is gone is not waited for.
 func TestRetryOfLeaving(t *testing.T) {
 	s := newStreet(t)
-	bad := s.target("a.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 502) })
+	bad := s.target("a.test", "", false, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusBadGateway) })
 	s.apply(targets(map[string]uint16{"a.test": bad.addr.Port()}), ", retry: {attempts: 20, on: ['502'], backoff: 1m}")
 	c := s.clear()
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: search.test\r\n\r\n")
