@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/andybalholm/brotli"
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
 )
@@ -300,18 +301,44 @@ func (h *host) startJournal() *journal {
 	h.t.Cleanup(func() { c.Close() })
 	j := &journal{}
 	go func() {
-		buf := make([]byte, 1<<20)
+		buf, oob := make([]byte, 1<<20), make([]byte, 256)
 		for {
-			n, err := c.Read(buf)
+			n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
 			if err != nil {
 				return
 			}
+			entry := buf[:n]
+			if oobn > 0 {
+				entry = readPassed(oob[:oobn])
+			}
 			j.mu.Lock()
-			j.text.Write(buf[:n])
+			j.text.Write(entry)
 			j.mu.Unlock()
 		}
 	}()
 	return j
+}
+
+// readPassed reads the file that came with a message: an entry that was too large
+// for one.
+func readPassed(oob []byte) []byte {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 {
+		return nil
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return nil
+	}
+	f := os.NewFile(uintptr(fds[0]), "entry")
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	b := make([]byte, info.Size())
+	n, _ := f.ReadAt(b, 0)
+	return b[:n]
 }
 
 func (j *journal) has(s string) bool {
@@ -405,12 +432,23 @@ func TestAuditSinks(t *testing.T) {
 func TestAuditWithoutFile(t *testing.T) {
 	h := newHost(t)
 	j := h.startJournal()
-	conf := strings.Replace(h.config("mode: observe\n"), "audit: { file:", "audit: { sinks: [journald], file:", 1)
+	conf := strings.Replace(h.config(`mode: observe
+rules:
+  - { name: large, match: { hosts: [api.example.com] }, action: allow, log: { response_body: true, max_body: 512KiB } }
+`), "audit: { file:", "audit: { sinks: [journald], file:", 1)
+	h.net.setHandler(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		if r.URL.Path == "/large" {
+			io.WriteString(w, strings.Repeat("many words ", 40_000)+"to the end")
+		}
+	})
 	h.startDaemon(conf)
 	if r := h.run(h.command(h.execBy("curl", "-sS", "-o", "/dev/null", "https://api.example.com/only")...)); r.code != 0 {
 		t.Fatal(r)
 	}
 	eventually(t, patience(5*time.Second), "in the journal", func() bool { return j.has(`"path":"/only"`) })
+	h.run(h.command(h.execBy("curl", "-sS", "-o", "/dev/null", "https://api.example.com/large")...))
+	eventually(t, patience(5*time.Second), "a large one is in the journal", func() bool { return j.has(`many words to the end"`) })
 	if text := h.read("/var/log/sallyport/audit.jsonl"); text != "" {
 		t.Errorf("a file was written: %s", text)
 	}
