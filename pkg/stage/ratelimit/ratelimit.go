@@ -301,7 +301,7 @@ func (s *Stage) ask(x *exchange.Exchange, v *verdict, l *link) (*exchange.Refusa
 		v.takes[i].counter = c
 		takes = append(takes, sharedTake{key: l.server.Prefix + b.redis + key, limits: &b.limits, counter: c})
 	}
-	answer, outages, err := l.take(takes)
+	answer, outages, err := l.take(takes, l.server.Timeout)
 	if err != nil {
 		s.shared.lost(l, outages, err)
 		s.forget(v, config.RedisCounters)

@@ -36,6 +36,9 @@ const (
 	// probeInterval is how often a Redis that is away is asked whether it is back.
 	// Only one asks: requests do not wait for it meanwhile.
 	probeInterval = 200 * time.Millisecond
+	// connectTimeout bounds what a start and a reload wait for a Redis that does not
+	// answer, whatever redis.timeout is.
+	connectTimeout = time.Second
 	// MaxGivenBack bounds the requests that are to be taken back in Redis. One more
 	// stays counted.
 	MaxGivenBack = 4096
@@ -104,7 +107,7 @@ type link struct {
 }
 
 // Use makes it the server, if it is not already. It waits for the first
-// connection as long as for an answer; without it the server is away.
+// connection and its answer, two seconds at most; without them the server is away.
 func (s *Shared) Use(server Server) error {
 	old := s.link.Load()
 	if old != nil && old.server == server {
@@ -136,7 +139,7 @@ func (l *link) options() error {
 	l.option = valkey.ClientOption{
 		InitAddress: []string{r.Address}, Username: r.Username, Password: r.Password, SelectDB: r.DB,
 		ClientName: "sallyport", ClientSetInfo: valkey.DisableClientSetInfo,
-		Dialer: net.Dialer{Timeout: r.Timeout},
+		Dialer: net.Dialer{Timeout: min(r.Timeout, connectTimeout)},
 		// A whole answer is a few hundred bytes.
 		ReadBufferEachConn: 32 << 10, WriteBufferEachConn: 32 << 10, RingScaleEachConn: 10,
 		PipelineMultiplex: -1,
@@ -179,7 +182,7 @@ func (l *link) probe() error {
 		l.client.Store(&c)
 	}
 	limits := [windows]int64{1 << 40}
-	_, _, err := l.take([]sharedTake{{key: l.server.Prefix + "{probe}", limits: &limits}})
+	_, _, err := l.take([]sharedTake{{key: l.server.Prefix + "{probe}", limits: &limits}}, min(l.server.Timeout, connectTimeout))
 	return err
 }
 
@@ -293,7 +296,7 @@ type sharedState struct {
 }
 
 // take asks the server once; it gives also how many outages there were before.
-func (l *link) take(takes []sharedTake) (*sharedAnswer, uint64, error) {
+func (l *link) take(takes []sharedTake, timeout time.Duration) (*sharedAnswer, uint64, error) {
 	outages := l.outages.Load()
 	client := l.client.Load()
 	if client == nil {
@@ -305,7 +308,7 @@ func (l *link) take(takes []sharedTake) (*sharedAnswer, uint64, error) {
 		keys[i] = takes[i].key
 		args = takes[i].appendArgs(args, outages)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), l.server.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	const head, each = 3, 1 + 2*int(windows)
 	values, err := l.scripts.take.Exec(ctx, *client, keys, args).AsIntSlice()

@@ -262,6 +262,38 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// TestOlder: a Redis that comes back with what it had some time ago does not
+// admit again what a daemon has seen since.
+func TestOlder(t *testing.T) {
+	sameDay(t)
+	r := startRedis(t)
+	limits := []config.RateLimit{inRedis(0, 0, 0, 100)}
+	d := startDaemon(t, r.connect, limits)
+	if n := d.ask(t, 10); n != 10 {
+		t.Fatal(n)
+	}
+	c := *d.Counters.shared.link.Load().client.Load()
+	if err := c.Do(context.Background(), c.B().Save().Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if n := d.ask(t, 60); n != 60 {
+		t.Fatal(n)
+	}
+	r.stop()
+	if n := d.ask(t, 5); n != 5 {
+		t.Errorf("without Redis: %d of 5", n)
+	}
+	r.start()
+	d.waitFor(t, true)
+	if n := d.ask(t, 100); n != 25 {
+		t.Errorf("%d more admitted, want 25", n)
+	}
+	// A daemon that begins anew knows what Redis was told.
+	if n := startDaemon(t, r.connect, limits).ask(t, 10); n != 0 {
+		t.Errorf("another daemon: %d", n)
+	}
+}
+
 // TestOutageWindows: the first full second after Redis is back is exact.
 func TestOutageWindows(t *testing.T) {
 	r := startRedis(t)
