@@ -26,7 +26,6 @@ type body struct {
 	// keep has what is read of src kept in raw.
 	keep bool
 	raw  []byte
-	in   []byte
 	// out[off:] is to be read; ended says that nothing follows.
 	out   []byte
 	off   int
@@ -34,13 +33,9 @@ type body struct {
 	err   error
 	// first, not nil, is done before anything is passed on.
 	first func() error
-	// filling, not nil, is a fill that goes on; ready[given:] was here before it.
-	filling chan error
-	ready   []byte
-	given   int
 }
 
-// step is how much is read at once.
+// step is how much is read at once of a body that is held.
 const step = 16 << 10
 
 // decoderCost is what a decoder is reckoned to hold, in bytes.
@@ -86,7 +81,10 @@ func (b *body) take(p []byte, last bool) error {
 
 // account counts what is held.
 func (b *body) account() error {
-	n := int64(b.judge.held() + len(b.raw) + len(b.out) - b.off)
+	n := int64(b.judge.held() + len(b.raw))
+	if b.keep {
+		n += int64(len(b.out))
+	}
 	if b.dec != nil {
 		n += decoderCost
 	}
@@ -98,23 +96,17 @@ func (b *body) account() error {
 	return r
 }
 
-// fill reads once and judges what came.
-func (b *body) fill() error {
-	if b.in == nil {
-		if b.r.step == nil {
-			b.r.step = make([]byte, step)
-		}
-		b.in = b.r.step
-	}
+// fill reads once, by way of in, and judges what came.
+func (b *body) fill(in []byte) error {
 	var n int
 	var err error
 	if b.dec != nil {
-		n, err = b.dec.Read(b.in)
+		n, err = b.dec.Read(in)
 	} else {
-		n, err = source{b}.Read(b.in)
+		n, err = source{b}.Read(in)
 	}
 	if n > 0 || err == io.EOF {
-		if terr := b.take(b.in[:n], err == io.EOF); terr != nil {
+		if terr := b.take(in[:n], err == io.EOF); terr != nil {
 			return terr
 		}
 	}
@@ -147,33 +139,18 @@ func (b *body) start() {
 	}
 }
 
-// filled waits for the fill that goes on.
-func (b *body) filled() {
-	b.err = <-b.filling
-	b.filling, b.keep, b.raw = nil, false, nil
-	b.off = len(b.ready)
-	b.ready = nil
-}
-
 // Read implements exchange.Body.
 func (b *body) Read(p []byte) (int, error) {
 	b.start()
-	if b.filling != nil {
-		if b.given < len(b.ready) {
-			n := copy(p, b.ready[b.given:])
-			b.given += n
-			return n, nil
-		}
-		b.filled()
-	}
-	for b.off == len(b.out) {
+	for b.off == len(b.out) && len(p) > 0 {
 		switch {
 		case b.err != nil:
 			return 0, b.err
 		case b.ended:
 			return 0, io.EOF
 		}
-		b.err = b.fill()
+		// The reader's memory serves, so that a stream that waits holds none.
+		b.err = b.fill(p)
 	}
 	n := copy(p, b.out[b.off:])
 	b.off += n
@@ -182,11 +159,8 @@ func (b *body) Read(p []byte) (int, error) {
 
 // Buffered implements exchange.Body.
 func (b *body) Buffered() ([]byte, bool) {
-	switch {
-	case b.first != nil:
+	if b.first != nil {
 		return nil, false
-	case b.filling != nil:
-		return b.ready[b.given:], false
 	}
 	if b.dec == nil && !b.ended && b.err == nil {
 		if p, last := b.src.Buffered(); len(p) > 0 || last {
@@ -201,13 +175,7 @@ func (b *body) Buffered() ([]byte, bool) {
 }
 
 // Discard implements exchange.Body.
-func (b *body) Discard(n int) {
-	if b.filling != nil {
-		b.given += n
-		return
-	}
-	b.off += n
-}
+func (b *body) Discard(n int) { b.off += n }
 
 // Rewind implements exchange.Body: where all of it is held.
 func (b *body) Rewind() bool { return false }
@@ -225,64 +193,28 @@ func (b *body) Transferred() int64 { return b.src.Transferred() }
 var errHeld = errors.New("body is longer than the bound")
 
 // hold reads the whole body, at most Bound bytes of it as it comes and as many
-// decoded; else errHeld.
-func (b *body) hold() error {
+// decoded, and, where limit is not 0, as long as its pieces come within that
+// time; else errHeld.
+func (b *body) hold(limit time.Duration) error {
 	b.keep = true
 	defer func() { b.keep = false }()
+	if b.r.step == nil {
+		b.r.step = make([]byte, step)
+	}
+	begin := time.Now()
 	for !b.ended {
-		if err := b.fill(); err != nil {
+		if err := b.fill(b.r.step); err != nil {
 			return err
 		}
-		if len(b.raw) > Bound || len(b.out)+b.judge.held() > Bound {
+		if len(b.raw) > Bound || len(b.out)+b.judge.held() > Bound || limit > 0 && !b.ended && time.Since(begin) > limit {
 			return errHeld
 		}
 	}
-	return nil
-}
-
-// holdTime bounds how long a response of unknown length is held.
-const holdTime = 3 * time.Second
-
-// holdBriefly is hold for a body of unknown length, which may be a stream whose
-// next piece comes in hours: after holdTime it gives errHeld too, while the next
-// bytes are still waited for.
-func (b *body) holdBriefly() error {
-	b.keep = true
-	late := time.NewTimer(holdTime)
-	defer late.Stop()
-	for !b.ended {
-		ready := b.out
-		filling := make(chan error, 1)
-		go func() { filling <- b.fill() }()
-		select {
-		case err := <-filling:
-			if err != nil {
-				return err
-			}
-		case <-late.C:
-			b.filling, b.ready = filling, ready
-			return errHeld
-		}
-		if len(b.raw) > Bound || len(b.out)+b.judge.held() > Bound {
-			b.keep = false
-			return errHeld
-		}
-	}
-	b.keep = false
 	return nil
 }
 
 // close gives back what the body holds, when nobody reads it any more.
 func (b *body) close() {
-	if b.filling != nil {
-		select {
-		case <-b.filling:
-		default:
-			b.src.Interrupt()
-			<-b.filling
-		}
-		b.filling = nil
-	}
 	if b.dec != nil {
 		b.dec.Close()
 	}
@@ -324,8 +256,12 @@ func (b *replay) Buffered() ([]byte, bool) {
 // Rewind implements exchange.Body.
 func (b *replay) Rewind() bool { return !b.moved && b.Bytes.Rewind() }
 
-// Interrupt implements exchange.Body.
-func (b *replay) Interrupt() { b.src.Interrupt() }
+// Interrupt implements exchange.Body: a read of memory never waits.
+func (b *replay) Interrupt() {
+	if !b.whole {
+		b.src.Interrupt()
+	}
+}
 
 // Complete implements exchange.Body.
 func (b *replay) Complete() bool { return b.src.Complete() }

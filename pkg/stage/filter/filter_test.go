@@ -243,6 +243,9 @@ func TestActions(t *testing.T) {
 			{body: []byte("a=bad+word12&b=1"), contentType: "application/x-www-form-urlencoded", length: true}, {body: []byte("a=b%61d%20word12&b=1"), contentType: "application/x-www-form-urlencoded"},
 			{body: grpc(false, "first", "a bad word12 inside", "last"), contentType: "application/grpc"}, {body: grpc(true, "first", "a bad word12 inside", "last"), contentType: "application/grpc+proto", header: map[string]string{"grpc-encoding": "gzip"}},
 		} {
+			if !response && m.contentType == "text/event-stream" {
+				continue
+			}
 			name := fmt.Sprintf("response %v, %s %s, length %v", response, m.contentType, m.encoding, m.length)
 			for i, pieces := range splits(m.body) {
 				got := carry(t, response, m, pieces, newStageOnce(t, config.FilterBlock))
@@ -394,7 +397,7 @@ func TestURLAndFields(t *testing.T) {
 
 func TestUnreadable(t *testing.T) {
 	big := bytes.Repeat([]byte("x"), Bound+1)
-	bomb := zip(make([]byte, 64<<20))
+	bomb := zip(make([]byte, 16<<20))
 	message := map[string]message{
 		"unknown coding":       {body: []byte("x"), encoding: "compress"},
 		"corrupt":              {body: []byte("not gzip"), encoding: "gzip"},
@@ -411,6 +414,9 @@ func TestUnreadable(t *testing.T) {
 	}
 	for name, m := range message {
 		for _, response := range []bool{false, true} {
+			if name == "event" && !response {
+				continue
+			}
 			long := strings.HasPrefix(name, "too l")
 			for _, action := range []config.FilterAction{config.FilterBlock, config.FilterRedact} {
 				got := carry(t, response, m, nil, newStageOnce(t, action))

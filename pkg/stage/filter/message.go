@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"sallyport/pkg/exchange"
 )
@@ -15,6 +16,8 @@ import (
 func (s *Stage) requestBody(x *exchange.Exchange) *exchange.Refusal {
 	req, d := &x.Request, &s.request
 	k := kindOf(&req.Header)
+	// A request is no stream of events, whatever it says.
+	k.events = false
 	if !d.binds || x.Subject.Observe {
 		req.Body = s.watch(x, d, &k, req.Body, &req.Trailer)
 		return nil
@@ -36,7 +39,7 @@ func (s *Stage) requestBody(x *exchange.Exchange) *exchange.Refusal {
 		return r.unreadable(fmt.Sprintf("it is larger than the %d bytes that are held until they are judged", Bound))
 	case req.ExpectContinue:
 		// Its client sends it when the upstream says so.
-		b.first = func() error { return r.tooLong(b.hold()) }
+		b.first = func() error { return r.tooLong(b.hold(0)) }
 		if d.redacts() {
 			s.pass(req, nil, b)
 		} else {
@@ -44,7 +47,7 @@ func (s *Stage) requestBody(x *exchange.Exchange) *exchange.Refusal {
 		}
 		return nil
 	}
-	err := b.hold()
+	err := b.hold(0)
 	if errors.Is(err, errHeld) && !d.blocks {
 		b.raw = nil
 		s.pass(req, nil, b)
@@ -144,6 +147,10 @@ func (s *Stage) pass(req *exchange.Request, resp *exchange.Response, b *body) {
 	h.DeleteFunc(func(f *exchange.Field) bool { return f.ID == exchange.ContentLength })
 }
 
+// holdTime bounds how long a response of unknown length is held: it may be a
+// stream.
+const holdTime = 3 * time.Second
+
 // responseBody has the response's body judged: a short one before anything of it
 // is sent on, a long one or a stream as it comes.
 func (s *Stage) responseBody(x *exchange.Exchange) *exchange.Refusal {
@@ -166,15 +173,13 @@ func (s *Stage) responseBody(x *exchange.Exchange) *exchange.Refusal {
 		s.pass(nil, resp, b)
 		return nil
 	}
-	hold := b.hold
+	limit := time.Duration(0)
 	if resp.Length == exchange.UnknownLength {
-		hold = b.holdBriefly
+		limit = holdTime
 	}
-	switch err := hold(); {
+	switch err := b.hold(limit); {
 	case errors.Is(err, errHeld):
-		if b.filling == nil {
-			b.raw = nil
-		}
+		b.raw = nil
 		s.pass(nil, resp, b)
 		return nil
 	case err != nil:
