@@ -17,6 +17,9 @@ func Path(from, to string) string {
 	if from == to {
 		return "request.path"
 	}
+	if from == "" {
+		return "request.path.substring(" + strconv.Itoa(len(to)) + ")"
+	}
 	return "(" + quoteCEL(from) + " + request.path.substring(" + strconv.Itoa(len(to)) + "))"
 }
 

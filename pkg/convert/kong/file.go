@@ -118,6 +118,8 @@ type plugin struct {
 	name    string
 	enabled bool
 	config  config.Value
+	// mixed is set where the configuration is joined from two places.
+	mixed bool
 	// A plugin holds for what it names; service and route may both be set.
 	service, route, consumer string
 }
@@ -127,6 +129,8 @@ type reader struct {
 	name     string
 	mistakes []error
 	f        *file
+	// shared are the _plugin_configs.
+	shared config.Value
 }
 
 func (r *reader) wrong(line int, format string, args ...any) {
@@ -250,9 +254,10 @@ func read(name string, data []byte) (*file, error) {
 	default:
 		r.wrong(root.Get("_format_version").Line(), "_format_version %q: want 1.1, 2.1 or 3.0", version)
 	}
+	r.shared = root.Get("_plugin_configs")
 	for _, e := range root.Entries() {
 		switch e.Key {
-		case "services", "routes", "upstreams", "targets", "plugins", "_format_version", "_transform", "_info", "_comment", "_ignore", "_workspace", "_konnect":
+		case "_plugin_configs", "services", "routes", "upstreams", "targets", "plugins", "_format_version", "_transform", "_info", "_comment", "_ignore", "_workspace", "_konnect":
 		default:
 			if !e.Value.IsNull() && (len(e.Value.Items()) > 0 || e.Value.IsMapping()) {
 				r.f.others = append(r.f.others, unread{e.Line, e.Key})
@@ -387,6 +392,13 @@ func (r *reader) plugin(v config.Value, service, of string) {
 	}
 	if p.name == "" {
 		r.wrong(p.line, "a plugin without a name")
+	}
+	if ref := v.Get("_config"); !ref.IsNull() {
+		if !p.config.IsNull() {
+			p.mixed = true
+		} else if p.config = r.shared.Get(r.text(ref, "_config")); p.config.IsNull() {
+			r.wrong(ref.Line(), "plugin %s: _config: there is no such entry of _plugin_configs", p.name)
+		}
 	}
 	if s := r.ref(v.Get("service"), "service"); s != "" {
 		p.service = s

@@ -43,7 +43,7 @@ var watching = []string{
 // is nearest.
 func (b *build) plugins() {
 	for _, p := range b.nearest() {
-		if carry := carried[p.name]; carry != nil {
+		if carry := carried[p.name]; carry != nil && !p.mixed {
 			carry(b, p)
 			continue
 		}

@@ -24,6 +24,8 @@ type build struct {
 	group  *directive
 	host   string
 	port   int
+	// front stands before the whole path of the request.
+	front string
 	// uri is what proxy_pass has behind the host; hasURI tells "/" from nothing.
 	uri    string
 	hasURI bool
@@ -32,7 +34,7 @@ type build struct {
 // target reads proxy_pass.
 func (b *build) target() bool {
 	c, text := b.c, b.pass.arg(0)
-	scheme, rest, ok := strings.Cut(text, "://")
+	scheme, rest, ok := strings.Cut(b.literal(text), "://")
 	scheme = strings.ToLower(scheme)
 	if !ok || scheme != "http" && scheme != "https" {
 		c.lost(b.pass.Place, "%s: proxy_pass %s: want http:// or https:// and a host; write a rule by hand; left out", b.l.show(), text)
@@ -43,9 +45,15 @@ func (b *build) target() bool {
 		c.lost(b.pass.Place, "%s: proxy_pass %s: sockets of the host are no origin that is captured; left out", b.l.show(), text)
 		return false
 	}
+	// As in set $backend api.example.com; proxy_pass https://$backend: nginx then
+	// resolves the name again and again.
+	substituted := b.literal(text) != text
 	// The request as it came, written out.
+	whole := false
 	for _, same := range []string{"$request_uri", "$uri$is_args$args"} {
-		rest = strings.TrimSuffix(rest, same)
+		if front, ok := strings.CutSuffix(rest, same); ok {
+			rest, whole = front, true
+		}
 	}
 	if strings.Contains(rest, "$") {
 		c.lost(b.pass.Place, "%s: proxy_pass %s: not carried: where it leads is known only when it runs; write a rule with the hosts by hand; left out", b.l.show(), text)
@@ -55,7 +63,18 @@ func (b *build) target() bool {
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		host, b.uri, b.hasURI = rest[:i], rest[i:], true
 	}
-	if strings.ContainsAny(b.uri, "?#") {
+	if whole && b.hasURI {
+		if b.l.modifier == regex {
+			c.lost(b.pass.Place, "%s: proxy_pass %s: not carried: write a rule with the paths by hand; left out", b.l.show(), text)
+			return false
+		}
+		b.front, b.hasURI, b.uri = b.uri, false, ""
+	}
+	if substituted && b.hasURI {
+		c.lost(b.pass.Place, "%s: proxy_pass %s: not carried: with variables a path is sent as it is written; write a rule by hand; left out", b.l.show(), text)
+		return false
+	}
+	if strings.ContainsAny(b.uri+b.front, "?#") {
 		c.lost(b.pass.Place, "%s: proxy_pass %s: not carried: it wrote a query; write a rule by hand; left out", b.l.show(), text)
 		return false
 	}
@@ -73,6 +92,33 @@ func (b *build) target() bool {
 		return false
 	}
 	return b.hosts()
+}
+
+// literal writes the values of variables that are set once, to plain text.
+func (b *build) literal(s string) string {
+	for _, name := range variables(s) {
+		var set []*directive
+		for sc := b.l.scope; sc != nil; sc = sc.outer {
+			for _, d := range sc.children("set") {
+				if d.arg(0) == "$"+name {
+					set = append(set, d)
+				}
+			}
+			// What a condition sets is known only when it runs.
+			for _, d := range sc.children("if") {
+				for _, x := range d.block {
+					if x.name == "set" && x.arg(0) == "$"+name {
+						return s
+					}
+				}
+			}
+		}
+		if len(set) != 1 || strings.Contains(set[0].arg(1), "$") || set[0].arg(1) == "" {
+			continue
+		}
+		s = strings.ReplaceAll(strings.ReplaceAll(s, "${"+name+"}", set[0].arg(1)), "$"+name, set[0].arg(1))
+	}
+	return s
 }
 
 // hostPort splits a host with a port, or gives the port that it has otherwise.
@@ -248,6 +294,9 @@ var takeOff = regexp.MustCompile(`^\^([A-Za-z0-9/_.~-]*)\(\.\*\)\$?$`)
 func (b *build) rewrite() bool {
 	c, l := b.c, b.l
 	b.rewriting = rewriting{identity: true}
+	if b.front != "" {
+		b.rewriting = rewriting{from: "", to: b.front}
+	}
 	if b.hasURI {
 		if l.modifier == regex {
 			c.lost(b.pass.Place, "%s: proxy_pass with a path: nginx does not take it behind a regular expression; left out", l.show())
@@ -262,7 +311,7 @@ func (b *build) rewrite() bool {
 	d := all[0]
 	m := takeOff.FindStringSubmatch(d.arg(0))
 	to, ok := strings.CutSuffix(d.arg(1), "$1")
-	if len(all) == 1 && m != nil && ok && strings.HasPrefix(to, "/") && !strings.ContainsAny(to, "$?") && d.arg(2) == "break" && !b.hasURI &&
+	if len(all) == 1 && m != nil && ok && strings.HasPrefix(to, "/") && !strings.ContainsAny(to, "$?") && d.arg(2) == "break" && !b.hasURI && b.front == "" &&
 		strings.HasPrefix(l.uri, m[1]) && !strings.ContainsAny(m[1], ".") && (l.modifier == prefix || l.modifier == stop) {
 		b.rewriting = rewriting{from: m[1], to: convert.EncodePath(to)}
 		return true

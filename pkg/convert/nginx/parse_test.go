@@ -83,7 +83,9 @@ func TestIncludes(t *testing.T) {
 			}
 			return nil, errors.New("there is none")
 		},
-		Glob: func(pattern string) ([]string, error) { return []string{"/etc/nginx/d/1.conf", "/etc/nginx/d/2.conf"}, nil },
+		Glob: func(pattern string) ([]string, error) {
+			return []string{"/etc/nginx/d/1.conf", "/etc/nginx/d/2.conf"}, nil
+		},
 	}
 	all, err := parse("/etc/nginx/nginx.conf", []byte("include d/*.conf; include missing.conf; z;"), f)
 	if want := "<one><a><include|/etc/nginx/missing.conf|there is none><z>"; err != nil || words(all) != want {

@@ -288,6 +288,9 @@ func (b *build) setHeaders() {
 		if strings.Contains(text, "{host}") {
 			c.changed(d.Place, "proxy_set_header %s: the host that a caller asked for was nginx; here it is the origin", name)
 		}
+		if strings.Contains(text, "{client_ip}") || strings.Contains(text, "{forwarded_for}") {
+			c.changed(d.Place, "proxy_set_header %s: the address is the program's own end of its connection, on loopback; leave the field out if the origin does not need it", name)
+		}
 		h := &b.headers().Request
 		h.Set = append(slices.DeleteFunc(h.Set, func(f config.HeaderField) bool { return f.Name == name }), config.HeaderField{Name: name, Value: strings.TrimSpace(text)})
 	}

@@ -2,6 +2,7 @@ package nginx
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -66,6 +67,11 @@ var missing = map[string]string{
 	"proxy_limit_rate": "bandwidth is not limited", "addition_types": "bodies are not rewritten", "add_trailer": "trailers pass as they are",
 }
 
+// harmlessFiles come with nginx and refuse nothing.
+var harmlessFiles = []string{
+	"mime.types", "proxy_params", "proxy.conf", "fastcgi_params", "fastcgi.conf", "uwsgi_params", "scgi_params", "koi-utf", "koi-win", "win-utf",
+}
+
 // survey looks once through the directives of a block for what is not carried:
 // it notes them, and gives gates for what may have refused requests.
 func (c *conversion) survey(d *directive) []convert.Gate {
@@ -78,6 +84,12 @@ func (c *conversion) survey(d *directive) []convert.Gate {
 		switch {
 		case slices.Contains(callerDirectives, x.name) && x.arg(0) != "off":
 			c.lost(x.Place, "%s: not carried: programs are known by their cgroup: name those that may in `workloads`; auth: { header, secret_file } asks for a key besides", x.name)
+		case x.name == "include" && slices.Contains(harmlessFiles, filepath.Base(x.arg(0))):
+			kind := convert.Tuning
+			if strings.HasPrefix(filepath.Base(x.arg(0)), "proxy") {
+				kind = convert.Lost
+			}
+			c.notes.Add(x.Place, kind, "include %s: not carried: it cannot be read (%s); convert again where it can be if you changed that file", x.arg(0), x.arg(1))
 		case x.name == "include":
 			gates = append(gates, convert.Gate{Place: x.Place, Reason: "include " + x.arg(0)})
 			c.lost(x.Place, "include %s: not carried: it cannot be read (%s): convert again where it can be, or give the output of nginx -T; until you name workloads the rules here allow nobody", x.arg(0), x.arg(1))
