@@ -95,7 +95,7 @@ func TestRateLimit(t *testing.T) {
 		t.Fatalf("reload: %v", r)
 	}
 	load("50 more after a reload", "/one/x", 50)
-	time.Sleep(500 * time.Millisecond) // longer than a snapshot may be behind
+	time.Sleep(1500 * time.Millisecond) // longer than a snapshot may be behind
 	old := h.role("worker")
 	h.kill(old, unix.SIGKILL)
 	eventually(t, 10*time.Second, "a new worker", func() bool { return h.role("worker") != old })

@@ -39,8 +39,10 @@ const (
 	// snapshotInterval is how often counters are written at most, and what a
 	// killed process may have counted in vain.
 	snapshotInterval = 200 * time.Millisecond
-	// snapshotShare bounds what that costs, as a part of one CPU.
-	snapshotShare = 50
+	// snapshotShare is the part of the time that writing may take, so that many
+	// keys are written more rarely, but at least each longestInterval.
+	snapshotShare   = 20
+	longestInterval = time.Second
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -302,7 +304,7 @@ func (k *Store) Run(ctx context.Context) error {
 		}
 		begin := time.Now()
 		k.write(begin)
-		pause = max(snapshotInterval, snapshotShare*time.Since(begin))
+		pause = min(max(snapshotInterval, snapshotShare*time.Since(begin)), longestInterval)
 	}
 }
 
