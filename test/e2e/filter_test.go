@@ -326,3 +326,36 @@ func TestFilteredPeers(t *testing.T) {
 		})
 	}
 }
+
+// TestFilteredGRPC: grpc-go on both sides, messages plain, compressed and in a
+// stream: redacted in their place, or refused with the status that its clients
+// understand.
+func TestFilteredGRPC(t *testing.T) {
+	h := newHost(t)
+	h.net.serveGRPC()
+	for _, name := range []string{"block", "redact"} {
+		h.net.setName(name+".example.com", originV4)
+	}
+	h.startDaemon(h.config(filterRules))
+	client := h.peerProgram("goclient")
+	for _, c := range []struct {
+		host, text string
+		want       []string // beginning of each line
+	}{
+		{"redact", "my token is " + githubToken + ".", []string{"my token is [redacted:github-token]*****************.", "my token is [redacted:github-token]*****************.", "5 bytes", "53 bytes"}},
+		{"redact", "nothing to see", []string{"nothing to see", "nothing to see", "5 bytes", "14 bytes"}},
+		{"block", "nothing to see", []string{"nothing to see", "nothing to see", "5 bytes", "14 bytes"}},
+		{"block", "a bad word", []string{"error rpc error: code = InvalidArgument desc = Request blocked by content filter", "error rpc error: code = InvalidArgument desc = Request blocked by content filter", "5 bytes", "error rpc error: "}},
+		{"block", githubToken, []string{"error rpc error: code = PermissionDenied desc = a secret (github-token) was found", "error rpc error: code = PermissionDenied", "5 bytes", "error rpc error: "}},
+	} {
+		r := h.run(h.command(h.execBy(client, "say", c.host+".example.com:"+portGRPC, c.text)...))
+		lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
+		ok := len(lines) == len(c.want)
+		for i := range lines {
+			ok = ok && strings.HasPrefix(lines[i], c.want[i])
+		}
+		if !ok {
+			t.Errorf("%s, %q: %v", c.host, c.text, r)
+		}
+	}
+}

@@ -3,6 +3,7 @@
 //
 //	http BASE VERSION      net/http, version HTTP/1.1, HTTP/2.0 or h2c
 //	grpc ADDRESS tls|text  grpc-go
+//	say ADDRESS TEXT       grpc-go, the text plain, compressed, in a stream
 //	goaway ADDRESS         grpc-go, a server that ends connections often
 //	socket ADDRESS         a WebSocket in a stream of HTTP/2 (RFC 8441)
 //	mcp URL                go-sdk's streamable HTTP client
@@ -23,6 +24,8 @@ func main() {
 		r.http(args[1], args[2])
 	case len(args) == 3 && args[0] == "grpc":
 		r.grpc(args[1], args[2] == "tls")
+	case len(args) == 3 && args[0] == "say":
+		say(args[1], args[2])
 	case len(args) == 2 && args[0] == "goaway":
 		r.goaway(args[1])
 	case len(args) == 2 && args[0] == "socket":
