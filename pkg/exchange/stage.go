@@ -31,6 +31,14 @@ type ResponseStage interface {
 	Response(ctx context.Context, x *Exchange) *Refusal
 }
 
+// An InterimStage acts on the interim responses (1xx) of the upstream, which
+// have fields too.
+type InterimStage interface {
+	Stage
+	// Interim may change the fields of resp; false: it is not passed on.
+	Interim(x *Exchange, resp *Response) bool
+}
+
 // A DeliveryStage sees the head of every response last, whoever made it: the
 // upstream, another stage, or sallyport that refuses. It may change the head.
 type DeliveryStage interface {
@@ -54,11 +62,20 @@ type RescueStage interface {
 	Rescue(x *Exchange, r *Refusal) bool
 }
 
+// A RecordStage takes out of the record what no sink may see.
+type RecordStage interface {
+	Stage
+	// Redact is called once for each exchange of the rule, after End, whether or
+	// not its request side was reached.
+	Redact(x *Exchange)
+}
+
 // An EndStage is told that the exchange is over.
 type EndStage interface {
 	Stage
-	// End is called once for each exchange whose request side was reached, when
-	// nobody reads its bodies any more and before it is recorded.
+	// End is called once for each exchange whose request side was reached, or that
+	// a stage before has answered, when nobody reads its bodies any more and before
+	// it is recorded.
 	End(x *Exchange)
 }
 
@@ -71,10 +88,12 @@ type step struct {
 	stage    Stage
 	request  RequestStage
 	response ResponseStage
+	interim  InterimStage
 	delivery DeliveryStage
 	withdraw WithdrawStage
 	rescue   RescueStage
 	end      EndStage
+	record   RecordStage
 }
 
 // NewPipeline gives the pipeline that runs the stages in that order on both
@@ -88,10 +107,12 @@ func NewPipeline(stages ...Stage) *Pipeline {
 		p.stages[i].stage = s
 		p.stages[i].request, _ = s.(RequestStage)
 		p.stages[i].response, _ = s.(ResponseStage)
+		p.stages[i].interim, _ = s.(InterimStage)
 		p.stages[i].delivery, _ = s.(DeliveryStage)
 		p.stages[i].withdraw, _ = s.(WithdrawStage)
 		p.stages[i].rescue, _ = s.(RescueStage)
 		p.stages[i].end, _ = s.(EndStage)
+		p.stages[i].record, _ = s.(RecordStage)
 	}
 	return p
 }
@@ -129,11 +150,28 @@ func (p *Pipeline) Request(ctx context.Context, x *Exchange) *Refusal {
 			return refusal
 		}
 		if x.answered {
-			p.withdraw(x, i)
+			// What is asked for all the same goes out, and counts.
+			if x.Repeated() == nil {
+				p.withdraw(x, i)
+			}
 			return nil
 		}
 	}
 	return nil
+}
+
+// Interim runs the stages over an interim response of the upstream and reports
+// whether it is to be passed on.
+func (p *Pipeline) Interim(x *Exchange, resp *Response) bool {
+	if p == nil {
+		return true
+	}
+	for i := range p.stages[:x.reached] {
+		if s := p.stages[i].interim; s != nil && !s.Interim(x, resp) {
+			return false
+		}
+	}
+	return true
 }
 
 // Withdraw makes every stage take back what it counted: the request passed them
@@ -186,13 +224,22 @@ func (p *Pipeline) Rescue(x *Exchange, r *Refusal) bool {
 	return false
 }
 
+// told gives how many stages learn of the end of the exchange: those whose
+// request side was reached and, where a stage has answered, those after it too.
+func (p *Pipeline) told(x *Exchange) int {
+	if x.answered {
+		return len(p.stages)
+	}
+	return x.reached
+}
+
 // Deliver runs the last look at the head of a response, in order, of the stages
-// whose request side was reached.
+// whose request side was reached and, where one has answered, of those after it.
 func (p *Pipeline) Deliver(x *Exchange) {
 	if p == nil {
 		return
 	}
-	for i := range p.stages[:x.reached] {
+	for i := range p.stages[:p.told(x)] {
 		if s := p.stages[i].delivery; s != nil {
 			s.Deliver(x)
 		}
@@ -205,9 +252,21 @@ func (p *Pipeline) End(x *Exchange) {
 	if p == nil {
 		return
 	}
-	for i := range p.stages[:x.reached] {
+	for i := range p.stages[:p.told(x)] {
 		if s := p.stages[i].end; s != nil {
 			s.End(x)
+		}
+	}
+}
+
+// Redact has the record redacted.
+func (p *Pipeline) Redact(x *Exchange) {
+	if p == nil {
+		return
+	}
+	for i := range p.stages {
+		if s := p.stages[i].record; s != nil {
+			s.Redact(x)
 		}
 	}
 }

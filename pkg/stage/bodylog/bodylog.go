@@ -124,9 +124,28 @@ func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refu
 func tunnels(r *exchange.Request) bool { return r.Method == "CONNECT" }
 
 // Deliver implements exchange.DeliveryStage: the fields are those that the
-// workload gets, whoever made them.
+// workload gets, whoever made them. What another stage has answered is seen here
+// only.
 func (s *Stage) Deliver(x *exchange.Exchange) {
 	x.Record.ResponseHeaders = s.fields(&x.Response.Header)
+	if !x.Answered() {
+		return
+	}
+	c, _ := x.Kept(s).(*capture)
+	if c == nil {
+		c = &capture{}
+		x.Keep(s, c)
+		x.Record.RequestHeaders = s.fields(&x.Request.Header)
+		s.redactURL(x)
+	}
+	if s.response && x.Response.Body != nil {
+		if c.response != nil {
+			// The upstream's, which nobody gets.
+			c.response.drop()
+		}
+		c.response = s.watch(&x.Response.Header)
+		x.Response.Body = exchange.Watch(x.Response.Body, c.response)
+	}
 }
 
 // End implements exchange.EndStage.
@@ -201,6 +220,12 @@ func (s *Stage) watch(h *exchange.Header) *body {
 	return b
 }
 
+// drop gives back what the body holds of the budget.
+func (b *body) drop() {
+	b.budget.used.Add(int64(-len(b.kept)))
+	b.kept = nil
+}
+
 // Watch implements exchange.Watcher.
 func (b *body) Watch(p []byte, last bool) error {
 	b.ended = last
@@ -224,7 +249,7 @@ func (s *Stage) text(b *body) (text []byte, truncated bool) {
 	if b == nil {
 		return nil, false
 	}
-	defer b.budget.used.Add(int64(-len(b.kept)))
+	defer b.drop()
 	truncated = b.more || !b.ended
 	if len(b.kept) == 0 {
 		return nil, truncated && b.more
