@@ -3,11 +3,15 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/policy"
 )
 
 // A gateway is a host on which another gateway's configuration was converted.
@@ -295,5 +299,117 @@ func TestConvertedKongFull(t *testing.T) {
 		}
 	}); n != 1 {
 		t.Errorf("%d reached the origin, want 1", n)
+	}
+}
+
+// locationsConfig has locations of every kind, each with an origin of its own
+// that gets the name of the location as Host.
+const locationsConfig = `user root; pid /run/nginx.pid; error_log /tmp/error.log;
+events { worker_connections 512; }
+http {
+  client_body_temp_path /tmp/nb; proxy_temp_path /tmp/np; fastcgi_temp_path /tmp/nf; uwsgi_temp_path /tmp/nu; scgi_temp_path /tmp/ns;
+  access_log off;
+  server {
+    listen 127.0.0.1:8080;
+    location / { proxy_pass http://root.example.com; }
+    location /a/ { proxy_pass http://taken.example.com/; }
+    location /a/b { proxy_pass http://moved.example.com/v1; }
+    location /a/ab/ { return 403; }
+    location = /a/a { proxy_pass http://exact.example.com/a; }
+    location ^~ /b/ { proxy_pass http://stop.example.com; location /b/b/ { proxy_pass http://inner.example.com/ab/; } }
+    location ~ ^/ab/[^/]+/b$ { proxy_pass http://regex.example.com; }
+    location ~* /AB/A$ { proxy_pass http://folded.example.com; }
+    location ~ a/b/$ { return 404; }
+    location /ab/b/ { proxy_pass http://slash.example.com; }
+    location /off/ { rewrite ^/off/(.*)$ /$1 break; proxy_pass http://off.example.com; }
+  }
+}
+`
+
+// TestConvertedLocations: of all paths of few letters those are allowed that a
+// real nginx sends to an origin, and no others.
+func TestConvertedLocations(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	hosts := []string{"root", "taken", "moved", "exact", "stop", "inner", "regex", "folded", "slash", "off"}
+	for i, h := range hosts {
+		hosts[i] = h + ".example.com"
+		g.net.setName(hosts[i], originV4)
+	}
+	g.write("/srv/nginx.conf", locationsConfig)
+	r := g.run(g.sallyport("convert", "nginx", "/srv/nginx.conf"))
+	if r.code != 0 {
+		t.Fatalf("convert: %v", r)
+	}
+	c, err := config.Parse([]config.File{{Name: "converted.yaml", Data: []byte(r.stdout)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := g.run(g.command("nginx", "-c", "/srv/nginx.conf")); r.code != 0 {
+		t.Fatalf("nginx: %v", r)
+	}
+	t.Cleanup(func() { g.sh("kill $(cat /run/nginx.pid)") })
+
+	// Paths of up to four segments, with and without a final slash.
+	paths := []string{"/"}
+	for level, n := []string{""}, 0; n < 4; n++ {
+		var next []string
+		for _, at := range level {
+			for _, s := range []string{"a", "b", "ab", "AB", "off"} {
+				next = append(next, at+"/"+s)
+			}
+		}
+		for _, at := range next {
+			paths = append(paths, at, at+"/")
+		}
+		level = next
+	}
+	// Of the gateway those that have one segment more, so that nothing is missing
+	// of what is left when one is taken off.
+	var list strings.Builder
+	for _, path := range paths {
+		for _, front := range []string{"", "/a", "/off", "/b/b", "/v1"} {
+			fmt.Fprintf(&list, "url = \"http://127.0.0.1:8080%s%s\"\noutput = /dev/null\n", front, path)
+		}
+	}
+	g.write("/srv/urls", list.String())
+	if r := g.run(g.command("curl", "-sS", "--path-as-is", "-K", "/srv/urls")); r.code != 0 {
+		t.Fatalf("curl: %v", r)
+	}
+	sent := make(map[string]bool)
+	for _, s := range g.net.seen() {
+		sent[s.Host+s.Path] = true
+	}
+	allowed, missing := 0, 0
+	for _, host := range hosts {
+		for _, path := range paths {
+			d := p.Decide(&policy.Query{
+				Workload: "w", Host: host, Addrs: []netip.Addr{netip.MustParseAddr(originV4)}, Port: 80, Protocol: policy.HTTP,
+				HTTP: &policy.HTTPQuery{Method: "GET", Path: path},
+			})
+			switch ok := d.Verdict == policy.Allow; {
+			case ok && !sent[host+path]:
+				t.Errorf("http://%s%s is allowed, and nginx never sent it", host, path)
+			case ok:
+				allowed++
+			case sent[host+path]:
+				// A refusal holds with and without the final slash, and so refuses more.
+				twin := path + "/"
+				if bare, slashed := strings.CutSuffix(path, "/"); slashed {
+					twin = bare
+				}
+				if sent[host+twin] {
+					missing++
+					t.Errorf("nginx sent http://%s%s, which is refused by %s", host, path, d.Rule)
+				}
+			}
+		}
+	}
+	if allowed < 100 {
+		t.Errorf("%d paths are allowed, %d are missing", allowed, missing)
 	}
 }

@@ -30,23 +30,27 @@ type location struct {
 	// nested is set for a regular expression inside another location, which
 	// holds only there.
 	nested bool
+	// calm is set inside of ^~, where the server's regular expressions are not
+	// looked at.
+	calm bool
 }
 
 // locations gives those of a server in order of the file.
 func locations(server *scope) (all []*location) {
-	var walk func(s *scope, inside bool)
-	walk = func(s *scope, inside bool) {
+	var walk func(s *scope, inside, calm bool)
+	walk = func(s *scope, inside, calm bool) {
 		for _, d := range s.children("location") {
 			l := newLocation(d, s)
 			if l == nil {
 				continue
 			}
 			l.nested = inside && l.modifier == regex
+			l.calm = calm
 			all = append(all, l)
-			walk(l.scope, true)
+			walk(l.scope, true, calm || l.modifier == stop)
 		}
 	}
-	walk(server, false)
+	walk(server, false, false)
 	return all
 }
 
@@ -143,9 +147,9 @@ func (o *location) before(l *location, all []*location) bool {
 		}
 		return false
 	case o.modifier == regex:
-		return l.modifier == prefix
+		return l.modifier == prefix && (o.nested || !l.calm)
 	case l.modifier == regex:
-		return o.modifier == stop
+		return o.modifier == stop || o.calm
 	default:
 		return len(o.uri) > len(l.uri)
 	}
@@ -203,6 +207,11 @@ func (l *location) taken(o *location, all []*location, w rewriting) (paths []con
 	if l.modifier == regex || w.identity {
 		return globs, ""
 	}
+	// What cannot be told from what is left of the path can be from the whole.
+	whole := func() ([]convert.Pattern, string) {
+		when, _ := convert.DenyWhen(o.uri, o.fold, convert.Path(w.from, w.to))
+		return []convert.Pattern{convert.PrefixOf(w.apply(l.uri))}, when
+	}
 	for _, g := range globs {
 		text := g.String()
 		head, _, _ := strings.Cut(text, "*")
@@ -213,7 +222,7 @@ func (l *location) taken(o *location, all []*location, w rewriting) (paths []con
 		case strings.HasPrefix(head, w.from) && len(head) > len(w.from):
 			paths = append(paths, convert.Pattern{Shape: convert.Glob, Text: w.to + text[len(w.from):]})
 		default:
-			return []convert.Pattern{convert.PrefixOf(w.apply(l.uri))}, ""
+			return whole()
 		}
 	}
 	return paths, ""
