@@ -13,7 +13,7 @@ type leak struct {
 // newLeak gives requests in per, which is a second or a minute.
 func newLeak(requests int64, per time.Duration, burst, delay int64) leak {
 	// As nginx, which has 16 for 1r/m.
-	return leak{rate: requests * 1000 * int64(time.Second) / int64(per), burst: burst * 1000, delay: delay * 1000}
+	return leak{rate: requests * 1000 / int64(per/time.Second), burst: burst * 1000, delay: delay * 1000}
 }
 
 // A level is how full a bucket is: excess thousandths at last, in ms. The zero
@@ -28,7 +28,11 @@ func (l *leak) next(v level, now int64) int64 {
 	if !v.used {
 		return 0
 	}
-	return max(0, v.excess-l.rate*elapsed(v, now)/1000+1000)
+	ms := elapsed(v, now)
+	if ms > (v.excess+1000)*1000/l.rate {
+		return 0 // it ran empty, maybe so long ago that the product below overflows
+	}
+	return max(0, v.excess-l.rate*ms/1000+1000)
 }
 
 // elapsed is since the last request that was counted, 0 where the clock went

@@ -22,6 +22,7 @@ func TestLeak(t *testing.T) {
 		{"delay 1", newLeak(10, time.Second, 3, 1), []step{{0, 0, 0}, {0, 1000, 0}, {0, 2000, 100}, {0, 3000, 200}, {0, 4000, -1}}},
 		{"a minute, which rounds down", newLeak(1, time.Minute, 1, 0), []step{{0, 0, 0}, {0, 1000, 62500}, {60000, 1040, -1}, {62500, 1000, 62500}}},
 		{"30r/m", newLeak(30, time.Minute, 0, 0), []step{{0, 0, 0}, {1999, 1, -1}, {2000, 0, 0}}},
+		{"the highest rate, after a century", newLeak(1e9, time.Second, 1, 1), []step{{0, 0, 0}, {0, 1000, 0}, {3e12, 0, 0}}},
 		{"a clock that goes back", newLeak(10, time.Second, 1, 1), []step{{1000, 0, 0}, {900, 1000, 0}, {1000, 2000, -1}, {1100, 1000, 0}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
