@@ -17,12 +17,10 @@ func JSON(units []Unit, p []byte, last bool) ([]Unit, int) {
 		}
 		i += n
 		r, n, whole := jsonEscape(p[i:])
-		switch {
-		case !whole && !last:
+		if !whole && !last {
 			return units, i
-		case !whole:
-			n = 1
-		case n > 1:
+		}
+		if n > 1 {
 			units = append(units, Unit{Pos: int64(i), Len: n, Rune: r})
 		}
 		i += n
@@ -30,7 +28,7 @@ func JSON(units []Unit, p []byte, last bool) ([]Unit, int) {
 }
 
 // jsonEscape reads the escape that p begins with: its rune and its length, 1
-// where there is none. Not whole: more of p would tell.
+// where there is none. Not whole: more of p might tell otherwise.
 func jsonEscape(p []byte) (r rune, n int, whole bool) {
 	if len(p) < 2 {
 		return 0, 1, false
@@ -129,22 +127,23 @@ func percent(units []Unit, p []byte, last, form bool) ([]Unit, int) {
 			units = append(units, Unit{Pos: int64(i), Len: 1, Rune: ' '})
 			i++
 			continue
-		case p[i] != '%':
+		case p[i] != '%' && p[i] < utf8.RuneSelf:
 			i++
 			continue
 		}
+		// A rune may be encoded in part: its bytes and where each ends.
 		var c [utf8.UTFMax]byte
-		n, whole := 0, true
-		for n < len(c) {
-			b, ok, all := percentByte(p[i+3*n:])
-			if !ok {
-				whole = all
+		var ends [utf8.UTFMax]int
+		n, at, whole := 0, i, true
+		for n < len(c) && !utf8.FullRune(c[:n]) {
+			b, size, all := percentByte(p[at:])
+			if size == 0 || n > 0 && b < utf8.RuneSelf {
+				whole = all || n > 0 && size > 0
 				break
 			}
-			c[n] = b
-			if n++; utf8.FullRune(c[:n]) {
-				break
-			}
+			at += size
+			c[n], ends[n] = b, at
+			n++
 		}
 		if !whole && !last {
 			return units, i
@@ -154,31 +153,34 @@ func percent(units []Unit, p []byte, last, form bool) ([]Unit, int) {
 			continue
 		}
 		r, size := utf8.DecodeRune(c[:n])
-		units = append(units, Unit{Pos: int64(i), Len: 3 * size, Rune: r})
-		i += 3 * size
+		if end := ends[size-1]; end-i > size {
+			units = append(units, Unit{Pos: int64(i), Len: end - i, Rune: r})
+		}
+		i = ends[size-1]
 	}
 	return units, len(p)
 }
 
-// percentByte reads one escape; not all: more of p would tell.
-func percentByte(p []byte) (b byte, ok, all bool) {
+// percentByte reads one byte, as it is or escaped, and its length, 0 where there
+// is none; not all: more of p would tell.
+func percentByte(p []byte) (b byte, n int, all bool) {
 	switch {
 	case len(p) == 0:
-		return 0, false, false
+		return 0, 0, false
 	case p[0] != '%':
-		return 0, false, true
+		return p[0], 1, true
 	}
 	for i := 1; i < 3; i++ {
 		if i == len(p) {
-			return 0, false, false
+			return 0, 0, false
 		}
 		d := digit(p[i])
 		if d < 0 {
-			return 0, false, true
+			return 0, 0, true
 		}
 		b = b<<4 | byte(d)
 	}
-	return b, true, true
+	return b, 3, true
 }
 
 // Event is the View of one event of text/event-stream: the ends of lines
