@@ -159,6 +159,11 @@ func TestFilters(t *testing.T) {
 	}{
 		{name: "clean", host: "block", options: "-d hello", path: "/echo", say: "fine", status: 200, body: "fine ", origin: "hello"},
 		{name: "body", host: "block", options: "-d 'a bad word'", path: "/echo", status: 418, reason: "content_filter", has: `"error":"Request blocked by content filter"`, origin: "-", message: "content_filter bad in the request's body", verdict: "deny"},
+		{name: "JSON-RPC", host: "block", options: `-H 'Content-Type: application/json' -d '{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"text":"a bad word"}}'`, path: "/mcp", status: 200, reason: "content_filter",
+			has: `"id":7,"error":{"code":-32001,"message":"Request blocked by content filter"`, origin: "-", verdict: "deny"},
+		{name: "JSON-RPC, held and let through", host: "block", options: `-H 'Content-Type: application/json' -d '{"jsonrpc":"2.0","id":7,"method":"ping"}'`, path: "/mcp", say: "pong", status: 200, body: "pong ", origin: `{"jsonrpc":"2.0","id":7,"method":"ping"}`},
+		{name: "100-continue", host: "block", options: "-H 'Expect: 100-continue' -d 'a bad word'", path: "/echo", status: 418, reason: "content_filter"},
+		{name: "100-continue, clean", host: "block", options: "-H 'Expect: 100-continue' -d 'a good word'", path: "/echo", say: "ok", status: 200, body: "ok ", origin: "a good word"},
 		{name: "chunked body", host: "block", options: "-H 'Transfer-Encoding: chunked' -F a=@/srv/one -F b=@/srv/bad", path: "/echo", status: 418, reason: "content_filter", origin: "-"},
 		{name: "zipped body", host: "block", options: "-H 'Content-Encoding: gzip' --data-binary @/srv/zipped", path: "/echo", status: 418, reason: "content_filter", origin: "-"},
 		{name: "unknown coding", host: "block", options: "-H 'Content-Encoding: compress' -d x", path: "/echo", status: 418, reason: "content_filter", has: "cannot be judged", origin: "-"},
