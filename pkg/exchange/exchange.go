@@ -38,7 +38,7 @@ type Subject struct {
 	// Observe says that refusals which may be observed are noted and not carried
 	// out, and that nothing is changed or delayed.
 	Observe bool
-	// Time is when the request was read.
+	// Time is when the request had been read and judged.
 	Time time.Time
 }
 
@@ -59,6 +59,23 @@ type Record struct {
 	Path, Query string
 	// RequestHeaders and ResponseHeaders are for the audit too, redacted.
 	RequestHeaders, ResponseHeaders []Field
+}
+
+// RedactURL sets Path and Query, unless they are set, to what redact makes of
+// those of the request where it finds something. It appends p to dst.
+func (r *Record) RedactURL(req *Request, redact func(dst, p []byte) []byte) {
+	var room [512]byte
+	for _, f := range [...]struct {
+		to   *string
+		text string
+	}{{&r.Path, req.Path}, {&r.Query, req.Query}} {
+		if *f.to != "" || f.text == "" {
+			continue
+		}
+		if clean := redact(room[:0], append(make([]byte, 0, 512), f.text...)); string(clean) != f.text {
+			*f.to = string(clean)
+		}
+	}
 }
 
 // A CacheStatus is how a cache served a request.

@@ -51,6 +51,9 @@ type call struct {
 }
 
 func (k *call) writeInterim(resp *exchange.Response) error {
+	if !k.stages.Interim(k.x, resp) {
+		return nil
+	}
 	return k.client.WriteInformational(&k.x.Request, resp)
 }
 

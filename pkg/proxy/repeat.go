@@ -21,12 +21,12 @@ const (
 )
 
 // repeat sends a request to the upstream that a stage has answered and asks for
-// all the same, as an exchange of its own that nobody waits for. The connection
-// on which it came ends after it.
-func (k *call) repeat(d policy.Decision, r *route) {
+// all the same, as an exchange of its own that nobody waits for, and
+// reports whether it does. The connection on which it came ends after it.
+func (k *call) repeat(d policy.Decision, r *route) bool {
 	prepare := k.x.Repeated()
 	if prepare == nil || r == nil || k.c.p.draining.Load() || !k.c.takeRepeat() {
-		return
+		return false
 	}
 	p := k.c.p
 	c := &conn{p: p, flow: k.c.flow, id: k.c.id, who: k.c.who, opened: time.Now(), count: k.c.count, share: k.c.share, ev: *k.ev}
@@ -53,6 +53,7 @@ func (k *call) repeat(d policy.Decision, r *route) {
 		}()
 		again.runAlone(d, &way)
 	})
+	return true
 }
 
 // runAlone carries an exchange whose connection is nothing but its record.

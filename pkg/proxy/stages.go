@@ -31,7 +31,9 @@ func (k *call) process(s *Settings, t *target, d *policy.Decision, r *route, now
 	x := k.x
 	x.Subject = exchange.Subject{
 		Workload: k.c.id.Name, Rule: d.Rule, Scheme: x.Request.Scheme, Host: t.host, Port: t.port,
-		Client: k.c.flow.Src.Addr(), Method: k.work.request.Method, Observe: d.Mode == policy.Observe, Time: now,
+		Client: k.c.flow.Src.Addr(), Method: k.work.request.Method, Observe: d.Mode == policy.Observe,
+		// now is when the first byte came, which a slow sender chooses.
+		Time: time.Now(),
 	}
 	ctx := &pause{body: x.Request.Body}
 	k.ctx = ctx
@@ -53,7 +55,9 @@ func (k *call) process(s *Settings, t *target, d *policy.Decision, r *route, now
 		k.answer(refusal, *d)
 		return false
 	case x.Answered():
-		k.repeat(*d, r)
+		if x.Repeated() != nil && !k.repeat(*d, r) {
+			k.stages.Withdraw(x)
+		}
 		k.answered(*d)
 		return false
 	}
@@ -104,6 +108,7 @@ func (k *call) respond(car *carrier, d *policy.Decision) bool {
 func (k *call) settle(d *policy.Decision, message string) string {
 	x := k.x
 	k.stages.End(x)
+	k.stages.Redact(x)
 	k.stages, k.ctx = nil, nil
 	r := &x.Record
 	e := k.ev
