@@ -22,6 +22,8 @@ import (
 type Redactor interface {
 	// Redact appends p to dst without them.
 	Redact(dst, p []byte) []byte
+	// RedactURL is Redact for a path or a query, which is percent-encoded.
+	RedactURL(dst, p []byte) []byte
 }
 
 // A Budget bounds what the bodies of all exchanges that run may hold.
@@ -66,6 +68,7 @@ var (
 	_ exchange.ResponseStage = (*Stage)(nil)
 	_ exchange.DeliveryStage = (*Stage)(nil)
 	_ exchange.EndStage      = (*Stage)(nil)
+	_ exchange.RecordStage   = (*Stage)(nil)
 )
 
 // New makes the stage of a rule.
@@ -98,7 +101,6 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 	c := &capture{}
 	x.Keep(s, c)
 	x.Record.RequestHeaders = s.fields(&x.Request.Header)
-	s.redactURL(x)
 	if s.request && x.Request.Body != nil && !tunnels(&x.Request) {
 		c.request = s.watch(&x.Request.Header)
 		x.Request.Body = exchange.Watch(x.Request.Body, c.request)
@@ -136,7 +138,6 @@ func (s *Stage) Deliver(x *exchange.Exchange) {
 		c = &capture{}
 		x.Keep(s, c)
 		x.Record.RequestHeaders = s.fields(&x.Request.Header)
-		s.redactURL(x)
 	}
 	if s.response && x.Response.Body != nil {
 		if c.response != nil {
@@ -161,16 +162,9 @@ func (s *Stage) End(x *exchange.Exchange) {
 	x.Record.Truncated = x.Record.Truncated || cut
 }
 
-// redactURL redacts the URL too: it is in every event.
-func (s *Stage) redactURL(x *exchange.Exchange) {
-	var room [512]byte
-	if p := s.o.Secrets.Redact(room[:0], []byte(x.Request.Path)); x.Record.Path == "" && string(p) != x.Request.Path {
-		x.Record.Path = string(p)
-	}
-	if q := s.o.Secrets.Redact(room[:0], []byte(x.Request.Query)); x.Record.Query == "" && string(q) != x.Request.Query {
-		x.Record.Query = string(q)
-	}
-}
+// Redact implements exchange.RecordStage: the URL is in every event, also where
+// a stage before this one has refused the request.
+func (s *Stage) Redact(x *exchange.Exchange) { x.Record.RedactURL(&x.Request, s.o.Secrets.RedactURL) }
 
 // fields copies fields for the record, redacted.
 func (s *Stage) fields(h *exchange.Header) []exchange.Field {

@@ -2,6 +2,7 @@ package filter
 
 import (
 	"errors"
+	"math"
 	"slices"
 
 	"sallyport/pkg/audit"
@@ -33,8 +34,45 @@ func (r *run) url(req *exchange.Request) *exchange.Refusal {
 	if err != nil {
 		return refusalOf(err)
 	}
+	r.st.clean = !r.hit
 	if r.changed {
 		req.Query = string(out[len(req.Path)+1:])
+		r.x.Record.Query = req.Query
+	}
+	return r.line(req)
+}
+
+// line judges what else the first line of a request can carry: a method that
+// somebody has made up, and the host where no field has it.
+func (r *run) line(req *exchange.Request) *exchange.Refusal {
+	r.fixed = math.MaxInt64
+	defer func() { r.fixed = 0 }()
+	switch req.Method {
+	case "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT":
+	default:
+		if _, err := r.text(req.Method, "method"); err != nil {
+			return refusalOf(err)
+		}
+	}
+	if req.Header.Find(exchange.Host) != nil {
+		return nil
+	}
+	if _, err := r.text(req.Authority, "host"); err != nil {
+		return refusalOf(err)
+	}
+	return nil
+}
+
+// phrase judges the reason phrase of a response, which nobody needs.
+func (r *run) phrase(resp *exchange.Response) *exchange.Refusal {
+	if resp.Phrase == "" {
+		return nil
+	}
+	if _, err := r.text(resp.Phrase, "reason phrase"); err != nil {
+		return refusalOf(err)
+	}
+	if r.changed {
+		resp.Phrase = ""
 	}
 	return nil
 }

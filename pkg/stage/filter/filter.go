@@ -39,7 +39,9 @@ type Stage struct {
 var (
 	_ exchange.RequestStage  = (*Stage)(nil)
 	_ exchange.ResponseStage = (*Stage)(nil)
+	_ exchange.InterimStage  = (*Stage)(nil)
 	_ exchange.EndStage      = (*Stage)(nil)
+	_ exchange.RecordStage   = (*Stage)(nil)
 )
 
 // A side is what is looked for in one direction.
@@ -50,7 +52,9 @@ type side struct {
 	enforced, observed []scan.Search
 	// binds: a rule blocks or redacts; blocks: one blocks.
 	binds, blocks bool
-	pool          sync.Pool // of *run
+	// secrets: one is all detectors.
+	secrets bool
+	pool    sync.Pool // of *run
 }
 
 // A rule is one filter, or all detectors.
@@ -105,6 +109,7 @@ func (d *side) add(r rule, search scan.Search) {
 	d.observed = append(d.observed, search)
 	d.binds = d.binds || r.action != config.FilterReport
 	d.blocks = d.blocks || r.action == config.FilterBlock
+	d.secrets = d.secrets || r.secrets
 }
 
 // Name implements exchange.Stage.
@@ -115,6 +120,8 @@ type state struct {
 	mu    sync.Mutex
 	notes []string
 	more  bool
+	// clean says that the URL was looked through and has no secret.
+	clean bool
 	// followed are bodies that are decoded beside their way.
 	followed []*follower
 	bodies   []*body
@@ -215,12 +222,34 @@ func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refu
 		return nil
 	}
 	r := s.run(x, &s.response)
-	refusal := r.fields(&x.Response.Header, false)
+	refusal := r.phrase(&x.Response)
+	if refusal == nil {
+		refusal = r.fields(&x.Response.Header, false)
+	}
 	s.free(r)
 	if refusal != nil || x.Response.Body == nil {
 		return refusal
 	}
 	return s.responseBody(x)
+}
+
+// Interim implements exchange.InterimStage: one in which something is blocked is
+// not passed on, which every client can do without.
+func (s *Stage) Interim(x *exchange.Exchange, resp *exchange.Response) bool {
+	if len(s.response.rules) == 0 {
+		return true
+	}
+	r := s.run(x, &s.response)
+	defer s.free(r)
+	return r.phrase(resp) == nil && r.fields(&resp.Header, false) == nil
+}
+
+// Redact implements exchange.RecordStage: where a rule asks for secrets, none is
+// told in the URL of an event, whatever becomes of the request.
+func (s *Stage) Redact(x *exchange.Exchange) {
+	if st, ok := x.Kept(s).(*state); s.request.secrets && (!ok || !st.clean) {
+		x.Record.RedactURL(&x.Request, s.o.Secrets.RedactURL)
+	}
 }
 
 // refuseUpgrade refuses a protocol whose frames nobody could judge.

@@ -27,9 +27,10 @@ type run struct {
 	sized, encoded bool
 	// fixed is how much of the beginning of the text cannot be rewritten.
 	fixed int64
-	// changed says that something of the text was replaced.
-	changed bool
-	mark    []byte
+	// changed says that something of the text was replaced, hit that something
+	// was found.
+	changed, hit bool
+	mark         []byte
 
 	scanners [2]*scan.Scanner // enforcing, observing
 	views    [2]scan.View
@@ -70,7 +71,7 @@ func (s *Stage) free(r *run) {
 
 // begin makes the scanner ready for a text with that view.
 func (r *run) begin(view scan.View, place string, at bool) *scan.Scanner {
-	r.place, r.at, r.changed = place, at, false
+	r.place, r.at, r.changed, r.hit = place, at, false, false
 	i := 0
 	if r.observe {
 		i = 1
@@ -119,6 +120,7 @@ func (r *run) found(f scan.Found) (scan.Verdict, error) {
 	if rule.secrets && r.credential {
 		return scan.Verdict{}, nil
 	}
+	r.hit = true
 	where := r.where(f.End)
 	what := "content_filter " + rule.name
 	if rule.secrets {

@@ -22,6 +22,7 @@ type Stage struct {
 var (
 	_ exchange.RequestStage  = (*Stage)(nil)
 	_ exchange.ResponseStage = (*Stage)(nil)
+	_ exchange.InterimStage  = (*Stage)(nil)
 )
 
 // changes are made in this order: remove, set, add.
@@ -118,6 +119,22 @@ func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refu
 		s.response.apply(&x.Response.Header, x)
 	}
 	return nil
+}
+
+// Interim implements exchange.InterimStage: what is taken off a response, or is
+// written by the rule alone, does not come before it either.
+func (s *Stage) Interim(x *exchange.Exchange, resp *exchange.Response) bool {
+	if x.Subject.Observe {
+		return true
+	}
+	h := &resp.Header
+	for i := range s.response.remove {
+		h.DeleteFunc(s.response.remove[i].is)
+	}
+	for i := range s.response.set {
+		h.DeleteFunc(s.response.set[i].is)
+	}
+	return true
 }
 
 // unwritable gives the name of a field whose value would be none, "" for none.

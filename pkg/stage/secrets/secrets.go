@@ -16,9 +16,10 @@ import (
 
 // A Set is the built-in detectors, compiled.
 type Set struct {
-	pattern  *scan.Pattern
-	kinds    []kind
-	scanners sync.Pool
+	pattern *scan.Pattern
+	kinds   []kind
+	// Of *scan.Scanner: those that read escapes of JSON, and those of URLs.
+	scanners, urls sync.Pool
 }
 
 // A kind is a detector with what attributes a match to it.
@@ -86,10 +87,16 @@ const maxHeld = 1 << 20
 
 // Redact appends p to dst with each secret in it replaced by its detector's
 // mark. p is a whole text, such as a body that is recorded.
-func (s *Set) Redact(dst, p []byte) []byte {
-	r, ok := s.scanners.Get().(*scan.Scanner)
+func (s *Set) Redact(dst, p []byte) []byte { return s.redact(&s.scanners, scan.JSON, dst, p) }
+
+// RedactURL is Redact for a path or a query, in which a secret may be
+// percent-encoded.
+func (s *Set) RedactURL(dst, p []byte) []byte { return s.redact(&s.urls, scan.Form, dst, p) }
+
+func (s *Set) redact(pool *sync.Pool, view scan.View, dst, p []byte) []byte {
+	r, ok := pool.Get().(*scan.Scanner)
 	if !ok {
-		r = scan.NewScanner([]scan.Search{s.Search(true)}, scan.JSON, maxHeld, func(f scan.Found) (scan.Verdict, error) {
+		r = scan.NewScanner([]scan.Search{s.Search(true)}, view, maxHeld, func(f scan.Found) (scan.Verdict, error) {
 			return scan.Verdict{Replace: s.Mark(f.Name)}, nil
 		})
 	}
@@ -100,7 +107,7 @@ func (s *Set) Redact(dst, p []byte) []byte {
 		out = append(out[:before], "[redacted:unreadable]"...)
 	}
 	r.Reset()
-	s.scanners.Put(r)
+	pool.Put(r)
 	return out
 }
 
