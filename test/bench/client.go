@@ -36,8 +36,9 @@ type job struct {
 	Issuer      string // how the common name of the leaf's issuer begins
 	P256        bool   // agree on keys by P-256 instead of X25519
 	Connections int
-	Streams     int // on each connection of multiplex
-	First       int // number of the first new name
+	Page        bool // keep-alive requests are for the page instead of the small body
+	Streams     int  // on each connection of multiplex
+	First       int  // number of the first new name
 	Window      time.Duration
 }
 

@@ -20,10 +20,10 @@ const (
 	// What a rule with controls lets by.
 	controlledName = "controlled.example.com"
 	// What a rule with a cache lets by.
-	cachedName = "cached.example.com"
-	h2Name         = "h2.example.com"
-	eventsName     = "events.example.com"
-	firstSuffix    = ".first.example.com" // every name below it is a new one
+	cachedName  = "cached.example.com"
+	h2Name      = "h2.example.com"
+	eventsName  = "events.example.com"
+	firstSuffix = ".first.example.com" // every name below it is a new one
 )
 
 // bundlePath is the certificates that every system trusts.

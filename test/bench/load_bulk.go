@@ -13,12 +13,16 @@ import (
 // compare it.
 const (
 	smallSize = 1 << 10
+	pageSize  = 16 << 10
 	blockSize = 1 << 20
 	largeSize = 256 << 20
 )
 
 // small is the body of the small answer.
 func small() string { return strings.Repeat("0123456789abcdef", smallSize/16) }
+
+// page is the body of an answer that is worth keeping.
+func page() string { return strings.Repeat("0123456789abcdef", pageSize/16) }
 
 // block is one period of the large body.
 func block() []byte {

@@ -72,7 +72,10 @@ func (s *session) head() (n, body int, err error) {
 
 // requests measures small requests of many connections.
 func (j *job) requests(ready func() error) (result, error) {
-	want := []byte(small())
+	want, path := []byte(small()), "/small"
+	if j.Page {
+		want, path = []byte(page()), "/page"
+	}
 	d := &dialer{job: j, protocol: "http/1.1", newLeaf: j.Kind == newNames}
 	sessions := make([]*session, j.Connections)
 	times := make([][]time.Duration, j.Connections)
@@ -87,7 +90,7 @@ func (j *job) requests(ready func() error) (result, error) {
 		}()
 		for i := range sessions {
 			var err error
-			if sessions[i], err = newSession(d, j.Name, "/small", 4096); err != nil {
+			if sessions[i], err = newSession(d, j.Name, path, len(want)+3072); err != nil {
 				return result{}, err
 			}
 		}

@@ -34,6 +34,7 @@ const nginxOrigin = nginxCommon + `  access_log off;
     sendfile on;
     location = /small { return 200 "%[4]s"; }
     location = /large { alias /srv/large; }
+    location = /page { alias /srv/page; }
   }
   server {
     listen %[3]s:443 ssl http2;
@@ -59,6 +60,9 @@ func (m *machine) startOrigin() error {
 		if _, err := f.Write(b); err != nil {
 			return err
 		}
+	}
+	if err := m.write("/srv/page", []byte(page())); err != nil {
+		return err
 	}
 	if err := m.write("/srv/origin.conf", fmt.Appendf(nil, nginxOrigin, "origin", originAddress, originH2Address, small(), directPort, originProtocol, acceptedPort)); err != nil {
 		return err

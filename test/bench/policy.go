@@ -49,8 +49,8 @@ rules:
 	}
 	fmt.Fprintf(&b, "  - { name: new-names, match: { hosts: [\"*%s\"], ports: [443], methods: [GET], paths: [/small] }, action: allow }\n", firstSuffix)
 	fmt.Fprintf(&b, "  - { name: controlled, match: { hosts: [%s], ports: [443], methods: [GET], paths: [/small] }, action: allow, %s }\n", controlledName, controls)
-	fmt.Fprintf(&b, "  - { name: cached, match: { hosts: [%s], ports: [443], methods: [GET], paths: [/small] }, action: allow, cache: { ttl: 1h } }\n", cachedName)
-	fmt.Fprintf(&b, "  - { name: inspected, match: { hosts: [%s, %s, %s], ports: [443], methods: [GET], paths: [/small, /large, /events] }, action: allow }\n", inspectName, h2Name, eventsName)
+	fmt.Fprintf(&b, "  - { name: cached, match: { hosts: [%s], ports: [443], methods: [GET], paths: [/small, /page] }, action: allow, cache: { ttl: 1h } }\n", cachedName)
+	fmt.Fprintf(&b, "  - { name: inspected, match: { hosts: [%s, %s, %s], ports: [443], methods: [GET], paths: [/small, /page, /large, /events] }, action: allow }\n", inspectName, h2Name, eventsName)
 	fmt.Fprintf(&b, "  - { name: tunnelled, match: { hosts: [%s], ports: [443] }, action: allow, handling: tunnel }\n", tunnelName)
 	fmt.Fprintf(&b, "  - { name: past-the-proxy, match: { cidrs: [%s/32], ports: [%d] }, action: allow, handling: direct }\n", originAddress, directPort)
 	return b.Bytes()
