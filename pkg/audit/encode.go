@@ -147,7 +147,7 @@ func appendHeaders(b []byte, name string, list []Header, truncated bool) ([]byte
 next:
 	for i := range list {
 		for j := range i {
-			if strings.EqualFold(list[j].Name, list[i].Name) {
+			if sameName(list[j].Name, list[i].Name) {
 				continue next
 			}
 		}
@@ -162,7 +162,7 @@ next:
 			b = append(b, Redacted...)
 		} else {
 			for j := i; j < len(list); j++ {
-				if j > i && !strings.EqualFold(list[j].Name, list[i].Name) {
+				if j > i && !sameName(list[j].Name, list[i].Name) {
 					continue
 				}
 				if j > i {
@@ -176,6 +176,12 @@ next:
 		b = append(b, '"')
 	}
 	return append(b, '}'), truncated
+}
+
+// sameName reports whether two names are written alike: cut, in lower case. A
+// line that has a member twice is none (Decode).
+func sameName(a, b string) bool {
+	return strings.EqualFold(a[:min(len(a), maxName)], b[:min(len(b), maxName)])
 }
 
 // appendBody writes what was recorded of a body, at most maxBodyText of it with

@@ -223,7 +223,7 @@ func FuzzTimeAndSeconds(f *testing.F) {
 			return
 		}
 		var back decoder
-		if got := back.seconds(json.Number(appendSeconds(nil, time.Duration(d)))); got != time.Duration(d) || back.errs != nil {
+		if got := back.seconds(appendSeconds(nil, time.Duration(d))); got != time.Duration(d) || back.errs != nil {
 			t.Errorf("%d ns came back as %d (%v)", d, got, back.errs)
 		}
 	})
@@ -366,10 +366,48 @@ func TestDecodeRefuses(t *testing.T) {
 		`{"time":"2026-03-04T05:06:07Z","kind":"dns","duration":{"total":1e999999999}}`,
 		`{"time":"2026-03-04T05:06:07Z","kind":"dns","duration":{"total":99999999999999999999}}`,
 		`{"time":"2026-03-04T05:06:07Z","kind":"dns"} trailing`,
+		`{"time":"2026-03-04T05:06:07Z","kind":"dns","kind":"exchange"}`,
+		`{"time":"2026-03-04T05:06:07Z","Kind":"dns"}`,
+		`{"time":"2026-03-04T05:06:07Z","kind":"dns","http":{"request_headers":{"a":"1","a":"2"}}}`,
+		`{"time":"2026-03-04T05:06:07Z","kind":"dns","duration":{"total":"1.5"}}`,
+		`{"time":"2026-03-04T05:06:07Z","kind":"dns","duration":{"total":{}}}`,
+		`{"time":"2026-03-04T05:06:07Z","kind":"dns","duration":{"total":-99999999999.5}}`,
+		"{\"time\":\"2026-03-04T05:06:07Z\",\"kind\":\"dns\",\"message\":\"\xff\"}",
 	} {
 		var e Event
 		if Decode([]byte(line), &e) == nil {
 			t.Errorf("%s is accepted", line)
+		}
+	}
+}
+
+// TestLongHeaderNames: names that are cut alike are one member, so that nobody
+// makes a line that cannot be read.
+func TestLongHeaderNames(t *testing.T) {
+	long := strings.Repeat("x", maxName)
+	e := exchangeEvent()
+	e.HTTP.RequestHeaders = []Header{{long + "a", "1"}, {strings.ToUpper(long) + "b", "2"}, {long, "3"}, {"\xff", "4"}, {"\xfe", "5"}}
+	var back Event
+	if err := Decode([]byte(encode(e)), &back); err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	for _, h := range back.HTTP.RequestHeaders {
+		values = append(values, h.Value)
+	}
+	slices.Sort(values)
+	if want := []string{"1, 2, 3", "4, 5"}; !slices.Equal(values, want) {
+		t.Errorf("%v, want %v", values, want)
+	}
+}
+
+func TestSeconds(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "null": 0, "1": time.Second, "0.0000000019": 1, "-1.5": -1500 * time.Millisecond, "9223372036.854775807": 1<<63 - 1, "12.000000001": 12*time.Second + 1,
+	} {
+		var e Event
+		if err := Decode([]byte(`{"time":"2026-03-04T05:06:07Z","kind":"dns","duration":{"total":`+text+`}}`), &e); err != nil || e.Duration.Total != want {
+			t.Errorf("%s: %d, %v", text, e.Duration.Total, err)
 		}
 	}
 }
@@ -387,6 +425,18 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("%s: %v", encode(&e), err)
 		}
 	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	line := []byte(encode(exchangeEvent()))
+	b.SetBytes(int64(len(line)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var e Event
+		if err := Decode(line, &e); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func BenchmarkEncode(b *testing.B) {

@@ -1,6 +1,6 @@
 package audit
 
-import "encoding/json"
+import "github.com/go-json-experiment/json/jsontext"
 
 // The field names of an event, on which readers of the audit rely, each with its
 // leading comma or brace left to the encoder. The decoder's struct below repeats
@@ -150,9 +150,9 @@ type wire struct {
 	} `json:"upstream"`
 	Traceparent string `json:"traceparent"`
 	Duration    struct {
-		Total    json.Number `json:"total"`
-		Upstream json.Number `json:"upstream"`
-		Queued   json.Number `json:"queued"`
+		Total    jsontext.Value `json:"total"`
+		Upstream jsontext.Value `json:"upstream"`
+		Queued   jsontext.Value `json:"queued"`
 	} `json:"duration"`
 	Direction string `json:"direction"`
 	Count     uint64 `json:"count"`
@@ -166,9 +166,9 @@ type wire struct {
 }
 
 type wireLeg struct {
-	BytesSent     uint64      `json:"bytes_sent"`
-	BytesReceived uint64      `json:"bytes_received"`
-	Segments      uint64      `json:"segments"`
-	Retransmits   uint64      `json:"retransmits"`
-	RTT           json.Number `json:"rtt"`
+	BytesSent     uint64         `json:"bytes_sent"`
+	BytesReceived uint64         `json:"bytes_received"`
+	Segments      uint64         `json:"segments"`
+	Retransmits   uint64         `json:"retransmits"`
+	RTT           jsontext.Value `json:"rtt"`
 }
