@@ -91,10 +91,12 @@ func (t *translator) pattern(one translation) (Pattern, bool) {
 		return Pattern{Subtree, ""}, true
 	}
 	if len(parts) == 1 && parts[0].wild == "" {
-		return Pattern{Exact, EncodePath(parts[0].text)}, strings.HasPrefix(parts[0].text, "/")
+		p := Pattern{Exact, EncodePath(parts[0].text)}
+		return p, p.Err() == nil
 	}
 	if len(parts) == 2 && parts[0].wild == "" && parts[1].wild == "**" {
-		return PrefixOf(EncodePath(parts[0].text)), strings.HasPrefix(parts[0].text, "/")
+		p := PrefixOf(EncodePath(parts[0].text))
+		return p, p.Err() == nil
 	}
 	var b strings.Builder
 	for i, p := range parts {
