@@ -195,7 +195,7 @@ func (b *body) readDirect(p []byte) (int, error) {
 		}
 		return n, err
 	case untilCloseBody:
-		n, err := readSome(b.rd.conn, p)
+		n, err := exchange.ReadSome(b.rd.conn, p)
 		if err == io.EOF {
 			b.end()
 		}
@@ -229,7 +229,7 @@ func (b *body) readChunks(p []byte) (int, error) {
 // readWire reads bytes of a body that has not ended: the end of the connection
 // is never the end of the body.
 func (b *body) readWire(p []byte) (int, error) {
-	n, err := readSome(b.rd.conn, p)
+	n, err := exchange.ReadSome(b.rd.conn, p)
 	if n > 0 {
 		b.touched.Store(true)
 	}

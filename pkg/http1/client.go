@@ -135,7 +135,7 @@ func (c *ClientConn) send() {
 		// The upstream must see that the request was cut, and nobody needs to
 		// wait for its answer.
 		c.cut.Store(true)
-		abort(c.rd.conn)
+		exchange.Abort(c.rd.conn)
 		return
 	}
 	c.handed.Store(c.sendErr == nil)

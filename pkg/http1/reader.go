@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"io"
 	"net"
+
+	"sallyport/pkg/exchange"
 )
 
 // A reader takes heads off a connection. While it waits for the first byte of
@@ -35,7 +37,7 @@ func (rd *reader) wait() error {
 		return nil
 	}
 	rd.release()
-	n, err := readSome(rd.conn, rd.first[:])
+	n, err := exchange.ReadSome(rd.conn, rd.first[:])
 	if err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (rd *reader) put(p []byte) {
 // fill reads more bytes behind those that are here, which may move.
 func (rd *reader) fill() error {
 	rd.makeRoom()
-	n, err := readSome(rd.conn, rd.a.buf[rd.w:])
+	n, err := exchange.ReadSome(rd.conn, rd.a.buf[rd.w:])
 	rd.w += n
 	return err
 }
@@ -94,21 +96,6 @@ func (rd *reader) makeRoom() {
 	rd.w = rd.r + copy(next.buf[rd.r:], unread)
 	rd.a = next
 	rd.codec.putArena(a)
-}
-
-// readSome reads at least one byte or gives an error, as io.Reader may do
-// neither.
-func readSome(r io.Reader, p []byte) (int, error) {
-	for range 100 {
-		n, err := r.Read(p)
-		if n > 0 {
-			return n, nil
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return 0, io.ErrNoProgress
 }
 
 // head reads a whole header section, its first line and the empty line

@@ -140,7 +140,7 @@ func (s *ServerConn) WriteResponse(req *exchange.Request, resp *exchange.Respons
 		if framing == untilClose && errors.As(err, &source) {
 			// The end of the connection is the end of this body: only a reset
 			// tells the client that it was cut.
-			abort(s.rd.conn)
+			exchange.Abort(s.rd.conn)
 		}
 	}
 	return out.sent, err
@@ -227,7 +227,7 @@ func (s *ServerConn) linger() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	raw := innermost(s.rd.conn)
+	raw := exchange.Innermost(s.rd.conn)
 	if half, ok := raw.(interface{ CloseWrite() error }); ok && raw != s.rd.conn && half.CloseWrite() != nil {
 		return
 	}
@@ -267,26 +267,4 @@ func (rd *reader) detach() (net.Conn, []byte) {
 	rest := append([]byte(nil), rd.a.unread(rd)...)
 	rd.release()
 	return rd.conn, rest
-}
-
-// abort ends a connection by a reset; in TLS without the alert that would
-// vouch for the end.
-func abort(conn net.Conn) {
-	conn = innermost(conn)
-	if tcp, ok := conn.(interface{ SetLinger(int) error }); ok {
-		// Failing means that the connection is closed.
-		_ = tcp.SetLinger(0)
-	}
-	_ = conn.Close()
-}
-
-// innermost gives the connection under all layers such as TLS.
-func innermost(conn net.Conn) net.Conn {
-	for {
-		inner, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return conn
-		}
-		conn = inner.NetConn()
-	}
 }

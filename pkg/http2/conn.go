@@ -206,20 +206,3 @@ func (c *conn) linger() {
 		}
 	}
 }
-
-// abort closes a connection by a reset; in TLS without the alert that would
-// vouch for the end.
-func abort(conn net.Conn) {
-	for {
-		inner, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		conn = inner.NetConn()
-	}
-	if tcp, ok := conn.(interface{ SetLinger(int) error }); ok {
-		// Failing means that the connection is closed.
-		_ = tcp.SetLinger(0)
-	}
-	_ = conn.Close()
-}

@@ -4,6 +4,8 @@ import (
 	"io"
 	"runtime"
 	"time"
+
+	"sallyport/pkg/exchange"
 )
 
 // A reader takes frames off a connection. While it waits and no stream is open
@@ -100,7 +102,7 @@ func (r *reader) fill(c *conn) error {
 	}
 	r.w = copy(r.in.b[:], r.in.b[r.r:r.w])
 	r.r = 0
-	n, err := readSome(c.nc, r.in.b[r.w:])
+	n, err := exchange.ReadSome(c.nc, r.in.b[r.w:])
 	if err != nil {
 		return r.failed(c, err)
 	}
@@ -112,7 +114,7 @@ func (r *reader) fill(c *conn) error {
 // fillSmall waits for the first bytes of a frame without a buffer.
 func (r *reader) fillSmall(c *conn) error {
 	r.drop(c)
-	n, err := readSome(c.nc, r.first[:])
+	n, err := exchange.ReadSome(c.nc, r.first[:])
 	if err != nil {
 		return r.failed(c, err)
 	}
@@ -133,21 +135,6 @@ func (r *reader) failed(c *conn, err error) error {
 		return c.nc.SetReadDeadline(time.Time{})
 	}
 	return err
-}
-
-// readSome reads at least one byte or gives an error, as io.Reader may do
-// neither.
-func readSome(r io.Reader, p []byte) (int, error) {
-	for range 100 {
-		n, err := r.Read(p)
-		if n > 0 {
-			return n, nil
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return 0, io.ErrNoProgress
 }
 
 // step takes the next frame, or of DATA what is here of it; false means that

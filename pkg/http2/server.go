@@ -189,7 +189,7 @@ func (s *ServerConn) Abort() {
 		c.fail(ErrClosed)
 	}
 	c.unlock()
-	abort(c.nc)
+	exchange.Abort(c.nc)
 }
 
 // look does what is due at a time.
