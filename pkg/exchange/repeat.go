@@ -17,11 +17,25 @@ func (x *Exchange) Repeated() func(*Exchange) {
 	return prepare
 }
 
+// A ResumeStage has a response side that needs what its request side keeps.
+type ResumeStage interface {
+	Stage
+	// Resume is called in the place of the request side for an exchange that
+	// repeats another one, whose request has passed it.
+	Resume(x *Exchange)
+}
+
 // Resume makes an exchange that repeats another one pass the response sides of
 // all stages, although it has not passed their request sides.
 func (p *Pipeline) Resume(x *Exchange) {
-	if p != nil {
-		x.reached = len(p.stages)
+	if p == nil {
+		return
+	}
+	x.reached = len(p.stages)
+	for i := range p.stages {
+		if s, ok := p.stages[i].stage.(ResumeStage); ok {
+			s.Resume(x)
+		}
 	}
 }
 

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -289,5 +291,69 @@ func TestRepeatsAreBounded(t *testing.T) {
 	}
 	if p.repeats.Load() != maxRepeats || one.share.repeats.Load() != maxRepeats/2-1 || three.share.repeats.Load() != 1 {
 		t.Errorf("%d, %d, %d are counted", p.repeats.Load(), one.share.repeats.Load(), three.share.repeats.Load())
+	}
+}
+
+// What is asked for behind an answer passes all that an answer passes: a body
+// that grows over the rule's bound when it is decompressed is not stored, and
+// what is, is recorded.
+func TestCacheAsksAgainThroughAllStages(t *testing.T) {
+	t.Parallel()
+	rules := strings.Replace(cachedRules, "cache:", `size_limit: { response: 1KB }
+    log: { response_body: true }
+    content_filter: [ { name: words, pattern: badword, in: response, action: redact } ]
+    cache:`, 1)
+	g := newGate(t, rules, nil)
+	g.p.Apply(cached(t, rules))
+	zip := func(text string) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		io.WriteString(z, text)
+		z.Close()
+		return b.Bytes()
+	}
+	var n atomic.Int64
+	s := g.speaking("api.example.com", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=60")
+		w.Header().Set("Content-Encoding", "gzip")
+		switch n.Add(1) {
+		case 1:
+			w.Write(zip("first"))
+		case 2:
+			w.Write(zip("second badword"))
+		default:
+			w.Write(zip(strings.Repeat("x", 100_000)))
+		}
+	}, "http/1.1")
+	client := g.client(s, "api.example.com")
+	get := func() reply {
+		return fetch(client, must(http.NewRequestWithContext(t.Context(), http.MethodGet, "https://api.example.com/", nil)))
+	}
+	if r := get(); r.err != nil || r.StatusCode != 200 {
+		t.Fatalf("%+v", r)
+	}
+	again := func(want int) (e audit.Event) {
+		time.Sleep(1100 * time.Millisecond)
+		get()
+		until(t, "it is asked again", func() bool { return n.Load() == int64(want) && g.p.repeats.Load() == 0 })
+		for _, x := range g.log.all(audit.Exchange) {
+			if x.Cache == "refresh" {
+				e = x
+			}
+		}
+		return e
+	}
+	if e := again(2); !strings.Contains(e.HTTP.ResponseBody, "second") || strings.Contains(e.HTTP.ResponseBody, "badword") {
+		t.Errorf("recorded %q", e.HTTP.ResponseBody)
+	}
+	if r := get(); !strings.Contains(r.text, "second") || strings.Contains(r.text, "badword") || r.Header.Get("X-Cache-Status") != "Hit" {
+		t.Errorf("%q %v", r.text, r.Header)
+	}
+	if e := again(3); e.Verdict != "deny" || e.Reason != "response_too_large" {
+		t.Errorf("%+v", e)
+	}
+	if r := get(); len(r.text) > 1000 {
+		t.Errorf("%d bytes of what is over the bound", len(r.text))
 	}
 }

@@ -108,6 +108,12 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 	return nil
 }
 
+// Resume implements exchange.ResumeStage: what is repeated has no body.
+func (s *Stage) Resume(x *exchange.Exchange) {
+	x.Keep(s, &capture{})
+	x.Record.RequestHeaders = s.fields(&x.Request.Header)
+}
+
 // Response implements exchange.ResponseStage.
 func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 	c, _ := x.Kept(s).(*capture)

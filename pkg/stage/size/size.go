@@ -47,6 +47,9 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 	return nil
 }
 
+// Resume implements exchange.ResumeStage.
+func (s *Stage) Resume(x *exchange.Exchange) { x.Keep(key{}, s) }
+
 // Response implements exchange.ResponseStage.
 func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refusal {
 	resp := &x.Response
