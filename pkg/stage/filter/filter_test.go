@@ -395,6 +395,68 @@ func TestURLAndFields(t *testing.T) {
 	}
 }
 
+// TestElsewhere: what else of a message can carry text.
+func TestElsewhere(t *testing.T) {
+	block, redact := newStageOnce(t, config.FilterBlock), newStageOnce(t, config.FilterRedact)
+	x := &exchange.Exchange{}
+	x.Request.Method, x.Request.Path = "bad-word", "/"
+	if r := block.Request(context.Background(), x); r == nil {
+		t.Error("a method passed")
+	}
+	x = &exchange.Exchange{}
+	x.Request.Method, x.Request.Path, x.Request.Authority = "GET", "/", "bad-word.example.com"
+	for _, s := range []*Stage{block, redact} {
+		if r := s.Request(context.Background(), x); r == nil {
+			t.Error("a host passed")
+		}
+	}
+	x = &exchange.Exchange{}
+	x.Response.Status, x.Response.Phrase = 200, "bad word"
+	if r := block.Response(context.Background(), x); r == nil {
+		t.Error("a reason phrase passed")
+	}
+	if r := redact.Response(context.Background(), x); r != nil || x.Response.Phrase != "" {
+		t.Errorf("a reason phrase: %v %q", r, x.Response.Phrase)
+	}
+	var interim exchange.Response
+	interim.Status = 103
+	interim.Header.Add("Link", "bad word")
+	if block.Interim(x, &interim) {
+		t.Error("an interim response passed")
+	}
+	if !redact.Interim(x, &interim) || interim.Header.Get("Link") != "[redacted:bad]" {
+		t.Errorf("an interim response: %v", interim.Header)
+	}
+}
+
+// TestRecordedURL: no secret of a URL is recorded, whatever is done about it.
+func TestRecordedURL(t *testing.T) {
+	token := "gh" + "p_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+	for _, action := range []config.FilterAction{config.FilterBlock, config.FilterRedact, config.FilterReport} {
+		s := newStage(t, action)
+		for _, path := range []string{"/" + token, "/gh%70_" + token[4:], "/clean"} {
+			for _, query := range []string{"q=" + token, "q=%67hp_" + token[4:] + "&r=1", "r=1"} {
+				x := &exchange.Exchange{}
+				x.Request.Method, x.Request.Path, x.Request.Query, x.Request.HasQuery = "GET", path, query, true
+				_ = s.Request(context.Background(), x)
+				s.Redact(x)
+				recorded := []string{x.Request.Path, x.Request.Query}
+				if x.Record.Path != "" {
+					recorded[0] = x.Record.Path
+				}
+				if x.Record.Query != "" {
+					recorded[1] = x.Record.Query
+				}
+				for _, text := range recorded {
+					if strings.Contains(text, token[4:]) {
+						t.Errorf("%s: of %s?%s is recorded %q", action, path, query, recorded)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	big := bytes.Repeat([]byte("x"), Bound+1)
 	bomb := zip(make([]byte, 16<<20))

@@ -24,6 +24,9 @@ type judge interface {
 type plain struct {
 	r       *run
 	scanner *scan.Scanner
+	// head is how the text begins, n of it are known.
+	head [4]byte
+	n    int
 }
 
 func newPlain(r *run, view scan.View) *plain {
@@ -31,11 +34,47 @@ func newPlain(r *run, view scan.View) *plain {
 }
 
 func (j *plain) feed(dst, p []byte, last bool) ([]byte, error) {
+	if j.n < len(j.head) {
+		if j.n += copy(j.head[j.n:], p); j.n == len(j.head) || last {
+			if why := wide(j.head[:j.n]); why != "" {
+				j.n = len(j.head)
+				if j.r.side.binds && !j.r.observe {
+					return dst, j.r.unreadable(why)
+				}
+				j.r.st.note(j.r.where(0) + " not judged: " + why)
+			}
+		}
+	}
 	out, err := j.scanner.Feed(dst, p, last)
 	if err != nil {
 		return dst, j.r.failed(err)
 	}
 	return out, nil
+}
+
+// wide says of the beginning of a text that it is UTF-16 or UTF-32, which many
+// parsers of JSON and XML recognise by it, whatever its type says (RFC 4627
+// section 3); "" for any other.
+func wide(p []byte) string {
+	const why = "it is in UTF-16 or UTF-32"
+	text := func(c byte) bool { return c >= ' ' && c < 0x7f || c == '\t' || c == '\n' || c == '\r' }
+	opens := func(c byte) bool { return c == '{' || c == '[' || c == '"' || c == '<' }
+	switch {
+	case len(p) < 2:
+		return ""
+	case p[0] == 0xff && p[1] == 0xfe, p[0] == 0xfe && p[1] == 0xff:
+		return why
+	case len(p) < 4:
+		return ""
+	case p[0] == 0 && p[1] == 0 && (p[2] == 0xfe && p[3] == 0xff || p[2] == 0 && opens(p[3])):
+		return why
+	case opens(p[0]) && p[1] == 0 && p[2] == 0 && p[3] == 0:
+		return why
+	case text(p[0]) && p[1] == 0 && text(p[2]) && p[3] == 0, p[0] == 0 && text(p[1]) && p[2] == 0 && text(p[3]):
+		return why
+	default:
+		return ""
+	}
 }
 
 func (j *plain) held() int     { return j.scanner.Held() }

@@ -30,7 +30,6 @@ type run struct {
 	// changed says that something of the text was replaced, hit that something
 	// was found.
 	changed, hit bool
-	mark         []byte
 
 	scanners [2]*scan.Scanner // enforcing, observing
 	views    [2]scan.View
