@@ -348,7 +348,7 @@ func TestLookupKnowsWhatWasTold(t *testing.T) {
 	if has("w", "203.0.113.1") {
 		t.Error("remembered for ever")
 	}
-	r.Forget("w")
+	r.memory.sweep(r.now())
 	if w, p := r.memory.size(); w != 0 || p != 0 {
 		t.Errorf("%d workloads, %d pairs", w, p)
 	}

@@ -185,12 +185,6 @@ func (m *memory) names(workload string, addr netip.Addr, now time.Time) []string
 	return out
 }
 
-func (m *memory) forget(workload string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.drop(workload)
-}
-
 // sweep drops what is too old.
 func (m *memory) sweep(now time.Time) {
 	m.mu.Lock()

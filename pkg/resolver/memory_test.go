@@ -104,7 +104,7 @@ func TestMemoryInvariants(t *testing.T) {
 			now = now.Add(time.Duration(rapid.IntRange(0, 300).Draw(t, "seconds")) * time.Second)
 			switch rapid.IntRange(0, 9).Draw(t, "what") {
 			case 0:
-				m.forget(w)
+				m.drop(w)
 			case 1:
 				m.sweep(now)
 			default:

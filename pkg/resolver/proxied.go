@@ -17,9 +17,10 @@ import (
 const edeSynthesized = 29
 
 // standinAnswer answers a question for a name that is not resolved here, because
-// it leaves by an upstream proxy or because targets stand in for it: A and AAAA with an address that stands for the name,
-// every other type with no data. HTTPS and SVCB records in particular would send
-// clients to other names, ports and protocols than they asked for.
+// it leaves by an upstream proxy or because targets stand in for it: A and AAAA
+// with an address that stands for the name, every other type with no data. HTTPS
+// and SVCB records in particular would send clients to other names, ports and
+// protocols than they asked for.
 func (r *Resolver) standinAnswer(client Client, q *query, name string, decision Decision) outcome {
 	a := &answer{rcode: dnsmessage.RCodeSuccess, ttl: standinTTL}
 	if q.typ != dnsmessage.TypeA && q.typ != dnsmessage.TypeAAAA {

@@ -296,12 +296,6 @@ func (r *Resolver) SetUpstreams(servers []netip.AddrPort) {
 	r.cache.Purge()
 }
 
-// Forget drops what a workload was told, when it has ended.
-func (r *Resolver) Forget(workload string) {
-	r.memory.forget(workload)
-	r.standins.forget(workload, r.now())
-}
-
 type noMeter struct{}
 
 func (noMeter) Query(string, policy.Verdict) {}

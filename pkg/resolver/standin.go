@@ -250,28 +250,19 @@ func (s *standins) use(workload string, addr netip.Addr, by int, now time.Time) 
 	return true
 }
 
-// forget drops what a workload was told, but not what its flows still use.
-func (s *standins) forget(workload string, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.crowds[workload]; c != nil {
-		s.sweepCrowd(c, 0, now)
-	}
-}
-
 // sweep drops what is too old.
 func (s *standins) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.crowds {
-		s.sweepCrowd(c, standinMemory, now)
+		s.sweepCrowd(c, now)
 	}
 }
 
-func (s *standins) sweepCrowd(c *crowd, age time.Duration, now time.Time) {
+func (s *standins) sweepCrowd(c *crowd, now time.Time) {
 	for oldest := c.idle.Front(); oldest != nil; oldest = c.idle.Front() {
 		e := oldest.Value.(*standin)
-		if now.Sub(e.last) < age {
+		if now.Sub(e.last) < standinMemory {
 			return
 		}
 		s.drop(e, now)

@@ -202,9 +202,10 @@ func TestStandinsWhenFull(t *testing.T) {
 		t.Errorf("%d entries are left", got)
 	}
 	s.use("w", standin6(n0), -1, now)
-	s.forget("w", now)
+	now = now.Add(standinMemory)
+	s.sweep(now)
 	if got := s.size(); got != 0 || len(s.crowds) != 0 || len(s.numbers) != 0 {
-		t.Errorf("%d entries are left of a workload that ended", got)
+		t.Errorf("%d entries are left of a workload that asks no more", got)
 	}
 }
 
@@ -252,7 +253,8 @@ func TestStandinsRest(t *testing.T) {
 			t.Errorf("%s stands for %q", a, name)
 		}
 	}
-	s.forget("w", now)
+	now = now.Add(standinMemory)
+	s.sweep(now)
 	if _, err := s.tell("w", "late", now.Add(standinRest-time.Second)); !errors.Is(err, errNoStandin) {
 		t.Errorf("an address that rests: %v", err)
 	}
