@@ -42,12 +42,12 @@ const (
 	ProxyHTTPS ProxyScheme = "https"
 )
 
-// Set reports whether there is a proxy.
-func (u *UpstreamProxy) Set() bool { return u != nil && u.Scheme != "" }
+// set reports whether there is a proxy.
+func (u *UpstreamProxy) set() bool { return u != nil && u.Scheme != "" }
 
 // URL writes the proxy's address, "" for none. It has no credentials in it.
 func (u *UpstreamProxy) URL() string {
-	if !u.Set() {
+	if !u.set() {
 		return ""
 	}
 	return string(u.Scheme) + "://" + net.JoinHostPort(u.Host, strconv.Itoa(int(u.Port)))
@@ -298,7 +298,7 @@ func (c *Config) ProxyOf(r *Rule) *UpstreamProxy {
 	if r != nil && r.UpstreamProxy != nil {
 		u = r.UpstreamProxy
 	}
-	if !u.Set() || r != nil && (r.Action == Deny || r.Handling == Direct) {
+	if !u.set() || r != nil && (r.Action == Deny || r.Handling == Direct) {
 		return nil
 	}
 	return u
@@ -309,7 +309,7 @@ func (c *Config) UpstreamProxies() []*UpstreamProxy {
 	var all []*UpstreamProxy
 	seen := make(map[*UpstreamProxy]bool)
 	add := func(u *UpstreamProxy) {
-		if u.Set() && !seen[u] {
+		if u.set() && !seen[u] {
 			seen[u] = true
 			all = append(all, u)
 		}

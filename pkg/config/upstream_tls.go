@@ -15,8 +15,8 @@ type UpstreamTLS struct {
 	At string
 }
 
-// Set reports whether there is a certificate.
-func (u *UpstreamTLS) Set() bool { return u != nil && u.Cert != "" }
+// set reports whether there is a certificate.
+func (u *UpstreamTLS) set() bool { return u != nil && u.Cert != "" }
 
 // upstreamTLS reads a block. Two empty texts say that what `defaults` has does
 // not hold.
@@ -56,7 +56,7 @@ func showUpstreamTLS(u *UpstreamTLS) *yaml.Node {
 // CertificateOf gives the certificate that a rule's upstreams are shown, nil for
 // none.
 func (c *Config) CertificateOf(r *Rule) *UpstreamTLS {
-	if r == nil || !r.UpstreamTLS.Set() || r.Action == Deny || r.Handling != Inspect {
+	if r == nil || !r.UpstreamTLS.set() || r.Action == Deny || r.Handling != Inspect {
 		return nil
 	}
 	return r.UpstreamTLS

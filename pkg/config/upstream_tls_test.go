@@ -17,7 +17,7 @@ rules:
 `)
 	for i, want := range []string{"/default.pem", "/own.pem", "", "", "", "/default.pem"} {
 		u := c.CertificateOf(&c.Rules[i])
-		if got := u.Set(); got != (want != "") || got && u.Cert != want {
+		if got := u.set(); got != (want != "") || got && u.Cert != want {
 			t.Errorf("rule %s: %+v, want %q", c.Rules[i].Name, u, want)
 		}
 	}

@@ -79,7 +79,7 @@ rules:
   - {name: b, match: {hosts: [other.example.com]}, action: allow}`)
 	for host, want := range map[string]string{"api.example.com": "/c", "other.example.com": ""} {
 		d := p.Decide(&Query{Workload: "w", Host: host, Port: 443, Protocol: HTTPS, HTTP: &HTTPQuery{Method: "GET", Path: "/"}})
-		if got := d.Certificate.Set(); got != (want != "") || got && d.Certificate.Cert != want {
+		if got := d.Certificate != nil; got != (want != "") || got && d.Certificate.Cert != want {
 			t.Errorf("%s: %+v, want %q", host, d.Certificate, want)
 		}
 	}

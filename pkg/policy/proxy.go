@@ -194,7 +194,8 @@ func (d *detour) ways(host string) Ways {
 }
 
 // Proxied reports whether there is any upstream proxy, or a rule with targets
-// in the place of its hosts. Without one every name is resolved, and the addresses that stand for names are ordinary ones.
+// in the place of its hosts. Without one every name is resolved, and the
+// addresses that stand for names are ordinary ones.
 func (p *Policy) Proxied() bool { return p != nil && p.proxied }
 
 // unjudged reports whether the addresses of what is asked for cannot say

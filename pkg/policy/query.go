@@ -40,8 +40,8 @@ type Query struct {
 	// Protocol of the connection.
 	Protocol Protocol
 	// ByProxy says that Host is not resolved, because it can leave by an upstream
-	// proxy or to targets only (Ways): whether a rule with cidrs matches is not known then, so
-	// one that allows does not and one that denies does.
+	// proxy or to targets only (Ways): whether a rule with cidrs matches is not
+	// known then, so one that allows does not and one that denies does.
 	ByProxy bool
 	// Who is what conditions may ask of the workload beside its name; nil: nothing
 	// is known.
