@@ -4,7 +4,7 @@ import "context"
 
 // A Stage is one feature of a rule. One value serves every exchange of the
 // rule at the same time: what belongs to an exchange is kept in it (Keep). A
-// stage that must see a body replaces Body (Watch, Transform, or its own), so
+// stage that must see a body replaces Body (Watch, or its own), so
 // that streams stay streams. What a stage does is told by which of the
 // interfaces below it has.
 type Stage interface {

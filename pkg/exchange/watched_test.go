@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"testing"
-	"testing/iotest"
 )
 
 // A slowBody is a body that comes in pieces.
@@ -98,52 +97,5 @@ func TestWatchStopsWhereTheWatcherObjects(t *testing.T) {
 		if !errors.Is(err, errLimit) || len(got) > 10 {
 			t.Errorf("buffered %v: %q, %v", buffered, got, err)
 		}
-	}
-}
-
-// A doubler writes each byte twice, one step late.
-type doubler struct{ kept []byte }
-
-func (d *doubler) Transform(dst, p []byte, last bool) ([]byte, error) {
-	for _, c := range d.kept {
-		dst = append(dst, c, c)
-	}
-	d.kept = append(d.kept[:0], p...)
-	if last {
-		for _, c := range d.kept {
-			dst = append(dst, c, c)
-		}
-	}
-	return dst, nil
-}
-
-func TestTransform(t *testing.T) {
-	var want []byte
-	for i := range len(text) {
-		want = append(want, text[i], text[i])
-	}
-	for _, buffered := range []bool{false, true} {
-		for step := 1; step <= len(text)+1; step++ {
-			got, err := drain(Transform(&slowBody{*NewBytes([]byte(text)), step}, &doubler{}), buffered)
-			if got != string(want) || err != nil {
-				t.Fatalf("step %d, buffered %v: %q, %v", step, buffered, got, err)
-			}
-		}
-	}
-}
-
-type cutBody struct {
-	Bytes
-	io.Reader
-}
-
-func (b *cutBody) Read(p []byte) (int, error) { return b.Reader.Read(p) }
-func (b *cutBody) Buffered() ([]byte, bool)   { return nil, false }
-
-func TestTransformPassesOnThatTheSourceWasCut(t *testing.T) {
-	cut := errors.New("cut")
-	b := &cutBody{Reader: io.MultiReader(bytes.NewReader([]byte("abc")), iotest.ErrReader(cut))}
-	if got, err := drain(Transform(b, &doubler{}), false); !errors.Is(err, cut) {
-		t.Errorf("%q, %v: must not look whole", got, err)
 	}
 }
