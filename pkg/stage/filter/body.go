@@ -390,7 +390,7 @@ func (k *kind) judge(r *run) judge {
 
 // newBody makes the body that judges src.
 func (s *Stage) newBody(r *run, k *kind, src exchange.Body, trailer *exchange.Header) *body {
-	b := &body{r: r, src: src, judge: k.judge(r), trailer: trailer, share: share{m: s.o.Memory}, raw: r.raw[:0], out: r.passed[:0]}
+	b := &body{r: r, src: src, judge: k.judge(r), trailer: trailer, share: share{m: s.o.Memory, workload: r.x.Subject.Workload}, raw: r.raw[:0], out: r.passed[:0]}
 	if len(k.codings) > 0 {
 		limit := int64(decode.Max)
 		if k.stream {

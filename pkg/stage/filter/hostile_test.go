@@ -101,3 +101,25 @@ func TestUsualTypesPass(t *testing.T) {
 		}
 	}
 }
+
+// TestHalfOfTheMemory: one workload cannot take what others need.
+func TestHalfOfTheMemory(t *testing.T) {
+	m := NewMemory(1 << 20)
+	var held []*share
+	for range 100 {
+		s := &share{m: m, workload: "greedy"}
+		s.set(64 << 10)
+		held = append(held, s)
+	}
+	other := share{m: m, workload: "other"}
+	if m.Used() != 512<<10 || !other.set(100<<10) {
+		t.Errorf("%d bytes are held by one workload", m.Used())
+	}
+	other.set(0)
+	for _, s := range held {
+		s.set(0)
+	}
+	if m.Used() != 0 || len(m.holders) != 0 {
+		t.Errorf("%d bytes and %d workloads are left", m.Used(), len(m.holders))
+	}
+}
