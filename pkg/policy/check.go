@@ -190,7 +190,7 @@ func (p *Policy) check(r *rule, a *asked) (outcome, key) {
 func (a *asked) variables() *condition.Variables {
 	a.begin()
 	v := &condition.Variables{
-		Method: a.http.Method, Path: a.forward(), RawQuery: a.http.RawQuery, Host: a.host, HTTPS: a.protocol == HTTPS, Port: a.port,
+		Method: a.http.Method, Path: a.forward(), Ambiguous: a.path.Ambiguous(), RawQuery: a.http.RawQuery, Host: a.host, HTTPS: a.protocol == HTTPS, Port: a.port,
 		Workload: a.workload, Addrs: a.addrs,
 	}
 	if a.http.Header != nil {

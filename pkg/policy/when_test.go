@@ -19,6 +19,13 @@ rules:
   - name: who
     match: { hosts: [who.example.com], when: 'workload.unit == "mcp.service" && workload.uid == 7 && flow.port == 443 && request.scheme == "https"' }
     action: allow
+  - name: outside
+    match: { hosts: [paths.example.com], when: 'request.path.startsWith("/admin")' }
+    action: deny
+  - name: inside
+    match: { hosts: [paths.example.com], when: 'request.method == "GET" && request.path.startsWith("/repos/")' }
+    action: allow
+  - { name: any, match: { hosts: [other.example.com], when: 'request.method == "GET" || request.path == "/"' }, action: allow }
 `
 
 // TestWhen: a condition is the last key of a match; without an answer it
@@ -45,6 +52,11 @@ func TestWhen(t *testing.T) {
 		{"a deny rule that holds", *asking("api.example.com", "/repos/a", "per_page=1", headers{"X-Level": {"root"}}), Deny, RuleDenied, "guarded", "denies this"},
 		{"an ambiguous path", *asking("api.example.com", "/repos/%2e%2e/a", "per_page=1", plain), Deny, AmbiguousPath, "pages", ""},
 		{"an ambiguous path where it does not hold", *asking("api.example.com", "/repos/%2e%2e/a", "per_page=101", plain), Deny, NoRule, "", ""},
+		// Without paths the condition alone judges the path that goes out.
+		{"a path", *asking("paths.example.com", "/repos/a", "", plain), Allow, NoReason, "inside", ""},
+		{"a path that leads elsewhere", *asking("paths.example.com", "/repos/../admin", "", plain), Deny, RuleDenied, "outside", "ambiguous"},
+		{"a path encoded twice", *asking("paths.example.com", "/%2561dmin", "", plain), Deny, RuleDenied, "outside", "ambiguous"},
+		{"a path that nobody asks for", *asking("other.example.com", "/a/../b", "", plain), Allow, NoReason, "any", ""},
 		{"an unknown asker", *asking("who.example.com", "/", "", plain), Deny, NoRule, "", ""},
 	} {
 		e := p.Explain(&tt.query)

@@ -16,6 +16,9 @@ type Variables struct {
 	// Method as the request has it; Path is the one that is forwarded, RawQuery
 	// what follows the "?"; Host is canonical.
 	Method, Path, RawQuery, Host string
+	// Ambiguous says why servers may take the path for another one, "" for a path
+	// of which that is not so.
+	Ambiguous string
 	// HTTPS tells the scheme.
 	HTTPS bool
 	Port  uint16
@@ -70,6 +73,9 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	case "request.port", "flow.port":
 		return int64(a.Port), true
 	case "request.path":
+		if a.Ambiguous != "" {
+			return types.NewErr("the path is ambiguous: %s", a.Ambiguous), true
+		}
 		return a.Path, true
 	case "request.query":
 		// What url refuses here, such as a broken escape or a semicolon, another
