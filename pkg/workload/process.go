@@ -6,12 +6,8 @@ import (
 	"strconv"
 	"strings"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sys/unix"
 )
-
-// processCache is how many processes a Processes remembers.
-const processCache = 4096
 
 // A Process is what /proc says of one.
 type Process struct {
@@ -28,45 +24,6 @@ type Process struct {
 	Exe string
 	// Cgroup is its cgroup2 path.
 	Cgroup string
-}
-
-// Processes looks processes up and remembers them. It is safe for concurrent
-// use. When full, the process unused for longest is looked up again.
-type Processes struct {
-	known *lru.Cache[int, Process]
-}
-
-// NewProcesses makes an empty memory.
-func NewProcesses() (*Processes, error) {
-	known, err := lru.New[int, Process](processCache)
-	if err != nil {
-		return nil, err
-	}
-	return &Processes{known: known}, nil
-}
-
-// Process is the process that has that pid now. What it remembers is used only
-// while the start time is the same; a process that has called execve, changed
-// its user or its cgroup in between is shown as it was, at most until its
-// place is needed. Errors wrap ErrGone where it ended.
-func (p *Processes) Process(pid int) (Process, error) {
-	if known, ok := p.known.Get(pid); ok {
-		if s, err := readStat(pid); err == nil && s.start == known.Start {
-			return known, nil
-		}
-	}
-	found, err := LookUp(pid)
-	if err != nil {
-		p.known.Remove(pid)
-		return Process{}, err
-	}
-	p.known.Add(pid, found)
-	return found, nil
-}
-
-// Resources says how full the memory is.
-func (p *Processes) Resources() []Resource {
-	return []Resource{{Name: "processes", Entries: p.known.Len(), Capacity: processCache}}
 }
 
 // LookUp reads a process from /proc. A pidfd taken before and asked after

@@ -24,23 +24,6 @@ func TestLookUp(t *testing.T) {
 	if p.PID != cmd.Process.Pid || p.UID != 0 || p.Cgroup != path || p.Comm != "sleep" || !strings.HasSuffix(p.Exe, "/sleep") && !strings.HasSuffix(want, p.Exe) || p.Start == 0 {
 		t.Errorf("%+v", p)
 	}
-	known, err := NewProcesses()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		got, err := known.Process(cmd.Process.Pid)
-		if err != nil || got != p {
-			t.Errorf("%+v, %v", got, err)
-		}
-	}
-	// Another process under the same pid begins at another time.
-	stale := p
-	stale.Start, stale.Comm = p.Start-1, "former"
-	known.known.Add(p.PID, stale)
-	if got, err := known.Process(p.PID); err != nil || got.Comm != "sleep" {
-		t.Errorf("a reused pid: %+v, %v", got, err)
-	}
 	cmd.Process.Kill()
 	// A zombie holds its pid and is gone all the same.
 	var info syscall.WaitStatus
@@ -50,11 +33,8 @@ func TestLookUp(t *testing.T) {
 			break
 		}
 	}
-	if _, err := known.Process(p.PID); !errors.Is(err, ErrGone) {
+	if _, err := LookUp(p.PID); !errors.Is(err, ErrGone) {
 		t.Errorf("ended: %v", err)
-	}
-	if n := known.Resources()[0].Entries; n != 0 {
-		t.Errorf("%d entries for processes that ended", n)
 	}
 	if _, err := LookUp(0); err == nil {
 		t.Error("pid 0 is a process")
@@ -118,14 +98,10 @@ func FuzzParseStat(f *testing.F) {
 	})
 }
 
-func BenchmarkProcess(b *testing.B) {
-	p, err := NewProcesses()
-	if err != nil {
-		b.Fatal(err)
-	}
+func BenchmarkLookUp(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := p.Process(os.Getpid()); err != nil {
+		if _, err := LookUp(os.Getpid()); err != nil {
 			b.Fatal(err)
 		}
 	}
