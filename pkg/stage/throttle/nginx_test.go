@@ -47,6 +47,9 @@ func startNginx(t *testing.T, all [][]config.Throttle) string {
 			t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, "ping"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	conf := filepath.Join(dir, "nginx.conf")
 	text := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/error.log warn;
 events {}
@@ -88,22 +91,35 @@ func exists(name string) bool {
 }
 
 // TestAsNginx: a real nginx admits, refuses and delays the same requests at the
-// same times. Bursts come 0.3 s or more from where something would change; on a
-// machine that is too busy even for that it is tried again, with all buckets
-// empty. What differs in the arithmetic differs each time.
+// same times. Bursts come 0.3 s or more from where something would change. A try
+// in which the machine was too busy even for that says nothing; two others that
+// differ are a difference of the arithmetic, which is there each time.
 func TestAsNginx(t *testing.T) {
 	t.Parallel()
-	for try := range 4 {
-		differences := differFromNginx(t)
+	const tries, tooLate = 8, 150 * time.Millisecond
+	differed := 0
+	for try := range tries {
+		differences, late := differFromNginx(t)
 		if len(differences) == 0 {
 			return
 		}
-		t.Logf("try %d:\n%s", try, strings.Join(differences, "\n"))
+		t.Logf("try %d, with answers up to %s late:\n%s", try, late, strings.Join(differences, "\n"))
+		if late > tooLate {
+			continue
+		}
+		if differed++; differed == 2 {
+			t.Fatal("differs from nginx each time")
+		}
 	}
-	t.Error("differs from nginx each time")
+	if differed > 0 {
+		t.Fatal("differs from nginx")
+	}
+	t.Skip("the machine was too busy in every try")
 }
 
-func differFromNginx(t *testing.T) (differences []string) {
+// differFromNginx gives also how late the machine was at its worst: what a ping
+// every few milliseconds, which nginx answers at once, waited for.
+func differFromNginx(t *testing.T) (differences []string, late time.Duration) {
 	throttle := func(burst, delay int64) config.Throttle {
 		return config.Throttle{Requests: 1, Per: time.Second, Burst: burst, Delay: delay, By: byWorkload, Status: 429}
 	}
@@ -129,6 +145,24 @@ func differFromNginx(t *testing.T) (differences []string) {
 	same := func(a, b time.Duration) bool {
 		return (a == refused) == (b == refused) && (a-b).Abs() < 300*time.Millisecond
 	}
+	stop := make(chan struct{})
+	var pinger sync.WaitGroup
+	pinger.Go(func() {
+		for last := time.Now(); ; last = time.Now() {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			resp, err := client.Get("http://" + address + "/ping")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			late = max(late, time.Since(last)-5*time.Millisecond)
+		}
+	})
 	var wg sync.WaitGroup
 	var gathering sync.Mutex
 	begin := time.Now().Add(100 * time.Millisecond)
@@ -176,5 +210,7 @@ func differFromNginx(t *testing.T) (differences []string) {
 		}
 	}
 	wg.Wait()
-	return differences
+	close(stop)
+	pinger.Wait()
+	return differences, late
 }
