@@ -84,7 +84,7 @@ func (b *body) take(p []byte, last bool) error {
 
 // account counts what is held.
 func (b *body) account() error {
-	n := int64(b.judge.held() + len(b.raw))
+	n := int64(b.judge.memory() + len(b.raw))
 	if b.keep {
 		n += int64(len(b.out))
 	}

@@ -14,8 +14,10 @@ type judge interface {
 	// feed appends to dst what may be passed on after p; last says that the body
 	// ends with it. The error is a *exchange.Refusal.
 	feed(dst, p []byte, last bool) ([]byte, error)
-	// held gives the bytes that were fed and not passed on.
+	// held gives the bytes that were fed and not passed on, memory what is held for
+	// them.
 	held() int
+	memory() int
 	// changed reports whether something was replaced so far.
 	changed() bool
 }
@@ -78,6 +80,7 @@ func wide(p []byte) string {
 }
 
 func (j *plain) held() int     { return j.scanner.Held() }
+func (j *plain) memory() int   { return j.scanner.Size() }
 func (j *plain) changed() bool { return j.r.changed }
 
 // events judges text/event-stream, one event after the other.
@@ -111,7 +114,9 @@ func (j *events) feed(dst, p []byte, last bool) ([]byte, error) {
 		}
 		from, j.seen, j.line = len(j.buf), len(j.buf), len(j.buf)
 	}
-	j.buf = j.buf[:copy(j.buf, j.buf[from:])]
+	if from > 0 {
+		j.buf = j.buf[:copy(j.buf, j.buf[from:])]
+	}
 	j.seen -= from
 	j.line -= from
 	if len(j.buf) > Bound {
@@ -160,6 +165,7 @@ func (j *events) event(dst, p []byte) ([]byte, error) {
 }
 
 func (j *events) held() int     { return len(j.buf) }
+func (j *events) memory() int   { return cap(j.buf) + j.r.memory() }
 func (j *events) changed() bool { return j.any }
 
 // messages judges the length-prefixed messages of gRPC (gRPC over HTTP2,
@@ -223,7 +229,9 @@ func (j *messages) feed(dst, p []byte, last bool) ([]byte, error) {
 		dst = append(dst, j.buf[from:]...)
 		from = len(j.buf)
 	}
-	j.buf = j.buf[:copy(j.buf, j.buf[from:])]
+	if from > 0 {
+		j.buf = j.buf[:copy(j.buf, j.buf[from:])]
+	}
 	return dst, nil
 }
 
@@ -273,4 +281,5 @@ func (j *messages) unjudged(why string) error {
 }
 
 func (j *messages) held() int     { return len(j.buf) }
+func (j *messages) memory() int   { return cap(j.buf) + cap(j.text) + j.r.memory() }
 func (j *messages) changed() bool { return j.any }

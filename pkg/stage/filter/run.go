@@ -68,6 +68,17 @@ func (s *Stage) free(r *run) {
 	r.side.pool.Put(r)
 }
 
+// memory gives the bytes that the run holds for texts.
+func (r *run) memory() int {
+	n := cap(r.in) + cap(r.out)
+	for _, scanner := range r.scanners {
+		if scanner != nil {
+			n += scanner.Size()
+		}
+	}
+	return n
+}
+
 // begin makes the scanner ready for a text with that view.
 func (r *run) begin(view scan.View, place string, at bool) *scan.Scanner {
 	r.place, r.at, r.changed, r.hit = place, at, false, false

@@ -338,4 +338,4 @@ func (s *Scanner) drop(keep int64) {
 }
 
 // Size gives the bytes of memory that the scanner holds for text.
-func (s *Scanner) Size() int { return cap(s.buf) + cap(s.accept) + 16*cap(s.units) }
+func (s *Scanner) Size() int { return cap(s.buf) + cap(s.accept) + 24*cap(s.units) }
