@@ -4,9 +4,9 @@ import "context"
 
 // A Stage is one feature of a rule. One value serves every exchange of the
 // rule at the same time: what belongs to an exchange is kept in it (Keep). A
-// stage that must see a body replaces Body (Watch, or its own), so that streams
-// stay streams. What a stage does is told by which of the interfaces below it
-// has.
+// stage that must see a body replaces Body (Watch, or its own), so
+// that streams stay streams. What a stage does is told by which of the
+// interfaces below it has.
 type Stage interface {
 	// Name is the stage's key in a rule.
 	Name() string
@@ -119,6 +119,19 @@ func NewPipeline(stages ...Stage) *Pipeline {
 
 // Empty reports whether the pipeline has no stage.
 func (p *Pipeline) Empty() bool { return p == nil }
+
+// Stage gives the stage of that name, nil without one.
+func (p *Pipeline) Stage(name string) Stage {
+	if p == nil {
+		return nil
+	}
+	for i := range p.stages {
+		if p.stages[i].stage.Name() == name {
+			return p.stages[i].stage
+		}
+	}
+	return nil
+}
 
 // Request runs the request sides in order until one refuses or answers; then
 // those before it take back what they counted.
