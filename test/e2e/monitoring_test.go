@@ -99,7 +99,11 @@ except OSError:
 `
 
 // A monitored host is one whose daemon a real Prometheus scrapes.
-type monitored struct{ *host }
+type monitored struct {
+	*host
+	// release ends the answers to /plain/held.
+	release chan struct{}
+}
 
 func newMonitored(t *testing.T, extra string) *monitored {
 	t.Helper()
@@ -110,6 +114,7 @@ func newMonitored(t *testing.T, extra string) *monitored {
 	}
 	h.write("/srv/odd.py", oddClients)
 	h.write("/srv/traffic.sh", monitoredTraffic)
+	release := make(chan struct{})
 	answer := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		switch r.URL.Path {
@@ -119,7 +124,7 @@ func newMonitored(t *testing.T, extra string) *monitored {
 			w.WriteHeader(http.StatusInternalServerError)
 		case "/plain/held":
 			w.(http.Flusher).Flush()
-			<-r.Context().Done()
+			<-release
 		}
 		fmt.Fprintln(w, "an answer")
 	}
@@ -132,7 +137,7 @@ func newMonitored(t *testing.T, extra string) *monitored {
 	t.Cleanup(func() { web.Close() })
 	conf := strings.Replace(h.config(monitoredRules), "tls: {", "tls: { on_pinned: tunnel,", 1)
 	h.startDaemon(strings.Replace(conf, "audit.jsonl }", "audit.jsonl"+extra+" }", 1))
-	return &monitored{h}
+	return &monitored{h, release}
 }
 
 // traffic makes everything happen once.
@@ -253,7 +258,7 @@ func TestMonitoring(t *testing.T) {
 	if err := held.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { held.Process.Kill(); held.Wait() })
+	t.Cleanup(func() { close(m.release); held.Wait() })
 	m.traffic()
 	time.Sleep(2500 * time.Millisecond)
 
