@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,7 +99,7 @@ func TestRateLimit(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond) // longer than a snapshot may be behind
 	old := h.role("worker")
 	h.kill(old, unix.SIGKILL)
-	eventually(t, 10*time.Second, "a new worker", func() bool { return h.role("worker") != old })
+	eventually(t, patience(10*time.Second), "a new worker", func() bool { return h.role("worker") != old })
 	load("after the worker was killed", "/one/x", 0)
 	d.stop()
 	h.startDaemon(rules(160))
@@ -130,7 +131,6 @@ func (h *host) curls(lines ...string) (answers [][]string) {
 // TestRateLimitTold: what a client sees of limits, and what counts.
 func TestRateLimitTold(t *testing.T) {
 	t.Parallel()
-	withinWindow(time.Hour, 30*time.Second)
 	h := newHost(t)
 	h.net.setHandler(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
@@ -138,7 +138,8 @@ func TestRateLimitTold(t *testing.T) {
 		fmt.Fprint(w, "from the origin")
 	})
 	h.startDaemon(h.config(fmt.Sprintf(limitRules, 100)))
-	withinWindow(time.Minute, 20*time.Second)
+	withinWindow(time.Hour, 2*time.Minute)
+	withinWindow(time.Minute, 15*time.Second)
 	url := func(path string) string { return "https://api.example.com/" + path + "/x" }
 	codes := func(answers [][]string) (all string) {
 		for _, a := range answers {
@@ -196,34 +197,46 @@ func TestThrottle(t *testing.T) {
 	begin := time.Now()
 	r := h.run(h.command(h.execBy("curl", "-s", "-Z", "--parallel-max", "6", "-o", "/dev/null", "-w", "%{http_code} %{time_total}\n", "https://api.example.com/paced/[1-6]")...))
 	took := time.Since(begin)
-	if ok, refused := strings.Count(r.stdout, "200 "), strings.Count(r.stdout, "429 "); ok != 4 || refused != 2 || took < 1400*time.Millisecond {
-		t.Errorf("%d passed, %d refused in %s: %v", ok, refused, took, r)
-	}
+	var times []time.Time
 	var queued []time.Duration
-	eventually(t, 5*time.Second, "six events", func() bool {
-		queued = nil
-		n := 0
+	eventually(t, patience(5*time.Second), "six events", func() bool {
+		times, queued = nil, nil
 		for _, e := range h.auditOf(audit.Exchange) {
 			if e.Rule != "paced" {
 				continue
 			}
-			if n++; e.Reason == "" {
+			times = append(times, e.Time)
+			if e.Reason == "" {
 				queued = append(queued, e.Duration.Queued)
 			} else if e.Reason != "throttled" {
 				t.Errorf("event %+v", e)
 			}
 		}
-		return n == 6
+		return len(times) == 6
 	})
-	var sum time.Duration
-	for _, q := range queued {
-		sum += q
+	slices.SortFunc(times, time.Time.Compare)
+	slices.Sort(queued)
+	// One and the burst, and one more for each half second over which a slow machine
+	// has spread them.
+	spread := times[5].Sub(times[0])
+	most := 4 + int(spread/(500*time.Millisecond))
+	ok, refused := strings.Count(r.stdout, "200 "), strings.Count(r.stdout, "429 ")
+	if ok < 4 || ok > most || ok+refused != 6 || ok != len(queued) {
+		t.Errorf("%d passed, %d refused, want 4 to %d: %v", ok, refused, most, r)
 	}
-	if sum < 2500*time.Millisecond || sum > 3500*time.Millisecond {
-		t.Errorf("queued %v, want 0, 0.5, 1 and 1.5 s", queued)
+	// The n-th goes on n half seconds after the first.
+	if took < time.Duration(ok-1)*500*time.Millisecond {
+		t.Errorf("%d passed in %s", ok, took)
+	}
+	const exact = 50 * time.Millisecond
+	for i, q := range queued {
+		if least := time.Duration(i)*500*time.Millisecond - spread - exact; q < least {
+			t.Errorf("queued %v within %s, want 0, 0.5, 1 and 1.5 s", queued, spread)
+			break
+		}
 	}
 	a := h.curls("https://api.example.com/strict/1", "https://api.example.com/strict/2")
-	if a[0][0] != "200" || a[1][0] != "503" || a[1][1] != "throttled" || a[1][2] < "5" {
+	if retry, err := strconv.Atoi(a[1][2]); a[0][0] != "200" || a[1][0] != "503" || a[1][1] != "throttled" || err != nil || retry < 1 || retry > 63 {
 		t.Errorf("strict: %q", a)
 	}
 }
@@ -287,13 +300,14 @@ const sharedRules = `
 redis: { address: "%s", timeout: 3s }
 rules:
   - { name: exact, match: { hosts: [api.example.com], paths: [/exact/**] }, action: allow, rate_limit: { day: 300, policy: redis } }
-  - { name: outage, match: { hosts: [api.example.com], paths: [/outage/**] }, action: allow, rate_limit: { minute: 120, by: rule, policy: redis } }
+  - { name: outage, match: { hosts: [api.example.com], paths: [/outage/**] }, action: allow, rate_limit: { hour: 120, by: rule, policy: redis } }
+  - { name: again, match: { hosts: [api.example.com], paths: [/again/**] }, action: allow, rate_limit: { hour: 120, by: rule, policy: redis } }
   - { name: strict, match: { hosts: [api.example.com], paths: [/strict/**] }, action: allow, rate_limit: { hour: 1000, policy: redis, fault_tolerant: false } }
 `
 
 // TestRateLimitShared: three daemons that share a Redis admit exactly the limit
 // together. Without it each admits at most the limit less what it saw last, and
-// when it is back, with nothing, no more in that window; the next one is exact.
+// when it is back, with nothing, no more in that window; what begins then is exact.
 func TestRateLimitShared(t *testing.T) {
 	t.Parallel()
 	r := newRack(t)
@@ -325,7 +339,7 @@ func TestRateLimitShared(t *testing.T) {
 	back := func(n int) {
 		t.Helper()
 		for _, h := range hosts {
-			eventually(t, 20*time.Second, "redis is back", func() bool {
+			eventually(t, patience(20*time.Second), "redis is back", func() bool {
 				seen := 0
 				for _, e := range h.auditOf(audit.Lifecycle) {
 					if strings.HasPrefix(e.Message, "redis ") && strings.HasSuffix(e.Message, " is back") {
@@ -336,7 +350,7 @@ func TestRateLimitShared(t *testing.T) {
 			})
 		}
 	}
-	withinWindow(24*time.Hour, 2*time.Minute)
+	withinWindow(time.Hour, 3*time.Minute)
 	if each, all := loads(300, "/exact/1"); all != 300 {
 		t.Errorf("HTTP/2: %v admitted, together %d, want 300", each, all)
 	}
@@ -344,8 +358,6 @@ func TestRateLimitShared(t *testing.T) {
 		t.Errorf("HTTP/1.1: %v admitted of nothing", each)
 	}
 
-	withinWindow(time.Minute, 40*time.Second)
-	minute := time.Now().Truncate(time.Minute)
 	const limit = 120
 	seen := make([]int, len(hosts))
 	total := 0
@@ -366,20 +378,15 @@ func TestRateLimitShared(t *testing.T) {
 	r.start()
 	back(1)
 	after, _ := loads(200, "/outage/3")
-	if now := time.Now().Truncate(time.Minute); now != minute {
-		t.Logf("the minute was over too soon; nothing is known of the outage: %v, %v", without, after)
-	} else {
-		for i := range hosts {
-			if without[i] != limit-seen[i] || after[i] != 0 {
-				t.Errorf("host %d saw %d of %d: admitted %d without Redis and %d after", i, seen[i], limit, without[i], after[i])
-			}
+	for i := range hosts {
+		if without[i] != limit-seen[i] || after[i] != 0 {
+			t.Errorf("host %d saw %d of %d: admitted %d without Redis and %d after", i, seen[i], limit, without[i], after[i])
 		}
 	}
 	if strict := hosts[0].curls("https://api.example.com/strict/1")[0]; strict[0] != "200" {
 		t.Errorf("strict, with Redis: %q", strict)
 	}
-	time.Sleep(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute + 200*time.Millisecond)))
-	if each, all := loads(200, "/outage/4"); all != limit {
-		t.Errorf("the window after the outage: %v admitted, together %d, want %d", each, all, limit)
+	if each, all := loads(200, "/again/1"); all != limit {
+		t.Errorf("what began after the outage: %v admitted, together %d, want %d", each, all, limit)
 	}
 }
