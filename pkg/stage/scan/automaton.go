@@ -32,6 +32,7 @@ type automaton struct {
 	mu     sync.Mutex
 	states map[string]*state
 	size   int
+	begun  map[int]*beginning
 	// What follows serves one step.
 	stack, queue, list []uint32
 	seen, listed       []uint32
@@ -145,7 +146,17 @@ func (a *automaton) step(s *state, class int) *state {
 	a.turn++
 	a.queue, a.list = a.queue[:0], a.list[:0]
 	found := false
-	for _, pc := range s.list {
+	list := s.list
+	var begun *beginning
+	if n := len(list) - 1; s.seeking && n > 0 {
+		// What may begin here is the same in most states, and much of the work.
+		if begun = a.beginnings(looked, class, r); begun.found {
+			begun = nil
+		} else {
+			list = list[:n]
+		}
+	}
+	for _, pc := range list {
 		if a.follow(pc, looked) {
 			found = true
 			if !a.longest {
@@ -161,6 +172,11 @@ func (a *automaton) step(s *state, class int) *state {
 				a.enlist(in.Out)
 			}
 		}
+		if begun != nil && !(found && !a.longest) {
+			for _, pc := range begun.next {
+				a.enlist(pc)
+			}
+		}
 		if seeking {
 			a.enlist(a.entry)
 		}
@@ -168,6 +184,35 @@ func (a *automaton) step(s *state, class int) *state {
 	t := a.intern(a.context(r), seeking, found)
 	s.next[class].Store(t)
 	return t
+}
+
+// A beginning is what threads that begin at a place become by one rune; found
+// says that they match nothing, which is a match.
+type beginning struct {
+	next  []uint32
+	found bool
+}
+
+// beginnings gives the beginning by a rune of the class, where looked holds.
+func (a *automaton) beginnings(looked syntax.EmptyOp, class int, r rune) *beginning {
+	key := int(looked)<<16 | class
+	if b := a.begun[key]; b != nil {
+		return b
+	}
+	b := &beginning{found: a.follow(a.entry, looked)}
+	for _, pc := range a.queue {
+		if in := &a.prog.Inst[pc]; r >= 0 && matchRune(in, r) {
+			b.next = append(b.next, in.Out)
+		}
+	}
+	if a.begun == nil {
+		a.begun = make(map[int]*beginning)
+	}
+	a.begun[key] = b
+	// The step that asked begins anew.
+	a.turn++
+	a.queue = a.queue[:0]
+	return b
 }
 
 // follow queues the threads that wait for a rune after pc, and reports whether
