@@ -36,6 +36,8 @@ const (
 	// renewEvery is how long a UDP socket is used: nothing else would tell that a
 	// name has another address now.
 	renewEvery = 5 * time.Minute
+	// answerTimeout is how long an ICMP error may take that refuses a datagram.
+	answerTimeout = 200 * time.Millisecond
 	// maxUDP leaves room for the headers of IP and UDP and for our own.
 	maxUDP = 56 << 10
 	// maxLocal is below net.core.wmem_default of Linux, with room for our header.
@@ -47,12 +49,15 @@ const (
 // whether a message arrived: what was under way when a connection breaks may be
 // missing, and the chain of the lines shows it.
 type Sink struct {
-	o        Options
-	host     string
-	pid      string
-	conn     net.Conn
-	stream   bool // counted or separated, else one datagram each
-	dialled  time.Time
+	o       Options
+	host    string
+	pid     string
+	conn    net.Conn
+	stream  bool // counted or separated, else one datagram each
+	dialled time.Time
+	// doubtful: the last UDP datagram was refused, so the next one must be seen
+	// not to be before it counts as sent.
+	doubtful bool
 	head     audit.Head
 	buf      []byte
 	ends     []int // of the messages in buf, and of their lines in what is written
@@ -112,6 +117,7 @@ func (s *Sink) Write(p []byte) (int, error) {
 	}
 	n, err := send(p)
 	if err != nil {
+		s.doubtful = s.o.Network == "udp"
 		s.drop()
 		err = fmt.Errorf("syslog %s: %w", s.o.Address, err)
 	}
@@ -193,9 +199,30 @@ func (s *Sink) sendDatagrams(p []byte) (n int, err error) {
 		if _, err := s.conn.Write(s.buf); err != nil {
 			return n, err
 		}
+		if s.doubtful {
+			if err := s.refused(); err != nil {
+				return n, err
+			}
+			s.doubtful = false
+		}
 		n += end + 1
 	}
 	return n, nil
+}
+
+// refused waits for what the network says of the datagram before. A socket is told
+// of it by the next call only, so that without a look every second datagram to a
+// closed port would count as sent.
+func (s *Sink) refused() error {
+	if err := s.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
+	}
+	var one [1]byte
+	_, err := s.conn.Read(one[:])
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 var errNotWhole = errors.New("not a whole line")

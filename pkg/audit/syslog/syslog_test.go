@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
 )
@@ -211,6 +214,30 @@ func TestMessages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A closed UDP port is a receiver that is away until it is open again: no datagram
+// to it counts as sent because the refusal of the one before was told already.
+func TestRefusedDatagrams(t *testing.T) {
+	r := datagrams(t, "udp", "127.0.0.1:0")
+	r.close()
+	s := New(Options{Network: "udp", Address: r.address, Facility: 10})
+	t.Cleanup(func() { s.Close() })
+	line := []byte(`{"event":"a"}` + "\n")
+	s.Write(line) // nobody could know
+	wait(t, "it is noticed", func() bool { _, err := s.Write(line); return err != nil })
+	for range 5 {
+		if n, err := s.Write(line); n != 0 || !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	again := datagrams(t, "udp", r.address)
+	for range 2 {
+		if n, err := s.Write(line); n != len(line) || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	wait(t, "both arrive", func() bool { return len(again.messages()) == 2 })
 }
 
 // Nothing is lost but what was under way when the receiver ended, and the chain
