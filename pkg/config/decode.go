@@ -59,7 +59,7 @@ func (d *decoder) object(n *node, path string, fields ...field) {
 			for _, f := range fields {
 				names = append(names, f.key)
 			}
-			d.add(e.place, "unknown field %q%s", e.key, suggest(e.key, names))
+			d.add(e.place, "unknown field %q%s", e.key, instead(e.key, names))
 		}
 	}
 }
@@ -102,6 +102,10 @@ func (d *decoder) text(n *node, path string) (string, bool) {
 
 // word reads one of a closed set.
 func word[T ~string](d *decoder, n *node, path string, into *T, allowed ...T) {
+	if (n.kind != scalar || n.tag != "!!str") && !slices.Contains(allowed, T(n.value)) {
+		d.add(n.place, "%swant %s, found %s", prefix(path), quoted(allowed), n.found())
+		return
+	}
 	s, ok := d.text(n, path)
 	if !ok {
 		return
@@ -181,7 +185,7 @@ func (d *decoder) size(n *node, path string, low, high Size, into *Size) {
 	v, ok := parseSize(n.value)
 	switch {
 	case !ok:
-		d.add(n.place, "%sbad size %q: want a whole number with a unit, such as 10MB (10^6) or 10MiB (2^20)", prefix(path), n.value)
+		d.add(n.place, "%sbad size %q: want a whole number with a unit: B, KB, MB, GB (10^9) or KiB, MiB, GiB (2^30)", prefix(path), n.value)
 	case v < low || v > high:
 		d.add(n.place, "%sbad size %q: want %v to %v", prefix(path), n.value, low, high)
 	default:

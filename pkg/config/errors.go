@@ -105,6 +105,28 @@ func suggest(written string, names []string) string {
 	return fmt.Sprintf(" (did you mean %q?)", best)
 }
 
+// mostKeys is how many keys a message lists.
+const mostKeys = 12
+
+// instead is suggest for a key; where none is like it, it names the few that there
+// are: to nginx's and Kong's words likeness does not lead.
+func instead(written string, keys []string) string {
+	s := suggest(written, keys)
+	switch {
+	case s != "" || len(keys) == 0:
+		return s
+	case len(keys) <= mostKeys:
+		return " (want " + quoted(keys) + ")"
+	case slices.Contains(keys, "match") && slices.Contains(matchKeys, written):
+		return " (it belongs into match)"
+	default:
+		return ""
+	}
+}
+
+// matchKeys are the keys of a rule's match.
+var matchKeys = []string{"workloads", "hosts", "cidrs", "ports", "protocols", "methods", "paths", "headers", "when"}
+
 // distance counts the characters to insert, remove, replace or swap with their
 // neighbour (Damerau and Levenshtein, optimal string alignment).
 func distance(a, b string) int {
