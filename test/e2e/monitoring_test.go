@@ -330,6 +330,25 @@ func TestMonitoring(t *testing.T) {
 		}
 	}
 
+	// What the alerts and their table tell people to run can be run.
+	commands := map[string]bool{}
+	for _, file := range []string{"alerts.yaml", "README.md"} {
+		for _, f := range regexp.MustCompile("`sallyport ([^`]+)`").FindAllStringSubmatch(monitoring(t, file), -1) {
+			commands[strings.NewReplacer("{{ $labels.workload }}", "sender", "FILE", "/var/log/sallyport/audit.jsonl").Replace(f[1])] = true
+		}
+	}
+	for command := range commands {
+		if command == "doctor" {
+			continue // looks at the whole machine
+		}
+		if r := m.sh(m.binary + " " + command + " --config " + daemonConfig); r.code > 1 {
+			t.Errorf("sallyport %s: %v", command, r)
+		}
+	}
+	if len(commands) < 8 {
+		t.Errorf("%d commands", len(commands))
+	}
+
 	want := map[string]string{
 		"SallyportTargetUnhealthy search other.example.com:9": ": the target other.example.com:9 of upstream search is not healthy",
 		"SallyportNoHealthyTarget gone":                       ": no target of upstream gone is healthy",
