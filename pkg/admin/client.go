@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -225,7 +226,7 @@ func failed(r *http.Response) error {
 	case http.StatusForbidden:
 		return fmt.Errorf("%w: %s", ErrForbidden, f.Error)
 	case http.StatusBadRequest:
-		return fmt.Errorf("%w: %s", ErrBadRequest, f.Error)
+		return fmt.Errorf("%w: %s", ErrBadRequest, strings.TrimPrefix(f.Error, ErrBadRequest.Error()+": "))
 	}
 	return errors.New(f.Error)
 }

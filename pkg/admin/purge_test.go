@@ -15,7 +15,7 @@ func TestPurge(t *testing.T) {
 			t.Errorf("%q: %+v, %v", rule, got, err)
 		}
 	}
-	if _, err := c.PurgeCache(context.Background(), "unknown"); !errors.Is(err, ErrBadRequest) {
+	if _, err := c.PurgeCache(context.Background(), "unknown"); !errors.Is(err, ErrBadRequest) || strings.Count(err.Error(), ErrBadRequest.Error()) != 1 {
 		t.Errorf("an unknown rule: %v", err)
 	}
 	var told []string
