@@ -78,6 +78,7 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 		out.Problems = append(out.Problems, "audit: "+err.Error())
 	}
 	out.Problems = append(out.Problems, w.targetProblems()...)
+	out.Problems = append(out.Problems, w.stages.Problems(s.config)...)
 	for _, r := range w.metrics.Resources() {
 		out.Maps[r.Name] = admin.Fill{Entries: r.Entries, Capacity: r.Capacity}
 	}

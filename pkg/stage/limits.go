@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -125,6 +126,16 @@ func (l *limits) close() error {
 		return nil
 	}
 	return l.store.Close()
+}
+
+// problems tells, for a person, what keeps limits from being what the rules say.
+func (l *limits) problems(rules []config.Rule) []string {
+	shared := func(r config.RateLimit) bool { return r.Policy == config.RedisCounters }
+	text := l.shared.Trouble()
+	if text == "" || !slices.ContainsFunc(rules, func(r config.Rule) bool { return slices.ContainsFunc(r.RateLimits, shared) }) {
+		return nil
+	}
+	return []string{text}
 }
 
 func (l *limits) resources() []Resource {

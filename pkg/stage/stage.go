@@ -69,6 +69,9 @@ func (s *Set) Resources() []Resource {
 	return slices.Concat(s.limits.resources(), s.filters.resources(), s.caches.resources(), s.records.resources())
 }
 
+// Problems tells, for the status, what keeps stages from being what the rules say.
+func (s *Set) Problems(c *config.Config) []string { return s.limits.problems(c.Rules) }
+
 // Secrets are the contents of files that the configuration names, by path.
 type Secrets map[string][]byte
 

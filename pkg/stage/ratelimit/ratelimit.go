@@ -235,10 +235,17 @@ func (s *Stage) lock(x *exchange.Exchange, v *verdict, place config.CounterPlace
 // refuse says which limit is used up.
 func (s *Stage) refuse(x *exchange.Exchange, b *bucket, w window, now int64) *exchange.Refusal {
 	wait := lengths[w] - now%lengths[w]
-	r := x.Refuse(policy.RateLimited, fmt.Sprintf("rate limit: rule %q admits %d requests a %s%s, and they are used up for the next %d s; to allow more, raise rate_limit.%s of this rule",
-		s.rule, b.limits[w], names[w], per(b.by), wait, names[w]))
+	r := x.Refuse(policy.RateLimited, fmt.Sprintf("rate limit: rule %q admits %s a %s%s, and none is left for the next %d s; to allow more, raise rate_limit.%s of this rule",
+		s.rule, requests(b.limits[w]), names[w], per(b.by), wait, names[w]))
 	r.RetryAfter = time.Duration(wait) * time.Second
 	return r
+}
+
+func requests(n int64) string {
+	if n == 1 {
+		return "1 request"
+	}
+	return fmt.Sprintf("%d requests", n)
 }
 
 func per(by config.CounterKey) string {

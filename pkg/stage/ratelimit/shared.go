@@ -152,6 +152,14 @@ func (s *Shared) Connected() bool {
 	return l != nil && !l.away.Load()
 }
 
+// Trouble says that the server is away, and what that means; "" where it answers.
+func (s *Shared) Trouble() string {
+	if l := s.link.Load(); l != nil && l.away.Load() {
+		return fmt.Sprintf("redis %s is away: rate limits go on with what was last seen, or refuse where fault_tolerant is false", l.server.Address)
+	}
+	return ""
+}
+
 // GivenBack gives how many requests wait to be taken back, of MaxGivenBack.
 func (s *Shared) GivenBack() int { return len(s.back) }
 

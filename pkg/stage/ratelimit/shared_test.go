@@ -439,13 +439,16 @@ func TestTLS(t *testing.T) {
 		if d.Counters.shared.Connected() {
 			t.Errorf("connected with the wrong %s", name)
 		}
+		if text := d.Counters.shared.Trouble(); !strings.Contains(text, " is away: ") {
+			t.Errorf("wrong %s: the trouble is %q", name, text)
+		}
 	}
 	wrong := connect
 	wrong.CA = "nothing"
 	if err := d.Counters.shared.Use(wrong); err == nil {
 		t.Error("a ca_file without a certificate was accepted")
 	}
-	if err := d.Counters.shared.Use(connect); err != nil || !d.Counters.shared.Connected() {
+	if err := d.Counters.shared.Use(connect); err != nil || !d.Counters.shared.Connected() || d.Counters.shared.Trouble() != "" {
 		t.Errorf("not connected again: %v", err)
 	}
 }
