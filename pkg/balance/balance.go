@@ -77,14 +77,12 @@ type Rules []Rule
 
 // Of gives the rule at a place counted from 1, as policy.Decision.Index does;
 // a zero Rule where there is none.
-func (r Rules) Of(index int) *Rule {
+func (r Rules) Of(index int) Rule {
 	if index < 1 || index > len(r) {
-		return &none
+		return Rule{}
 	}
-	return &r[index-1]
+	return r[index-1]
 }
-
-var none Rule
 
 // Apply makes c the configuration that holds, and gives its rules. What is known
 // of the targets and budgets that it still has stays; the rest is forgotten.

@@ -80,7 +80,7 @@ func TestBudgetOutlivesReload(t *testing.T) {
 	c := &config.Config{Rules: []config.Rule{{Name: "a"}, {Name: "b", Stages: config.Stages{Retry: &config.Retry{Attempts: 2}}}}}
 	first := s.Apply(c)
 	second := s.Apply(&config.Config{Rules: []config.Rule{c.Rules[1]}})
-	if first.Of(2).Budget == nil || first.Of(2).Budget != second.Of(1).Budget || first.Of(1).Budget != nil || first.Of(0).Budget != nil || first.Of(3) != &none {
+	if first.Of(2).Budget == nil || first.Of(2).Budget != second.Of(1).Budget || first.Of(1).Budget != nil || first.Of(0).Budget != nil || first.Of(3) != (Rule{}) {
 		t.Errorf("%+v, %+v", first, second)
 	}
 }

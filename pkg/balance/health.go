@@ -45,7 +45,8 @@ type state struct {
 	// checkAt is when the next active check is due, checking that one runs.
 	checkAt  time.Time
 	checking bool
-	groups   []*group
+	// group learns of each change of health.
+	group *group
 }
 
 // health tells whether the target is healthy, and why not.
@@ -59,7 +60,7 @@ func (s *state) health() (healthy bool, why string) {
 func (s *state) adopt(u *Upstream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.groups = []*group{u.group}
+	s.group = u.group
 	s.trialAt = time.Time{}
 	if s.down.Load() {
 		s.trialAt = u.trialFrom(time.Now())
@@ -149,9 +150,7 @@ func (s *state) upLocked(now time.Time) {
 // movedLocked tells whoever chooses that the health has changed. The next check
 // is due at another time than it was.
 func (s *state) movedLocked(next time.Time) {
-	for _, g := range s.groups {
-		g.version.Add(1)
-	}
+	s.group.version.Add(1)
 	if s.checkAt.After(next) {
 		s.checkAt = next
 	}

@@ -264,7 +264,7 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	}
 	car := &k.car
 	k.ev.TLS.UpstreamVersion = tlsVersion(car.u.TLSVersion())
-	if !k.respond(car, &d) {
+	if !k.respond(&d) {
 		k.giveLease()
 		return nil
 	}
@@ -277,8 +277,8 @@ func (k *call) forward(d policy.Decision, r *route) after {
 			return nil
 		}
 		return func(h *hop) {
+			defer lease.End()
 			next(h)
-			lease.End()
 		}
 	}
 	defer k.giveLease()
@@ -289,13 +289,7 @@ func (k *call) forward(d policy.Decision, r *route) after {
 		ws.opened(k, d)
 	}
 	sent, werr := k.client.WriteResponse(req, resp)
-	reusable, ferr := car.finish(req)
-	k.use(nil)
-	if reusable && (werr == nil || car.h2 != nil) && !c.p.draining.Load() {
-		car.release()
-	} else {
-		car.drop()
-	}
+	ferr := k.part(werr == nil || car.h2 != nil)
 	k.ev.HTTP.ResponseBytes = sent
 	k.ev.HTTP.RequestBytes = transferred(req)
 	message := cut(werr, ferr)

@@ -118,6 +118,19 @@ func (a *carrier) finish(req *exchange.Request) (reusable bool, err error) {
 	return a.h1.Finish(req)
 }
 
+// part ends the use of the upstream's connection. It is kept for another request
+// where it is whole, and keep. The error is that of sending the request.
+func (k *call) part(keep bool) error {
+	reusable, err := k.car.finish(&k.x.Request)
+	k.use(nil)
+	if reusable && keep && !k.c.p.draining.Load() {
+		k.car.release()
+	} else {
+		k.car.drop()
+	}
+	return err
+}
+
 // sent waits at most d until nobody reads the body of the request any more, and
 // reports whether that is so.
 func (a *carrier) sent(d time.Duration) bool {

@@ -211,7 +211,7 @@ type route struct {
 	text string
 	// balance is set where targets stand in for the host: the route leads nowhere
 	// itself. That to a target has authority, what Host says there.
-	balance   *balance.Rule
+	balance   *balance.Upstream
 	authority string
 }
 

@@ -98,7 +98,7 @@ func (c *conn) mirrorTarget(s *Settings, t *target, d policy.Decision, now time.
 	if fail != nil {
 		return m
 	}
-	u := r.balance.Upstream
+	u := r.balance
 	var tried []*balance.Target
 	for range min(mirrorTries, u.Len()) {
 		lease, ok := u.Ask(u.Key(c.id.Name, nil), tried, now)

@@ -79,7 +79,7 @@ func (k *call) answered(d policy.Decision) {
 
 // respond runs the response side over what the upstream answered. It reports
 // whether that is to be delivered; otherwise the exchange has ended.
-func (k *call) respond(car *carrier, d *policy.Decision) bool {
+func (k *call) respond(d *policy.Decision) bool {
 	if k.stages == nil {
 		return true
 	}
@@ -89,13 +89,8 @@ func (k *call) respond(car *carrier, d *policy.Decision) bool {
 		k.stages.Deliver(x)
 		return true
 	}
-	reusable, _ := car.finish(&x.Request)
-	k.use(nil)
-	if reusable && !k.c.p.draining.Load() {
-		car.release()
-	} else {
-		car.drop()
-	}
+	// What was left of the upstream's answer is nobody's.
+	_ = k.part(true)
 	if refusal != nil {
 		k.answer(refusal, *d)
 	} else {

@@ -24,13 +24,13 @@ type targetRoutes struct {
 // balanced gives a route that leads nowhere itself: targets stand in for the
 // host, and each try chooses one (toTarget).
 func (w *work) balanced(s *Settings, t *target, d policy.Decision) (policy.Decision, *route, *failure) {
-	b := s.Balance.Of(d.Index)
-	if b.Upstream == nil {
+	u := s.Balance.Of(d.Index).Upstream
+	if u == nil {
 		return d, nil, &failure{reason: policy.NoHealthyTarget, text: "the upstream " + d.Upstream + " is not set up"}
 	}
 	r := &w.route
-	if r.settings != s || r.balance != b || r.target != *t {
-		*r = route{settings: s, target: *t, balance: b, text: b.Upstream.Name}
+	if r.settings != s || r.balance != u || r.target != *t {
+		*r = route{settings: s, target: *t, balance: u, text: u.Name}
 	}
 	return d, r, nil
 }
@@ -44,7 +44,7 @@ func (w *work) toTarget(via *route, d policy.Decision, at *balance.Target, now t
 	if all.settings != s || all.index != d.Index || all.mode != d.Mode || all.scheme != via.target.scheme || all.alpn != via.target.alpn {
 		*all = targetRoutes{
 			settings: s, index: d.Index, mode: d.Mode, scheme: via.target.scheme, alpn: via.target.alpn,
-			routes: make([]*route, via.balance.Upstream.Len()),
+			routes: make([]*route, via.balance.Len()),
 		}
 	}
 	r := all.routes[at.Index()]

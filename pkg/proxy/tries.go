@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,7 +24,7 @@ const sentTime = 200 * time.Millisecond
 
 // tries are those of one request.
 type tries struct {
-	rule *balance.Rule
+	rule balance.Rule
 	// n counts those that were begun.
 	n int
 	// Where targets stand in for the host: what the choice goes by, those that
@@ -55,7 +56,7 @@ func (k *call) send(d *policy.Decision, r *route, opts exchange.Options, extende
 		req.Body = &kept{Body: req.Body}
 	}
 	if r.balance != nil {
-		t.key = r.balance.Upstream.Key(k.c.id.Name, &k.x.Request)
+		t.key = r.balance.Key(k.c.id.Name, &k.x.Request)
 	}
 	judged := *d
 	var last tried
@@ -98,7 +99,7 @@ func (k *call) send(d *policy.Decision, r *route, opts exchange.Options, extende
 
 // choose takes a target for the next try and gives the route to it.
 func (k *call) choose(r *route, d policy.Decision, now time.Time) (policy.Decision, *route, *failure) {
-	t, u := &k.tries, r.balance.Upstream
+	t, u := &k.tries, r.balance
 	lease, ok := balance.Lease{}, false
 	if t.n == 1 {
 		// The one that was asked what it speaks has waited for this request.
@@ -241,14 +242,7 @@ func (k *call) again(last *tried, r *route) bool {
 // its body has not gone out, or is still in memory.
 func (k *call) repeatable(last *tried, r *route) bool {
 	t, req := &k.tries, &k.x.Request
-	on := func(what config.RetryOn) bool {
-		for _, w := range t.rule.Retry.On {
-			if w == what {
-				return true
-			}
-		}
-		return false
-	}
+	on := func(what config.RetryOn) bool { return slices.Contains(t.rule.Retry.On, what) }
 	status := k.x.Response.Status
 	switch {
 	case last.fail != nil:
@@ -256,7 +250,7 @@ func (k *call) repeatable(last *tried, r *route) bool {
 		case policy.UpstreamUnreachable, policy.UpstreamTimeout:
 		case policy.UpstreamTLS, policy.AddressDenied:
 			// Asking the same one again would change nothing.
-			if r.balance == nil || r.balance.Upstream.Len() < 2 {
+			if r.balance == nil || r.balance.Len() < 2 {
 				return false
 			}
 		default:
@@ -294,19 +288,12 @@ func (k *call) repeatable(last *tried, r *route) bool {
 // discard ends a try whose response nobody gets. Its connection goes on if the
 // response is here already, which costs nothing to read.
 func (k *call) discard() {
-	req, resp, car := &k.x.Request, &k.x.Response, &k.car
-	if resp.Body != nil {
-		if p, last := resp.Body.Buffered(); last {
-			resp.Body.Discard(len(p))
+	if body := k.x.Response.Body; body != nil {
+		if p, last := body.Buffered(); last {
+			body.Discard(len(p))
 		}
 	}
-	reusable, _ := car.finish(req)
-	k.use(nil)
-	if reusable && !k.c.p.draining.Load() {
-		car.release()
-	} else {
-		car.drop()
-	}
+	_ = k.part(true)
 }
 
 // backoff gives the wait after the n-th try: anything up to twice the mean, so

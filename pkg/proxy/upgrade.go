@@ -52,7 +52,7 @@ func (k *call) upgrade(car *carrier, d policy.Decision) after {
 		k.ev.HTTP.RequestBytes, k.ev.HTTP.ResponseBytes = sent, received
 		message := found
 		if w.refused != nil {
-			d.Verdict, d.Reason, message = policy.Deny, policy.ProtocolDenied, w.refused.Error()
+			d.Verdict, d.Reason, message = policy.Deny, policy.ProtocolDenied, joined(found, w.refused.Error())
 		}
 		if w.frames != nil {
 			k.passed(w.frames)
