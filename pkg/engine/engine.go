@@ -112,9 +112,13 @@ func (e *Engines) Container(id string) (workload.Container, error) {
 	return workload.Container{}, fmt.Errorf("container %s: %w: %w", id, ErrUnknown, errors.Join(errs...))
 }
 
-// Resources says how full the memory is.
+// Resources says how full the memory is, and how many questions are under way.
 func (e *Engines) Resources() []workload.Resource {
-	return []workload.Resource{{Name: "containers", Entries: e.known.Len(), Capacity: remembered}}
+	return []workload.Resource{
+		{Name: "containers", Entries: e.known.Len(), Capacity: remembered},
+		{Name: "containers_unknown", Entries: e.unknown.Len(), Capacity: remembered},
+		{Name: "container_questions", Entries: len(e.asking), Capacity: maxQuestions},
+	}
 }
 
 // inspected is what is read of an engine's answer (Docker Engine API, ContainerInspect).

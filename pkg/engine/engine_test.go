@@ -137,6 +137,9 @@ func TestUnknown(t *testing.T) {
 			if _, err := e.Container(id); !errors.Is(err, ErrUnknown) || asked.Load() != n {
 				t.Errorf("asked again at once, %v", err)
 			}
+			if r := e.Resources(); r[0].Entries != 0 || r[1].Entries != 1 || r[2].Entries != 0 {
+				t.Errorf("%+v", r)
+			}
 		})
 	}
 }
@@ -157,7 +160,10 @@ func TestManyQuestions(t *testing.T) {
 	for range maxQuestions {
 		e.asking <- struct{}{}
 	}
-	if _, err := e.Container(id); !errors.Is(err, errBusy) || e.unknown.Len() != 0 {
+	if _, err := e.Container(id); !errors.Is(err, errBusy) {
 		t.Errorf("%v", err)
+	}
+	if r := e.Resources(); r[1].Entries != 0 || r[2].Entries != maxQuestions || r[2].Capacity != maxQuestions {
+		t.Errorf("%+v", r)
 	}
 }
