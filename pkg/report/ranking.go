@@ -10,7 +10,7 @@ type Extreme struct {
 	Time     time.Time `json:"time"`
 	ID       string    `json:"id"`
 	Workload string    `json:"workload"`
-	// Request is the method, the host and the path.
+	// Request is the method, the host and the path, clipped.
 	Request string `json:"request"`
 	Status  int    `json:"status"`
 	// Total and Upstream are seconds.

@@ -4,6 +4,7 @@
 package report
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,15 +115,15 @@ func (r *Report) exchange(e *audit.Event, host string) {
 			row.Denied++
 		}
 	}
-	asked := strings.TrimSpace(h.Method + " " + host + clip(h.Path))
+	asked := func() string { return clip(strings.TrimSpace(h.Method + " " + host + h.Path)) }
 	if total := e.Duration.Total; total > 0 {
 		r.slowest.offer(uint64(total), func() Extreme {
-			return Extreme{Time: e.Time, ID: e.ID, Workload: e.Workload.Name, Request: asked, Status: h.Status, Total: total.Seconds(), Upstream: e.Duration.Upstream.Seconds()}
+			return Extreme{Time: e.Time, ID: strings.Clone(e.ID), Workload: strings.Clone(e.Workload.Name), Request: asked(), Status: h.Status, Total: total.Seconds(), Upstream: e.Duration.Upstream.Seconds()}
 		})
 	}
 	if bytes := uint64(max(h.RequestBytes, 0) + max(h.ResponseBytes, 0)); bytes > 0 {
 		r.largest.offer(bytes, func() Extreme {
-			return Extreme{Time: e.Time, ID: e.ID, Workload: e.Workload.Name, Request: asked, Status: h.Status, Sent: h.RequestBytes, Received: h.ResponseBytes}
+			return Extreme{Time: e.Time, ID: strings.Clone(e.ID), Workload: strings.Clone(e.Workload.Name), Request: asked(), Status: h.Status, Sent: h.RequestBytes, Received: h.ResponseBytes}
 		})
 	}
 }
@@ -145,13 +146,17 @@ func hostOf(e *audit.Event) string {
 	}
 }
 
-// clip bounds a path, which a workload chooses.
-func clip(path string) string {
-	const most = 200
-	if len(path) <= most {
-		return path
+// maxName bounds what is kept of a text, in bytes: a workload chooses paths and,
+// where its request is refused as malformed, hosts.
+const maxName = 300
+
+// clip gives at most maxName bytes of a text and shares nothing with it: the
+// strings of an event may share a whole line.
+func clip(s string) string {
+	if len(s) <= maxName {
+		return strings.Clone(s)
 	}
-	return path[:most] + "…"
+	return strings.ToValidUTF8(s[:maxName], "") + "…"
 }
 
 // A Row is one group of a table. What a table does not count is 0.
@@ -181,7 +186,7 @@ func (g *groups) get(names ...string) *Row {
 	}
 	g.key = g.key[:0]
 	for _, name := range names {
-		g.key = append(append(g.key, name...), 0)
+		g.key = append(append(g.key, name[:min(len(name), maxName)]...), 0)
 	}
 	if row := g.rows[string(g.key)]; row != nil {
 		return row
@@ -191,8 +196,7 @@ func (g *groups) get(names ...string) *Row {
 	}
 	row := &Row{Names: make([]string, len(names))}
 	for i, name := range names {
-		// The strings of an event may share a whole line.
-		row.Names[i] = strings.Clone(name)
+		row.Names[i] = clip(name)
 	}
 	g.rows[string(g.key)] = row
 	return row
@@ -217,24 +221,13 @@ func (g *groups) ranked(n int) ([]Row, int) {
 		all = append(all, *row)
 	}
 	slices.SortFunc(all, func(a, b Row) int {
-		if c := compare(b.Count, a.Count); c != 0 {
+		if c := cmp.Compare(b.Count, a.Count); c != 0 {
 			return c
 		}
-		if c := compare(b.Sent+b.Received, a.Sent+a.Received); c != 0 {
+		if c := cmp.Compare(b.Sent+b.Received, a.Sent+a.Received); c != 0 {
 			return c
 		}
 		return slices.Compare(a.Names, b.Names)
 	})
 	return all[:min(n, len(all))], len(all)
-}
-
-func compare(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
-	}
 }

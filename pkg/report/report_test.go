@@ -3,8 +3,10 @@ package report
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"sallyport/pkg/audit"
 )
@@ -132,6 +134,40 @@ func TestBounds(t *testing.T) {
 	}
 	if s.Events != n || !s.First.Equal(at) || !s.Last.Equal(at) {
 		t.Errorf("%d events, %v to %v", s.Events, s.First, s.Last)
+	}
+}
+
+// TestLongTexts: what a workload makes long is kept short, as whole characters.
+func TestLongTexts(t *testing.T) {
+	t.Parallel()
+	r := New(3)
+	for _, end := range []string{"a", "b"} {
+		r.Add(exchanged("w", "r", strings.Repeat("ä", maxName)+end, 200, nil))
+	}
+	s := r.Summary()
+	hosts := table(t, &s, "hosts")
+	if want := strings.Repeat("ä", maxName/2) + "…"; hosts.Groups != 1 || hosts.Rows[0].Names[0] != want || hosts.Rows[0].Count != 2 {
+		t.Errorf("%d groups, first %v", hosts.Groups, hosts.Rows[0])
+	}
+	for _, e := range append(s.Slowest, s.Largest...) {
+		if len(e.Request) > maxName+len("…") || !utf8.ValidString(e.Request) {
+			t.Errorf("request of %d bytes: %q", len(e.Request), e.Request)
+		}
+	}
+}
+
+// TestNothing: a report without events has lists all the same, for who reads it
+// as JSON.
+func TestNothing(t *testing.T) {
+	t.Parallel()
+	s := New(1).Summary()
+	if s.Slowest == nil || s.Largest == nil || s.Events != 0 || !s.First.IsZero() {
+		t.Errorf("%+v", s)
+	}
+	for _, table := range s.Tables {
+		if table.Rows == nil || len(table.Rows) != 0 {
+			t.Errorf("%s: %v", table.Name, table.Rows)
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ type Table struct {
 func (r *Report) Summary() Summary {
 	s := Summary{
 		First: r.first, Last: r.last, Events: r.events, Unreadable: r.unreadable,
-		Kinds: make(map[string]uint64), Slowest: r.slowest.rows, Largest: r.largest.rows,
+		Kinds: make(map[string]uint64), Slowest: append([]Extreme{}, r.slowest.rows...), Largest: append([]Extreme{}, r.largest.rows...),
 	}
 	for k, n := range r.kinds {
 		s.Kinds[k.String()] = n
