@@ -411,11 +411,13 @@ func (s *Stage) watch(x *exchange.Exchange, d *side, k *kind, src exchange.Body,
 		r.st.note(r.where(0) + " not judged: " + k.unreadable)
 		return exchange.Watch(src, &onlooker{r: r, trailer: trailer})
 	}
-	o := &onlooker{r: r, judge: k.judge(r), trailer: trailer, out: r.passed}
+	o := &onlooker{r: r, judge: k.judge(r), trailer: trailer, out: r.passed, share: share{m: s.o.Memory, workload: x.Subject.Workload}}
 	if len(k.codings) > 0 {
-		o.f = follow(o.judge, k, r)
+		o.f = follow(o.judge, k, r, o.share)
 		o.judge = nil
 		r.st.followed = append(r.st.followed, o.f)
+	} else {
+		r.st.onlookers = append(r.st.onlookers, o)
 	}
 	return exchange.Watch(src, o)
 }
@@ -427,7 +429,11 @@ type onlooker struct {
 	f       *follower
 	trailer *exchange.Header
 	out     []byte
+	share   share
 }
+
+// textNoMemory is what is noted of a body that is only looked at.
+const textNoMemory = "body not judged to its end: there is no memory for more bodies"
 
 // Watch implements exchange.Watcher.
 func (o *onlooker) Watch(p []byte, last bool) error {
@@ -440,6 +446,11 @@ func (o *onlooker) Watch(p []byte, last bool) error {
 		}
 	case o.judge != nil:
 		o.out, err = o.judge.feed(o.out[:0], p, last)
+		if !o.share.set(int64(o.judge.memory())) {
+			o.r.st.note(textNoMemory)
+			o.judge, o.out = nil, nil
+			o.share.set(0)
+		}
 	}
 	if err == nil && last {
 		if refusal := o.r.fields(o.trailer, true); refusal != nil {
@@ -458,11 +469,14 @@ type follower struct {
 	refusal atomic.Pointer[exchange.Refusal]
 }
 
-func follow(j judge, k *kind, r *run) *follower {
+func follow(j judge, k *kind, r *run, held share) *follower {
 	from, to := io.Pipe()
 	f := &follower{to: to, done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
+		// What follows is not read by anybody.
+		defer func() { _, _ = io.Copy(io.Discard, from) }()
+		defer held.set(0)
 		limit := int64(decode.Max)
 		if k.stream {
 			limit = 0
@@ -471,6 +485,10 @@ func follow(j judge, k *kind, r *run) *follower {
 		defer dec.Close()
 		in, out := make([]byte, step), []byte(nil)
 		for {
+			if !held.set(decoderCost + int64(j.memory())) {
+				r.st.note(textNoMemory)
+				return
+			}
 			n, err := dec.Read(in)
 			if n > 0 || err == io.EOF {
 				// Nobody refuses here.
@@ -486,8 +504,6 @@ func follow(j judge, k *kind, r *run) *follower {
 				r.place = "body"
 				r.st.note(r.where(0) + " not judged to its end: " + cause(err))
 			}
-			// What follows is not read by anybody.
-			_, _ = io.Copy(io.Discard, from)
 			return
 		}
 	}()

@@ -123,9 +123,10 @@ type state struct {
 	// clean says that the URL was looked through and has no secret.
 	clean bool
 	// followed are bodies that are decoded beside their way.
-	followed []*follower
-	bodies   []*body
-	runs     []*run
+	followed  []*follower
+	onlookers []*onlooker
+	bodies    []*body
+	runs      []*run
 }
 
 // maxNotes bounds what one event says of what was found.
@@ -164,6 +165,9 @@ func (s *Stage) End(x *exchange.Exchange) {
 	}
 	for _, f := range st.followed {
 		f.stop()
+	}
+	for _, o := range st.onlookers {
+		o.share.set(0)
 	}
 	for _, b := range st.bodies {
 		b.close()

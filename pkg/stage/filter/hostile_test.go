@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"encoding/binary"
 	"strings"
 	"testing"
 
@@ -121,5 +122,65 @@ func TestHalfOfTheMemory(t *testing.T) {
 	}
 	if m.Used() != 0 || len(m.holders) != 0 {
 		t.Errorf("%d bytes and %d workloads are left", m.Used(), len(m.holders))
+	}
+}
+
+// TestOnlookersAreCounted: bodies that are only reported on hold no more memory
+// than there is for them, and pass all the same.
+func TestOnlookersAreCounted(t *testing.T) {
+	part := []byte{0, 0, 0x3f, 0xff, 0xff}
+	for i := range uint32(400_000) { // about as compressible as text
+		part = binary.BigEndian.AppendUint32(part, i*0x9e3779b9&0x0f7f0fff)
+	}
+	for name, m := range map[string]message{
+		"gRPC":       {contentType: "application/grpc", body: part},
+		"compressed": {contentType: "application/grpc", encoding: "gzip", body: zip(part)},
+	} {
+		s := newStage(t, "", bad(config.InBoth, config.FilterReport))
+		s.o.Memory = NewMemory(64 << 20)
+		for _, response := range []bool{false, true} {
+			var open []*exchange.Exchange
+			p := exchange.NewPipeline(s)
+			unjudged := 0
+			for range 40 {
+				x := &exchange.Exchange{}
+				x.Subject = exchange.Subject{Rule: "r", Workload: "w"}
+				x.Request.Method, x.Request.Path = "POST", "/"
+				h, body := &x.Request.Header, &x.Request.Body
+				if response {
+					h, body = &x.Response.Header, &x.Response.Body
+					x.Response.Status = 200
+				}
+				h.Add("Content-Type", m.contentType)
+				if m.encoding != "" {
+					h.Add("Content-Encoding", m.encoding)
+				}
+				*body = &pieceBody{pieces: [][]byte{m.body, []byte("x")}}
+				if r := p.Request(t.Context(), x); r != nil {
+					t.Fatal(r)
+				}
+				if r := p.Response(t.Context(), x); response && r != nil {
+					t.Fatal(r)
+				}
+				for n := 0; n < len(m.body); {
+					k, err := (*body).Read(make([]byte, 1<<20))
+					if n += k; err != nil {
+						t.Fatal(err)
+					}
+				}
+				open = append(open, x)
+			}
+			if used := s.o.Memory.Used(); used > 32<<20 || used < 20<<20 {
+				t.Errorf("%s, response %v: %d bytes are held", name, response, used)
+			}
+			for _, x := range open {
+				if p.End(x); strings.Contains(x.Record.Message, "no memory") {
+					unjudged++
+				}
+			}
+			if used := s.o.Memory.Used(); used != 0 || unjudged == 0 {
+				t.Errorf("%s, response %v: %d bytes are left, %d were not judged", name, response, used, unjudged)
+			}
+		}
 	}
 }
