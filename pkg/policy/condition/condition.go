@@ -80,7 +80,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // that is not there, a text that is no number, a query that cannot be read, an
 // evaluation that is too long.
 func (c *Condition) Holds(v *Variables) (bool, error) {
-	out, _, err := c.program.Eval((*activation)(v))
+	out, _, err := c.program.Eval(&activation{Variables: v})
 	if err != nil {
 		return false, errors.New(oneLine(err.Error()))
 	}

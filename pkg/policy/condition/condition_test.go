@@ -1,9 +1,11 @@
 package condition
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 )
 
 func variables() *Variables {
@@ -70,6 +72,49 @@ func TestQueriesThatTwoParsersReadDifferently(t *testing.T) {
 		if held, err := cond.Holds(v); held || err == nil {
 			t.Errorf("%q: %v, %v", raw, held, err)
 		}
+	}
+}
+
+// TestManyParameters: a query or header of many fields, which a workload chooses,
+// is read once, however often a condition looks at it. Read in each round of a
+// loop, these would take half a minute each.
+func TestManyParameters(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	var query strings.Builder
+	for i := range n {
+		fmt.Fprintf(&query, "%d=&", i)
+	}
+	walks := 0
+	v := variables()
+	v.RawQuery = strings.TrimSuffix(query.String(), "&")
+	v.Fields = func(yield func(string, string) bool) {
+		walks++
+		for i := range n {
+			if !yield(fmt.Sprint("x-", i), "v") {
+				return
+			}
+		}
+	}
+	for _, text := range []string{
+		`request.query.all(k, request.query[k].all(v, size(v) < 100))`,
+		`request.headers.all(k, request.headers[k].all(v, size(v) < 100))`,
+	} {
+		var c Compiler
+		cond, err := c.Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if held, err := cond.Holds(v); held || err == nil || !strings.Contains(err.Error(), "cost limit") {
+			t.Errorf("%s: %v, %v", text, held, err)
+		}
+		if d := time.Since(begin); d > 5*time.Second {
+			t.Errorf("%s: took %v", text, d)
+		}
+	}
+	if walks != 1 {
+		t.Errorf("the fields were walked %d times", walks)
 	}
 }
 

@@ -49,9 +49,13 @@ var variableTypes = map[string]*cel.Type{
 	"flow.port":          cel.IntType,
 }
 
-// An activation gives the variables to an evaluation, and makes only those that
-// are asked for.
-type activation Variables
+// An activation gives the variables to one evaluation, and makes only those that
+// are asked for. What takes time in proportion to the request is made once: an
+// evaluation asks anew in each round of a loop, and its cost does not count that.
+type activation struct {
+	*Variables
+	query, headers, addresses any
+}
 
 var _ interpreter.Activation = (*activation)(nil)
 
@@ -78,15 +82,9 @@ func (a *activation) ResolveName(name string) (any, bool) {
 		}
 		return a.Path, true
 	case "request.query":
-		// What url refuses here, such as a broken escape or a semicolon, another
-		// parser may read in another way.
-		values, err := url.ParseQuery(a.RawQuery)
-		if err != nil {
-			return types.NewErr("the query cannot be read: %v", err), true
-		}
-		return map[string][]string(values), true
+		return once(&a.query, a.readQuery), true
 	case "request.headers":
-		return a.headers(), true
+		return once(&a.headers, a.readHeaders), true
 	case "workload.name":
 		return a.Workload, true
 	case "workload.unit":
@@ -98,19 +96,32 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	case "workload.uid":
 		return int64(a.UID), true
 	case "flow.addresses":
-		texts := make([]string, len(a.Addrs))
-		for i, addr := range a.Addrs {
-			texts[i] = addr.Unmap().String()
-		}
-		return texts, true
+		return once(&a.addresses, a.writeAddresses), true
 	default:
 		return nil, false
 	}
 }
 
-// headers gives all values by name in lower case, in the order in which they
+func once(value *any, make func() any) any {
+	if *value == nil {
+		*value = make()
+	}
+	return *value
+}
+
+// readQuery gives all values by name. What url refuses, such as a broken escape
+// or a semicolon, another parser may read in another way: then it gives an error.
+func (a *activation) readQuery() any {
+	values, err := url.ParseQuery(a.RawQuery)
+	if err != nil {
+		return types.NewErr("the query cannot be read: %v", err)
+	}
+	return map[string][]string(values)
+}
+
+// readHeaders gives all values by name in lower case, in the order in which they
 // came.
-func (a *activation) headers() map[string][]string {
+func (a *activation) readHeaders() any {
 	all := make(map[string][]string)
 	if a.Fields == nil {
 		return all
@@ -120,4 +131,12 @@ func (a *activation) headers() map[string][]string {
 		all[name] = append(all[name], value)
 	}
 	return all
+}
+
+func (a *activation) writeAddresses() any {
+	texts := make([]string, len(a.Addrs))
+	for i, addr := range a.Addrs {
+		texts[i] = addr.Unmap().String()
+	}
+	return texts
 }
