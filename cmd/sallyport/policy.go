@@ -36,7 +36,8 @@ func (e *env) policyExplainCommand() *cobra.Command {
 		Short: "Decide a request and tell of every rule on the way",
 		Long: `Decides a made-up request by the configuration file: the rule that decides, and
 every rule before it with the reason why it was passed over. Nothing is contacted.
-Addresses are judged only where the URL has one instead of a name.`,
+Addresses are judged only where the URL has one instead of a name. Of limits,
+filters and the other stages of the rule it says which there are.`,
 		Example: `  sallyport policy explain --workload github https://api.github.com/repos/o/r
   sallyport policy explain --workload db tcp://10.0.0.5:5432
   sallyport policy explain --workload w --method POST --header 'Accept: text/html' https://example.com/`,
@@ -58,7 +59,7 @@ Addresses are judged only where the URL has one instead of a name.`,
 			if err != nil {
 				return configError(err)
 			}
-			x, err := agent.Explain(p, &r)
+			x, err := agent.Explain(conf, p, &r)
 			if errors.Is(err, admin.ErrBadRequest) {
 				return usageError{fmt.Errorf("policy explain: %w", err)}
 			} else if err != nil {
@@ -78,7 +79,7 @@ Addresses are judged only where the URL has one instead of a name.`,
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
 		switch {
 		case c.Flags().Changed("body"):
-			return usageError{errors.New("policy explain: --body: not built yet: no key looks at a body")}
+			return usageError{errors.New("policy explain: --body: not built yet: no rule matches by a body, and filters are not tried")}
 		case r.Workload == "":
 			return wrongUse(c, errors.New("--workload is missing"))
 		}

@@ -181,6 +181,9 @@ type Explanation struct {
 	// UpstreamProxy is the address of the proxy by which it would leave; "" for
 	// none, or where nothing leaves.
 	UpstreamProxy string `json:"upstream_proxy,omitempty"`
+	// Stages are the keys of the rule that act on the request if it passes, in
+	// their order; what they would do is not tried.
+	Stages []string `json:"stages,omitempty"`
 	// Hint tells how to allow what was refused.
 	Hint string `json:"hint,omitempty"`
 	// Steps are the rules that were looked at, in order.

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/pkg/admin"
 	"sallyport/pkg/audit"
+	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
@@ -175,11 +176,13 @@ func (w *worker) Reload(ctx context.Context) (*admin.Reloaded, error) {
 
 // Explain decides a made-up request.
 func (w *worker) Explain(_ context.Context, r *admin.ExplainRequest) (*admin.Explanation, error) {
-	return Explain(w.config.Load().policy, r)
+	s := w.config.Load()
+	return Explain(s.config, s.policy, r)
 }
 
-// Explain decides a made-up request by a policy and tells the way to it.
-func Explain(p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, error) {
+// Explain decides a made-up request by a policy, compiled from c, and tells the
+// way to it.
+func Explain(c *config.Config, p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, error) {
 	q, err := query(r)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", admin.ErrBadRequest, err)
@@ -202,6 +205,9 @@ func Explain(p *policy.Policy, r *admin.ExplainRequest) (*admin.Explanation, err
 	}
 	if e.Decision.Verdict.Passes() {
 		out.UpstreamProxy = e.Decision.Proxy.URL()
+		if i := e.Decision.Index; i > 0 {
+			out.Stages = c.Rules[i-1].Keys()
+		}
 	}
 	for _, s := range e.Steps {
 		out.Steps = append(out.Steps, admin.Step{Rule: s.Rule, Matched: s.Matched, Why: s.Why})

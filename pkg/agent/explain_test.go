@@ -30,7 +30,7 @@ rules:
     action: allow
 `
 
-func compiled(t *testing.T) *policy.Policy {
+func compiled(t *testing.T) (*config.Config, *policy.Policy) {
 	t.Helper()
 	c, err := config.Parse([]config.File{{Name: "test.yaml", Data: []byte(explained)}})
 	if err != nil {
@@ -40,11 +40,11 @@ func compiled(t *testing.T) *policy.Policy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return c, p
 }
 
 func TestExplain(t *testing.T) {
-	p := compiled(t)
+	conf, p := compiled(t)
 	for _, c := range []struct {
 		name          string
 		r             admin.ExplainRequest
@@ -67,7 +67,7 @@ func TestExplain(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.r.Workload = "w"
-			x, err := Explain(p, &c.r)
+			x, err := Explain(conf, p, &c.r)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,9 +82,9 @@ func TestExplain(t *testing.T) {
 }
 
 func TestExplainBadRequest(t *testing.T) {
-	p := compiled(t)
+	conf, p := compiled(t)
 	for _, url := range []string{"", "api.example.com", "ftp://api.example.com/", "tcp://api.example.com", "https://0x7f.1/", "https://%zz/", "http://a b/"} {
-		if _, err := Explain(p, &admin.ExplainRequest{Workload: "w", URL: url}); !errors.Is(err, admin.ErrBadRequest) {
+		if _, err := Explain(conf, p, &admin.ExplainRequest{Workload: "w", URL: url}); !errors.Is(err, admin.ErrBadRequest) {
 			t.Errorf("%q: %v, want a bad request", url, err)
 		}
 	}
@@ -112,7 +112,7 @@ rules:
 		"https://api.example.com/": "all http://proxy:3128", "https://own.example.com/": "own https://other:443", "https://git.corp.example/": "all ",
 		"tcp://203.0.113.5:22": "addresses http://proxy:3128", "tcp://203.0.113.9:22": "addresses ", "https://unlisted.test/": " ",
 	} {
-		x, err := Explain(p, &admin.ExplainRequest{Workload: "w", URL: url})
+		x, err := Explain(c, p, &admin.ExplainRequest{Workload: "w", URL: url})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,6 +121,32 @@ rules:
 		}
 		if strings.HasSuffix(url, "api.example.com/") && !strings.Contains(x.Steps[0].Why, "goes by an upstream proxy") {
 			t.Errorf("%+v", x.Steps)
+		}
+	}
+}
+
+// TestExplainStages: which stages of the rule follow, in their order.
+func TestExplainStages(t *testing.T) {
+	c, err := config.Parse([]config.File{{Name: "f", Data: []byte(`
+defaults: { secrets: report, size_limit: { request: 1MB } }
+rules:
+  - { name: no, match: { hosts: [no.example.com] }, action: deny }
+  - { name: limited, match: { hosts: [api.example.com] }, action: allow, retry: {}, rate_limit: { minute: 1 }, secrets: off }
+`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]string{"api.example.com": "size_limit rate_limit retry", "no.example.com": "", "other.example.com": ""} {
+		x, err := Explain(c, p, &admin.ExplainRequest{Workload: "w", URL: "https://" + host + "/"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(x.Stages, " "); got != want {
+			t.Errorf("%s: %q, want %q", host, got, want)
 		}
 	}
 }

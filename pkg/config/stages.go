@@ -36,6 +36,19 @@ func (s *Stages) NeedsRequest() bool {
 		s.Upstream != "" || s.Retry != nil || s.Log != nil
 }
 
+// Keys gives the keys of the stages that are there, in the order in which they act.
+func (s *Stages) Keys() (keys []string) {
+	for i, there := range [...]bool{
+		s.Auth != nil, s.SizeLimit != nil, len(s.RateLimits) > 0, len(s.Throttles) > 0, len(s.ContentFilters) > 0,
+		s.Secrets != "", s.Headers != nil, s.Cache != nil, s.Upstream != "", s.Retry != nil, s.Log != nil,
+	} {
+		if there {
+			keys = append(keys, stageKeys[i])
+		}
+	}
+	return keys
+}
+
 // Binding reports whether a stage must see a request before anything may pass:
 // what is no HTTP is not allowed by such a rule, since it would go past the
 // stage. What only looks, remembers or tries again binds nothing.

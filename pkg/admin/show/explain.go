@@ -31,6 +31,9 @@ func Explanation(w io.Writer, e *admin.Explanation) error {
 		}
 		t.write(&b)
 	}
+	if len(e.Stages) > 0 {
+		b.WriteString("\nThen, not tried here: " + clean(strings.Join(e.Stages, ", ")) + "\n")
+	}
 	if e.Hint != "" {
 		b.WriteString("\nTo allow it:\n")
 		for part := range strings.SplitSeq(strings.TrimRight(e.Hint, "\n"), "\n") {

@@ -151,6 +151,10 @@ func TestExplanation(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "explain", b.String())
+	b.Reset()
+	if err := Explanation(&b, &admin.Explanation{Verdict: "allow", Stages: []string{"size_limit", "cache"}}); err != nil || !strings.HasSuffix(b.String(), "\nThen, not tried here: size_limit, cache\n") {
+		t.Errorf("%v: %s", err, b.String())
+	}
 }
 
 // TestNothingSteersTheTerminal: whatever a workload calls itself, what is printed
