@@ -127,6 +127,59 @@ type layer struct {
 	in    *bufio.Reader
 	out   io.Reader
 	close func()
+	// window is what the decoder remembers at most, of what it gave.
+	window int64
+	grown  *grown
+}
+
+// grown counts what a layer becomes: the one behind it may make nothing of it.
+type grown struct {
+	r   io.Reader
+	raw *count
+	n   int64
+	// bomb says that it became too much: a decoder may hide that.
+	bomb bool
+}
+
+func (g *grown) Read(p []byte) (int, error) {
+	n, err := g.r.Read(p)
+	if g.n += int64(n); g.n > RatioFree && g.n > Ratio*g.raw.n || g.n > Max {
+		g.bomb = true
+		return 0, ErrBomb
+	}
+	return n, err
+}
+
+// bomb reports whether a layer became too much.
+func (r *Reader) bomb() bool {
+	for i := range r.layers {
+		if g := r.layers[i].grown; g != nil && g.bomb {
+			return true
+		}
+	}
+	return false
+}
+
+// layerCost is what a layer holds beside its window, about.
+const layerCost = 128 << 10
+
+// Memory gives the bytes that the decoders hold, about.
+func (r *Reader) Memory() int {
+	n := int64(0)
+	for i := range r.layers {
+		l := &r.layers[i]
+		window := l.window
+		if l.close == nil {
+			// It grows as it is filled.
+			made := r.out
+			if l.grown != nil {
+				made = l.grown.n
+			}
+			window = min(window, 2*made)
+		}
+		n += layerCost + window
+	}
+	return int(n)
 }
 
 // count counts what is read.
@@ -171,6 +224,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	case r.out > RatioFree && r.out > Ratio*r.raw.n, r.max > 0 && r.out > r.max:
 		n, err = 0, ErrBomb
 	case err == nil || err == io.EOF:
+	case r.bomb():
+		n, err = 0, ErrBomb
 	case r.raw.err != nil && r.raw.err != io.EOF:
 		err = r.raw.err
 	default:
@@ -224,6 +279,10 @@ func (r *Reader) open() error {
 		if err := l.decode(r.codings[i]); err != nil {
 			return err
 		}
+		if i > 0 {
+			l.grown = &grown{r: l.out, raw: &r.raw}
+			l.out = l.grown
+		}
 		r.layers = append(r.layers, l)
 		src = l.out
 	}
@@ -254,9 +313,10 @@ func (l *layer) decode(c Coding) error {
 		}
 		l.out = flate.NewReader(l.in)
 	case Brotli:
-		l.out = brotli.NewReader(l.in)
+		l.out, l.window = brotli.NewReader(l.in), 32<<20
 	case Zstd:
-		z, err := zstd.NewReader(l.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		l.window = l.zstdWindow()
+		z, err := zstd.NewReader(l.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(l.window)))
 		if err != nil {
 			return err
 		}
@@ -265,6 +325,32 @@ func (l *layer) decode(c Coding) error {
 		return ErrUnknown
 	}
 	return nil
+}
+
+// minWindow is the least that a decoder of zstd is given.
+const minWindow = 256 << 10
+
+// zstdWindow gives the window of the first frame, which those behind it must
+// not exceed: its decoder takes the memory at once.
+func (l *layer) zstdWindow() int64 {
+	for n := 5; n <= zstd.HeaderMaxSize; n++ {
+		p, err := l.in.Peek(n)
+		if err != nil {
+			return minWindow // it is shorter than any header
+		}
+		var h zstd.Header
+		if err := h.Decode(p); errors.Is(err, io.ErrUnexpectedEOF) {
+			continue
+		} else if err != nil || h.Skippable {
+			return maxWindow
+		}
+		window := h.WindowSize
+		if h.SingleSegment {
+			window = h.FrameContentSize
+		}
+		return int64(max(min(window, maxWindow), minWindow))
+	}
+	return maxWindow
 }
 
 // Close gives back what the decoders hold. Read does it at the end and after an

@@ -41,9 +41,6 @@ type body struct {
 // step is how much is read at once of a body that is held.
 const step = 16 << 10
 
-// decoderCost is what a decoder is reckoned to hold, in bytes.
-const decoderCost = 1 << 20
-
 var _ exchange.Body = (*body)(nil)
 
 // source is the body's source for a decoder.
@@ -89,7 +86,7 @@ func (b *body) account() error {
 		n += int64(len(b.out))
 	}
 	if b.dec != nil {
-		n += decoderCost
+		n += int64(b.dec.Memory())
 	}
 	if b.share.set(n) {
 		return nil
@@ -485,7 +482,7 @@ func follow(j judge, k *kind, r *run, held share) *follower {
 		defer dec.Close()
 		in, out := make([]byte, step), []byte(nil)
 		for {
-			if !held.set(decoderCost + int64(j.memory())) {
+			if !held.set(int64(dec.Memory() + j.memory())) {
 				r.st.note(textNoMemory)
 				return
 			}
