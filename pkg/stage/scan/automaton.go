@@ -295,6 +295,13 @@ func (a *automaton) intern(before context, seeking, found bool) *state {
 	}
 	cost := 128 + 8*len(s.next) + 4*len(s.list) + len(k)
 	if a.size += cost; a.size > maxStates {
+		// Nor do they lead to others any more: who waits in one of them, in a stream
+		// that is idle, would keep all that comes later.
+		for _, forgotten := range a.states {
+			for i := range forgotten.next {
+				forgotten.next[i].Store(nil)
+			}
+		}
 		clear(a.states)
 		for i := range a.begin {
 			a.begin[i].Store(nil)
