@@ -17,8 +17,10 @@ const (
 	// MaxLength bounds its text, in bytes.
 	MaxLength = 4096
 	// maxCost bounds one evaluation, in CEL's units, of which a comparison costs
-	// about one and looking through a text one for each ten bytes: a few
-	// milliseconds at most. Beyond, the evaluation fails.
+	// about one and looking through a text one for each ten bytes: some
+	// milliseconds, whatever a workload sends. Beyond, the evaluation fails. It
+	// does not count what `format` and `size` of a long text in a loop take:
+	// with requests of the greatest size that was up to a second.
 	maxCost = 100_000
 )
 
