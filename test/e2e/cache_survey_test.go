@@ -70,6 +70,11 @@ rules:
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
 		t.Fatalf("%v\n%s%s", err, stdout.String(), stderr.String())
 	}
+	for kind, least := range map[string]int{"required": 120, "optimal": 50} {
+		if n := got[kind].Passed; n < least {
+			t.Errorf("%s: %d passed, want %d or more", kind, n, least)
+		}
+	}
 	for kind, k := range got {
 		t.Logf("%s: %d passed, %d failed, %d hang on those", kind, k.Passed, len(k.Failed), k.Skipped)
 		var ids []string

@@ -373,9 +373,11 @@ action(type="omfile" file="/srv/syslog" template="t")
 // TestAuditSinks: file, journal and syslog side by side; and what becomes of
 // exchanges when one of them is away.
 func TestAuditSinks(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, address string }{{"local", "/run/audit.sock"}, {"tcp", "tcp://127.0.0.1"}} {
 		for _, onFailure := range []string{"block", "continue"} {
 			t.Run(tt.name+" "+onFailure, func(t *testing.T) {
+				t.Parallel()
 				h := newHost(t)
 				j := h.startJournal()
 				conf := h.config("mode: observe\n")
@@ -430,6 +432,7 @@ func TestAuditSinks(t *testing.T) {
 
 // TestAuditWithoutFile: the journal alone, and a reload that would change sinks.
 func TestAuditWithoutFile(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	j := h.startJournal()
 	conf := strings.Replace(h.config(`mode: observe
