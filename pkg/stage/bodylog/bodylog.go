@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 
 	"sallyport/pkg/audit"
 	"sallyport/pkg/config"
@@ -26,22 +25,41 @@ type Redactor interface {
 	RedactURL(dst, p []byte) []byte
 }
 
-// A Budget bounds what the bodies of all exchanges that run may hold.
+// A Budget bounds what the bodies of all exchanges that run may hold, and those
+// of one workload to half of that.
 type Budget struct {
-	used atomic.Int64
-	max  int64
+	max int64
+
+	mu   sync.Mutex
+	used int64
+	// holders are what workloads hold, those that hold something.
+	holders map[string]int64
 }
 
 // NewBudget gives one of max bytes.
-func NewBudget(max int64) *Budget { return &Budget{max: max} }
+func NewBudget(max int64) *Budget { return &Budget{max: max, holders: make(map[string]int64)} }
 
 // Figures gives what is in use and the bound, in bytes.
-func (b *Budget) Figures() (used, max int64) { return b.used.Load(), b.max }
+func (b *Budget) Figures() (used, max int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used, b.max
+}
 
-func (b *Budget) take(n int) bool {
-	if b.used.Add(int64(n)) > b.max {
-		b.used.Add(int64(-n))
+// take takes n bytes for a workload, or gives them back; false where there is no
+// room.
+func (b *Budget) take(workload string, n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held := b.holders[workload] + int64(n)
+	if n > 0 && (held > b.max/2 || b.used+int64(n) > b.max) {
 		return false
+	}
+	b.used += int64(n)
+	if held > 0 {
+		b.holders[workload] = held
+	} else {
+		delete(b.holders, workload)
 	}
 	return true
 }
@@ -102,7 +120,7 @@ func (s *Stage) Request(_ context.Context, x *exchange.Exchange) *exchange.Refus
 	x.Keep(s, c)
 	x.Record.RequestHeaders = s.fields(&x.Request.Header)
 	if s.request && x.Request.Body != nil && !tunnels(&x.Request) {
-		c.request = s.watch(&x.Request.Header)
+		c.request = s.watch(x, &x.Request.Header)
 		x.Request.Body = exchange.Watch(x.Request.Body, c.request)
 	}
 	return nil
@@ -120,7 +138,7 @@ func (s *Stage) Response(_ context.Context, x *exchange.Exchange) *exchange.Refu
 	if c == nil || !s.response || x.Response.Body == nil || tunnels(&x.Request) && x.Response.Status/100 == 2 {
 		return nil
 	}
-	c.response = s.watch(&x.Response.Header)
+	c.response = s.watch(x, &x.Response.Header)
 	x.Response.Body = exchange.Watch(x.Response.Body, c.response)
 	return nil
 }
@@ -150,7 +168,7 @@ func (s *Stage) Deliver(x *exchange.Exchange) {
 			// The upstream's, which nobody gets.
 			c.response.drop()
 		}
-		c.response = s.watch(&x.Response.Header)
+		c.response = s.watch(x, &x.Response.Header)
 		x.Response.Body = exchange.Watch(x.Response.Body, c.response)
 	}
 }
@@ -202,6 +220,7 @@ func (s *Stage) redacted(name string) bool {
 type body struct {
 	max         int
 	budget      *Budget
+	workload    string
 	contentType string
 	codings     []decode.Coding
 	err         error // of the codings
@@ -211,8 +230,8 @@ type body struct {
 	more, ended bool
 }
 
-func (s *Stage) watch(h *exchange.Header) *body {
-	b := &body{max: s.max, budget: s.o.Budget}
+func (s *Stage) watch(x *exchange.Exchange, h *exchange.Header) *body {
+	b := &body{max: s.max, budget: s.o.Budget, workload: x.Subject.Workload}
 	if f := h.Find(exchange.ContentType); f != nil {
 		b.contentType = f.Value
 	}
@@ -222,7 +241,7 @@ func (s *Stage) watch(h *exchange.Header) *body {
 
 // drop gives back what the body holds of the budget.
 func (b *body) drop() {
-	b.budget.used.Add(int64(-len(b.kept)))
+	b.budget.take(b.workload, -len(b.kept))
 	b.kept = nil
 }
 
@@ -236,7 +255,7 @@ func (b *body) Watch(p []byte, last bool) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if !b.budget.take(len(p)) {
+	if !b.budget.take(b.workload, len(p)) {
 		b.more, b.max = true, len(b.kept)
 		return nil
 	}

@@ -301,7 +301,7 @@ func TestOnlyWhatIsAskedFor(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	s := stage(t, 1000)
-	s.o.Budget = NewBudget(1500)
+	s.o.Budget = NewBudget(3000)
 	var all []*exchange.Exchange
 	p := exchange.NewPipeline(s)
 	for range 3 {
@@ -310,6 +310,15 @@ func TestBudget(t *testing.T) {
 		p.Request(t.Context(), x)
 		exchange.ReadAll(x.Request.Body, 2000)
 		all = append(all, x)
+	}
+	// One workload leaves half to others.
+	x := new(exchange.Exchange)
+	x.Subject.Workload = "other"
+	x.Request.Body = exchange.NewBytes(bytes.Repeat([]byte("word "), 200))
+	p.Request(t.Context(), x)
+	exchange.ReadAll(x.Request.Body, 2000)
+	if p.End(x); x.Record.Truncated || len(x.Record.RequestBody) != 1000 {
+		t.Errorf("another workload: %d bytes", len(x.Record.RequestBody))
 	}
 	for i, x := range all {
 		p.End(x)
