@@ -22,7 +22,8 @@ func (e *env) runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the daemon",
 		Long: `Runs the daemon until SIGTERM. It says "ready" once programs, guard, listeners
-and the self-probe are as they must be. SIGHUP applies the configuration again.
+and the self-probe are as they must be. The configuration is applied again
+when its files change, and at SIGHUP.
 Without a configuration file it enforces the defaults: nothing is allowed.
 When it stops the gate stays shut: programs in tagged cgroups reach nothing
 until it runs again, or until "sallyport teardown" takes the gate away.`,

@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sallyport/pkg/policy/condition"
 )
 
 // TestDocumentedExamples: what docs/controls.md shows is a configuration, or a
-// stage of a rule.
+// stage of a rule; docs/policy.md has configurations and conditions.
 func TestDocumentedExamples(t *testing.T) {
 	data, err := os.ReadFile("../../docs/controls.md")
 	if err != nil {
@@ -40,6 +42,27 @@ func TestDocumentedExamples(t *testing.T) {
 			if _, err := Parse([]File{{"example", []byte(rule)}}); err != nil {
 				t.Errorf("%v\n%s", err, rule)
 			}
+		}
+	}
+	policy, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(policy, -1) {
+		if _, warnings, err := Check([]File{{"policy.md", b[1]}}); err != nil || len(warnings) != 0 {
+			t.Errorf("%v, %v", err, warnings)
+		}
+	}
+	conditions := regexp.MustCompile("(?s)```cel\n(.*?)\n```").FindSubmatch(policy)
+	for line := range strings.Lines(string(conditions[1])) {
+		var c condition.Compiler
+		if _, err := c.Compile(line); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	for _, k := range matchKeys {
+		if !strings.Contains(string(policy), "`"+k+"`") {
+			t.Errorf("%s is not documented", k)
 		}
 	}
 	for _, k := range stageKeys {

@@ -118,7 +118,7 @@ func instead(written string, keys []string) string {
 	case len(keys) <= mostKeys:
 		return " (want " + quoted(keys) + ")"
 	case slices.Contains(keys, "match") && slices.Contains(matchKeys, written):
-		return " (it belongs into match)"
+		return " (it belongs in match)"
 	default:
 		return ""
 	}
