@@ -114,6 +114,15 @@ func (t *Table[T]) SetEnded(ended func(value *T, now int64) bool) {
 // Len gives the number of keys, at most Max.
 func (t *Table[T]) Len() int { return int(t.entries.Load()) }
 
+// Fullest gives the number of keys of the table that has most, 0 without one.
+func Fullest[K comparable, T any](tables map[K]*Table[T]) int {
+	most := 0
+	for _, t := range tables {
+		most = max(most, t.Len())
+	}
+	return most
+}
+
 func (t *Table[T]) find(key string, hash uint64) *Entry[T] {
 	for e := t.chains[hash%uint64(len(t.chains))].Load(); e != nil; e = e.next.Load() {
 		if e.hash == hash && e.Key == key {

@@ -141,9 +141,5 @@ func (s *Counters) Sweep(now time.Time) {
 func (s *Counters) Keys() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	most := 0
-	for _, t := range s.tables {
-		most = max(most, t.Len())
-	}
-	return most
+	return keyed.Fullest(s.tables)
 }

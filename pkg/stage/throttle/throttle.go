@@ -87,11 +87,7 @@ func (s *Levels) Waiting() int { return int(s.waiting.Load()) }
 func (s *Levels) Keys() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	most := 0
-	for _, t := range s.tables {
-		most = max(most, t.Len())
-	}
-	return most
+	return keyed.Fullest(s.tables)
 }
 
 func (s *Levels) now() int64 { return time.Since(s.begin).Milliseconds() }
