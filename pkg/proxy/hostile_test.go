@@ -204,3 +204,22 @@ func TestSlowHeadsDoNotResetWindows(t *testing.T) {
 		t.Errorf("%d were admitted in %d s", admitted, most)
 	}
 }
+
+// TestStaleAnswersAreRevalidated: also those that were never fresh.
+func TestStaleAnswersAreRevalidated(t *testing.T) {
+	t.Parallel()
+	g := controlled(t, "    cache: { ttl: 1m, content_types: [text/plain] }\n")
+	s := g.web("api.example.com", "127.0.0.1:0", nil, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Cache-Control", "max-age=0, stale-while-revalidate=1000")
+		io.WriteString(w, "x")
+	})
+	c := g.dial(1, s.dst())
+	for range 5 {
+		get(t, c, "api.example.com", "/")
+		time.Sleep(50 * time.Millisecond)
+	}
+	if n := s.reqs.Load(); n != 5 {
+		t.Errorf("%d requests went out, want 5: one for each answer", n)
+	}
+}

@@ -223,6 +223,10 @@ func (s *Stage) wait(ctx context.Context, x *exchange.Exchange, p *passage) (ans
 		return true
 	}
 	p.stale = e
+	if e.use(&p.question, now) == useMeanwhile {
+		s.meanwhile(x, p, now)
+		return true
+	}
 	return false
 }
 

@@ -121,7 +121,7 @@ func (s *Stage) confirmed(x *exchange.Exchange, p *passage, now time.Time) {
 	useful := false
 	if r.storable(&p.question) {
 		e.used.Store(true)
-		useful = s.store.put(x.Subject.Workload, p.hash, p.key, e, 0, p.epoch) && e.freshness.left(now) > 0 && !e.freshness.ask
+		useful = s.store.put(x.Subject.Workload, p.hash, p.key, e, 0, p.epoch) && e.fresh(now)
 	} else {
 		s.store.discard(p.stale)
 	}
@@ -168,8 +168,11 @@ func (s *Stage) keep(x *exchange.Exchange, p *passage, now time.Time) {
 	resp.Body = exchange.Watch(resp.Body, p.fill)
 }
 
-// fresh reports whether the entry serves a plain request without asking.
-func (e *entry) fresh(now time.Time) bool { return !e.freshness.ask && e.freshness.left(now) > 0 }
+// fresh reports whether the entry serves a plain request, without asking or
+// while that is done behind it.
+func (e *entry) fresh(now time.Time) bool {
+	return !e.freshness.ask && e.freshness.left(now) > -max(e.freshness.whileRevalidate, 0)
+}
 
 // entryFor gives the entry that a response makes, without its body; nil where
 // it may not be stored, or would be of no use.
