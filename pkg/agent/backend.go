@@ -73,7 +73,7 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 		out.Problems = []string{}
 	}
 	if err := w.audit.Fault(); err != nil {
-		out.Problems = append(out.Problems, "audit: "+err.Error()+w.auditRemedy())
+		out.Problems = append(out.Problems, "audit: "+strings.TrimPrefix(err.Error(), "audit ")+w.auditRemedy())
 	}
 	if err := w.sinks.trouble(); err != nil {
 		out.Problems = append(out.Problems, "audit: "+err.Error())

@@ -403,7 +403,7 @@ func TestAuditSinks(t *testing.T) {
 				syslogd.Wait()
 				ask("/two")
 				eventually(t, patience(10*time.Second), "the failure shows", func() bool {
-					return strings.Contains(strings.Join(h.status().Problems, "\n"), "audit cannot be written to syslog")
+					return strings.Contains(strings.Join(h.status().Problems, "\n"), "audit: cannot be written to syslog")
 				})
 				if got := ask("/three"); (got == "200") != (onFailure == "continue") {
 					t.Errorf("%s: %s", onFailure, got)
