@@ -137,12 +137,12 @@ func TestOnlookersAreCounted(t *testing.T) {
 		"compressed": {contentType: "application/grpc", encoding: "gzip", body: zip(part)},
 	} {
 		s := newStage(t, "", bad(config.InBoth, config.FilterReport))
-		s.o.Memory = NewMemory(64 << 20)
+		s.o.Memory = NewMemory(16 << 20)
 		for _, response := range []bool{false, true} {
 			var open []*exchange.Exchange
 			p := exchange.NewPipeline(s)
 			unjudged := 0
-			for range 40 {
+			for range 10 {
 				x := &exchange.Exchange{}
 				x.Subject = exchange.Subject{Rule: "r", Workload: "w"}
 				x.Request.Method, x.Request.Path = "POST", "/"
@@ -170,7 +170,7 @@ func TestOnlookersAreCounted(t *testing.T) {
 				}
 				open = append(open, x)
 			}
-			if used := s.o.Memory.Used(); used > 32<<20 || used < 20<<20 {
+			if used := s.o.Memory.Used(); used > 8<<20 || used < 4<<20 {
 				t.Errorf("%s, response %v: %d bytes are held", name, response, used)
 			}
 			for _, x := range open {
