@@ -258,6 +258,7 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	if k.stream != nil && req.Upgrade != "" {
 		ws = k.follow()
 	}
+	defer k.tries.dropBody()
 	if !k.send(&d, r, opts, ws != nil, begin) {
 		k.giveLease()
 		return nil

@@ -76,24 +76,13 @@ func (s *session) handle(st *http2.ServerStream) {
 // share. Each connection may have many, and each holds what an idle connection
 // does not: a header section and all that carries it.
 func (c *conn) takeStream() bool {
-	all, own := &c.p.streams, &c.share.streams
 	limit := int64(c.p.Limits.Streams)
-	if own.Add(1) > max(limit/2, 1) {
-		own.Add(-1)
-		return false
-	}
-	if all.Add(1) > limit {
-		all.Add(-1)
-		own.Add(-1)
-		return false
-	}
-	return true
+	return reserve(&c.share.streams, &c.p.streams, 1, max(limit/2, 1), limit)
 }
 
 // giveStream takes back one that takeStream has counted.
 func (c *conn) giveStream() {
-	c.p.streams.Add(-1)
-	c.share.streams.Add(-1)
+	release(&c.share.streams, &c.p.streams, 1)
 }
 
 // rescue ends one exchange where a mistake of ours would have ended all.

@@ -1,16 +1,27 @@
 package proxy
 
-import "sallyport/pkg/exchange"
+import (
+	"sync/atomic"
 
-// maxKept bounds what is kept of the body of a request that may be tried again,
-// in bytes. A longer body is sent once.
-const maxKept = 64 << 10
+	"sallyport/pkg/exchange"
+)
+
+// What may be kept of the bodies of requests that may be tried again, in bytes:
+// of one, of those of all, and of those of one workload. A body for which there
+// is no room is sent once.
+const (
+	maxKept         = 64 << 10
+	maxKeptAll      = 64 << 20
+	maxKeptWorkload = 16 << 20
+)
 
 // A kept body remembers what was read of it, so that it can be sent again. The
 // codecs remember only what came together with the head.
 type kept struct {
 	exchange.Body
-	buf []byte
+	// own and all count what is kept for the workload and for all.
+	own, all *atomic.Int64
+	buf      []byte
 	// off is where the reader is in buf; at its end it reads on.
 	off  int
 	over bool
@@ -22,12 +33,19 @@ var _ exchange.Body = (*kept)(nil)
 func (k *kept) keep(p []byte) {
 	switch {
 	case k.over:
-	case len(k.buf)+len(p) > maxKept:
-		k.over, k.buf, k.off = true, nil, 0
+	case len(p) == 0:
+	case len(k.buf)+len(p) > maxKept, !reserve(k.own, k.all, int64(len(p)), maxKeptWorkload, maxKeptAll):
+		k.drop()
 	default:
 		k.buf = append(k.buf, p...)
 		k.off = len(k.buf)
 	}
+}
+
+// drop forgets what was kept: the body cannot be sent again.
+func (k *kept) drop() {
+	release(k.own, k.all, int64(len(k.buf)))
+	k.over, k.buf, k.off = true, nil, 0
 }
 
 // Read implements exchange.Body.

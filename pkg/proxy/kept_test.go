@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -59,7 +60,7 @@ func TestKept(t *testing.T) {
 			want = append(want, p...)
 		}
 		end := src.err
-		k := &kept{Body: src}
+		k, _, _ := newKept(src)
 		for range 3 {
 			var got []byte
 			stop := rapid.IntRange(0, len(want)).Draw(t, "stop")
@@ -97,10 +98,44 @@ func TestKept(t *testing.T) {
 	})
 }
 
+// newKept gives a kept body with what is counted for it.
+func newKept(b exchange.Body) (k *kept, own, all *atomic.Int64) {
+	own, all = new(atomic.Int64), new(atomic.Int64)
+	return &kept{Body: b, own: own, all: all}, own, all
+}
+
+// TestKeptBytesAreCounted: a body is kept while there is room for it, and its
+// room is free again at the end, whatever became of it.
+func TestKeptBytesAreCounted(t *testing.T) {
+	for name, full := range map[string]func(own, all *atomic.Int64){
+		"room":                  func(_, _ *atomic.Int64) {},
+		"the workload has none": func(own, all *atomic.Int64) { own.Add(maxKeptWorkload - 9) },
+		"nobody has any":        func(own, all *atomic.Int64) { all.Add(maxKeptAll - 9) },
+	} {
+		k, own, all := newKept(exchange.NewBytes([]byte("ten bytes.")))
+		full(own, all)
+		ownBefore, allBefore := own.Load(), all.Load()
+		if got, err := io.ReadAll(k); err != nil || string(got) != "ten bytes." {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		want := int64(10)
+		if name != "room" {
+			want = 0
+		}
+		if k.Rewind() != (want > 0) || own.Load()-ownBefore != want || all.Load()-allBefore != want {
+			t.Errorf("%s: %d and %d bytes counted", name, own.Load()-ownBefore, all.Load()-allBefore)
+		}
+		k.drop()
+		if k.Rewind() || own.Load() != ownBefore || all.Load() != allBefore {
+			t.Errorf("%s: %d and %d bytes are left", name, own.Load()-ownBefore, all.Load()-allBefore)
+		}
+	}
+}
+
 func TestKeptIsBounded(t *testing.T) {
 	data := bytes.Repeat([]byte("x"), maxKept+1)
-	k := &kept{Body: exchange.NewBytes(data)}
-	if got, err := io.ReadAll(k); err != nil || !bytes.Equal(got, data) || k.Rewind() || k.buf != nil {
+	k, own, all := newKept(exchange.NewBytes(data))
+	if got, err := io.ReadAll(k); err != nil || !bytes.Equal(got, data) || k.Rewind() || k.buf != nil || own.Load() != 0 || all.Load() != 0 {
 		t.Errorf("%v, %d bytes, %d kept", err, len(got), len(k.buf))
 	}
 }

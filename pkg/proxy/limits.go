@@ -17,9 +17,9 @@ type shares struct {
 type share struct {
 	open    int // under the lock of shares
 	crowded burst
-	// refusedBodies counts bytes, streams exchanges of HTTP/2, repeats requests
-	// that are repeated apart.
-	refusedBodies, streams, repeats atomic.Int64
+	// refusedBodies and keptBodies count bytes, streams exchanges of HTTP/2,
+	// repeats requests that are repeated apart.
+	refusedBodies, keptBodies, streams, repeats atomic.Int64
 }
 
 // take counts a connection; ok is false beyond the limit, and then it still
@@ -69,4 +69,23 @@ func (b *burst) hit(now time.Time) (n uint64, due bool) {
 		return 0, false
 	}
 	return b.pending.Swap(0), true
+}
+
+// reserve counts n more of something that a workload and all together have
+// bounds for; false: there is no room, and nothing was counted.
+func reserve(own, all *atomic.Int64, n, maxOwn, maxAll int64) bool {
+	if own.Add(n) <= maxOwn {
+		if all.Add(n) <= maxAll {
+			return true
+		}
+		all.Add(-n)
+	}
+	own.Add(-n)
+	return false
+}
+
+// release takes back what reserve has counted.
+func release(own, all *atomic.Int64, n int64) {
+	own.Add(-n)
+	all.Add(-n)
 }

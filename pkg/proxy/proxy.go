@@ -116,9 +116,9 @@ type Proxy struct {
 	start        time.Time
 
 	active atomic.Int64
-	// refusedBodies counts bytes, streams exchanges of HTTP/2, repeats requests
-	// that are repeated apart.
-	refusedBodies, streams, repeats atomic.Int64
+	// refusedBodies and keptBodies count bytes, streams exchanges of HTTP/2,
+	// repeats requests that are repeated apart.
+	refusedBodies, keptBodies, streams, repeats atomic.Int64
 
 	draining atomic.Bool
 	lost     burst
@@ -275,6 +275,7 @@ func (p *Proxy) Resources() []metrics.Resource {
 		{Name: "http2_streams", Entries: uint64(max(p.streams.Load(), 0)), Capacity: uint64(p.Limits.Streams)},
 		{Name: "repeated_requests", Entries: uint64(max(p.repeats.Load(), 0)), Capacity: maxRepeats},
 		{Name: "refused_body_bytes", Entries: uint64(max(p.refusedBodies.Load(), 0)), Capacity: maxRefusedBodies},
+		{Name: "kept_body_bytes", Entries: uint64(max(p.keptBodies.Load(), 0)), Capacity: maxKeptAll},
 		{Name: "large_first_bytes", Entries: uint64(p.sniffer.Large()), Capacity: sniff.MaxLarge},
 		{Name: "pinned_names", Entries: uint64(p.pinned.len()), Capacity: maxPinned},
 		{Name: "closing_flows", Entries: uint64(p.legs.len()), Capacity: maxClosing},

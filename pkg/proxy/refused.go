@@ -18,15 +18,7 @@ func (k *call) lend(r *exchange.Refusal) (n int64) {
 	if n == 0 {
 		return 0
 	}
-	all, own := &k.c.p.refusedBodies, &k.c.share.refusedBodies
-	if own.Add(n) > maxRefusedBodiesWorkload {
-		own.Add(-n)
-		r.Blind = true
-		return 0
-	}
-	if all.Add(n) > maxRefusedBodies {
-		all.Add(-n)
-		own.Add(-n)
+	if !reserve(&k.c.share.refusedBodies, &k.c.p.refusedBodies, n, maxRefusedBodiesWorkload, maxRefusedBodies) {
 		r.Blind = true
 		return 0
 	}
@@ -34,6 +26,5 @@ func (k *call) lend(r *exchange.Refusal) (n int64) {
 }
 
 func (k *call) giveBack(n int64) {
-	k.c.share.refusedBodies.Add(-n)
-	k.c.p.refusedBodies.Add(-n)
+	release(&k.c.share.refusedBodies, &k.c.p.refusedBodies, n)
 }

@@ -75,20 +75,12 @@ func (k *call) runAlone(d policy.Decision, r *route) {
 
 // takeRepeat counts a repeated request; false is that there are too many.
 func (c *conn) takeRepeat() bool {
-	if c.share.repeats.Add(1) <= maxRepeats/2 {
-		if c.p.repeats.Add(1) <= maxRepeats {
-			return true
-		}
-		c.p.repeats.Add(-1)
-	}
-	c.share.repeats.Add(-1)
-	return false
+	return reserve(&c.share.repeats, &c.p.repeats, 1, maxRepeats/2, maxRepeats)
 }
 
 // giveRepeat takes back one that takeRepeat has counted.
 func (c *conn) giveRepeat() {
-	c.p.repeats.Add(-1)
-	c.share.repeats.Add(-1)
+	release(&c.share.repeats, &c.p.repeats, 1)
 }
 
 // nobody is a client that takes whatever comes, so that stages see it pass by.

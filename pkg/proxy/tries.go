@@ -27,6 +27,8 @@ type tries struct {
 	rule balance.Rule
 	// n counts those that were begun.
 	n int
+	// body is what the next one may need of the request, nil without one.
+	body *kept
 	// Where targets stand in for the host: what the choice goes by, those that
 	// were tried, and the one that is used.
 	key   uint64
@@ -53,7 +55,8 @@ func (k *call) send(d *policy.Decision, r *route, opts exchange.Options, extende
 		t.rule.Budget.Request(begin)
 	}
 	if req := &k.x.Request; t.rule.Retry != nil && req.Body != nil && idempotent(req.Method) {
-		req.Body = &kept{Body: req.Body}
+		t.body = &kept{Body: req.Body, own: &k.c.share.keptBodies, all: &k.c.p.keptBodies}
+		req.Body = t.body
 	}
 	if r.balance != nil {
 		t.key = r.balance.Key(k.c.id.Name, &k.x.Request)
@@ -124,6 +127,14 @@ func (t *tries) takeLease() balance.Lease {
 	lease := t.lease
 	t.lease = balance.Lease{}
 	return lease
+}
+
+// dropBody ends that the request can be tried again: nobody reads its body.
+func (t *tries) dropBody() {
+	if t.body != nil {
+		t.body.drop()
+		t.body = nil
+	}
 }
 
 // try carries the request once. Where a connection that was kept turns out to be

@@ -107,6 +107,11 @@ rules:
 			}
 		}
 		mu.Unlock()
+		for end := time.Now().Add(5 * time.Second); g.p.keptBodies.Load() != 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %d bytes of its body are still kept", tt.name, g.p.keptBodies.Load())
+			}
+		}
 	}
 }
 
