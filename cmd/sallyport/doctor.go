@@ -25,7 +25,7 @@ func (e *env) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether this host can be guarded, and what its runtimes trust",
-		Long: `Checks the kernel, cgroups, nftables, confinement and DNS, and lets each runtime
+		Long: `Checks the kernel, cgroups, nftables, confinement, DNS and container engines, and lets each runtime
 that it finds (curl, Python, Node, Java, git, …) make a real TLS handshake with a
 certificate of sallyport's, with the trust that a workload gets. The exit status is
 1 if a check fails.`,

@@ -178,3 +178,18 @@ func TestLastLine(t *testing.T) {
 		}
 	}
 }
+
+func TestContainers(t *testing.T) {
+	there, gone := filepath.Join(t.TempDir(), "there"), filepath.Join(t.TempDir(), "gone")
+	l, err := net.Listen("unix", there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if r := containers(t.Context(), []string{gone, there}); r.Status != OK || r.Detail != "engine at "+there {
+		t.Errorf("%+v", r)
+	}
+	if r := containers(t.Context(), []string{gone}); r.Status != Skipped || !strings.Contains(r.Detail, gone+": no workload matches by container") {
+		t.Errorf("%+v", r)
+	}
+}

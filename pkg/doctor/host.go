@@ -18,6 +18,7 @@ import (
 	"sallyport/pkg/config"
 	"sallyport/pkg/confine"
 	"sallyport/pkg/datapath"
+	"sallyport/pkg/engine"
 	"sallyport/pkg/guard"
 	"sallyport/pkg/resolver"
 	"sallyport/pkg/workload"
@@ -42,6 +43,7 @@ func (d *Doctor) checks() []check {
 		{"confinement", d.confinement},
 		{"group", d.group},
 		{"dns", d.dns},
+		{"containers", func(ctx context.Context) Result { return containers(ctx, engine.Sockets[:]) }},
 	}
 	return append(all, d.runtimes()...)
 }
@@ -111,6 +113,26 @@ func (d *Doctor) group(context.Context) Result {
 		return Result{Status: Skipped, Detail: "no group " + name + ": only root may use a running daemon; groupadd --system " + name + " changes that"}
 	}
 	return ok("group " + name + ", gid " + g.Gid)
+}
+
+// containers looks for the engines of root that describe containers.
+func containers(ctx context.Context, sockets []string) Result {
+	var there []string
+	for _, s := range sockets {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", s)
+		if err == nil {
+			c.Close()
+		}
+		// Who may not connect is told nothing else: the daemon may.
+		if err == nil || errors.Is(err, os.ErrPermission) {
+			there = append(there, s)
+		}
+	}
+	if len(there) == 0 {
+		return skipped("no engine at " + strings.Join(sockets, " or ") + ": no workload matches by container")
+	}
+	return ok("engine at " + strings.Join(there, ", "))
 }
 
 // dns asks each server that workloads' questions would go to.
