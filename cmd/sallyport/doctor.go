@@ -25,8 +25,8 @@ func (e *env) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether this host can be guarded, and what its runtimes trust",
-		Long: `Checks the kernel, cgroups, nftables, confinement, DNS and container engines, and lets each runtime
-that it finds (curl, Python, Node, Java, git, …) make a real TLS handshake with a
+		Long: `Checks the kernel, cgroups, nftables, confinement, DNS and container engines, and
+lets each runtime that it finds (curl, Python, Node, Java, git, …) make a real TLS handshake with a
 certificate of sallyport's, with the trust that a workload gets. The exit status is
 1 if a check fails.`,
 		Example: "  sudo sallyport doctor\n  sudo sallyport doctor --json | jq 'select(.status == \"failed\")'",

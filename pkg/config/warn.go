@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -39,7 +40,33 @@ func (r *report) warn(root *node, c *Config) {
 		if root.get("redis") == nil && slices.ContainsFunc(rule.RateLimits, func(l RateLimit) bool { return l.Policy == RedisCounters }) {
 			r.add(rules[i].place, "rule %q counts in redis, and there is no key redis: it is looked for at %s", rule.Name, c.Redis.Address)
 		}
+		if own := rules[i].get("headers"); own != nil && rule.Headers != nil {
+			h := rule.Headers
+			for _, f := range slices.Concat(h.Request.Set, h.Request.Add, h.Response.Set, h.Response.Add) {
+				if v := foreignVariable(f.Value); v != "" {
+					r.add(own.place, "rule %q sends %s in %s as it is written: variables are %s", rule.Name, v, f.Name, strings.Join(HeaderVariables, " "))
+				}
+			}
+		}
 	}
+}
+
+// HeaderVariables are what values of fields may hold.
+var HeaderVariables = []string{
+	"{workload}", "{rule}", "{client_ip}", "{forwarded_for}", "{scheme}", "{host}", "{port}", "{method}", "{path}", "{query}",
+}
+
+var likeVariable = regexp.MustCompile(`\$\{?[a-z][a-z_]+\}?|\$\([a-z_.]+\)|\{[a-z][a-z_]+\}`)
+
+// foreignVariable finds in a value what looks like a variable, of nginx, Kong or
+// a shell, and is none here.
+func foreignVariable(value string) string {
+	for _, v := range likeVariable.FindAllString(value, -1) {
+		if !slices.Contains(HeaderVariables, v) {
+			return v
+		}
+	}
+	return ""
 }
 
 // warnWorkloads tells of entries that may do nothing at all.

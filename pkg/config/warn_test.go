@@ -28,6 +28,9 @@ func TestWarnings(t *testing.T) {
 		{"by a rule for all", "workloads: { w: {} }\nrules: [{ name: a, match: { hosts: b.example }, action: allow }]\n", ""},
 		{"by the default", "default: allow\nworkloads: { w: {} }\n", ""},
 
+		{"variables", rules("match: {}, headers: { request: { set: { X-A: '{client_ip} {path}, $5 {\"a\":1}' } } }"), ""},
+		{"a variable of nginx", rules("match: {}, headers: { request: { add: { X-A: '{client_ip} $remote_addr' } } }"), `f:3:43: rule "r0" sends $remote_addr in X-A as it is written: variables are {workload} `},
+		{"a variable that is none", rules("match: {}, headers: { response: { set: { X-A: '{request_id}' } } }"), `sends {request_id} in X-A`},
 		{"the same", rules("match: { hosts: a.example }", "match: { hosts: a.example }"), `f:4:5: rule "r1" is never reached: rule "r0" at f:3:5 comes first and holds wherever it does`},
 		{"a rule for all", rules("deny private: []", "match: { hosts: a.example, ports: 443 }"), "r1"},
 		{"a wildcard", rules("match: { hosts: '*.example' }", "match: { hosts: [a.example, '*.b.example'] }"), "r1"},

@@ -205,3 +205,10 @@ func BenchmarkNothing(b *testing.B) {
 		}
 	}
 }
+
+// TestVariablesAreKnown: `config check` knows the same variables.
+func TestVariablesAreKnown(t *testing.T) {
+	if diff := cmp.Diff(variableNames[workload:], config.HeaderVariables); diff != "" {
+		t.Error(diff)
+	}
+}
