@@ -67,6 +67,32 @@ func (p *Policy) Decide(q *Query) Decision {
 
 // decided gives the decision of a rule that matches.
 func (p *Policy) decided(r *rule, ask *asked) Decision {
+	d := p.decisionOf(r, ask)
+	if r.allow {
+		d.Verdict = Allow
+	} else {
+		d = d.Refuse(RuleDenied)
+	}
+	return protocolDenied(d, ask.protocol)
+}
+
+// ambiguous gives the refusal of a path that a rule with paths cannot judge.
+func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
+	d := p.decisionOf(r, ask)
+	d.why = ask.path.Ambiguous()
+	return d.Refuse(AmbiguousPath)
+}
+
+// broken gives the refusal of a rule whose condition gives no answer.
+func (p *Policy) broken(r *rule, ask *asked) Decision {
+	d := p.decisionOf(r, ask)
+	d.why = ask.fault
+	return d.Refuse(RuleDenied)
+}
+
+// decisionOf gives what holds of a rule's decision, whatever its verdict will be:
+// what observe mode lets pass goes the rule's way too.
+func (p *Policy) decisionOf(r *rule, ask *asked) Decision {
 	d := Decision{
 		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload), Handling: r.handling,
 		Path: ask.forward(), Timeouts: r.timeouts, Upstream: r.upstream, Certificate: r.certificate, Unresolved: ask.unresolved, rule: r, policy: p,
@@ -74,32 +100,10 @@ func (p *Policy) decided(r *rule, ask *asked) Decision {
 	if r.upstream == "" {
 		d.Proxy = r.detour.by(ask)
 	}
-	switch {
-	case !r.allow:
+	if !r.allow {
 		d.Handling = Inspect
-		d = d.Refuse(RuleDenied)
-	default:
-		d.Verdict = Allow
 	}
-	return protocolDenied(d, ask.protocol)
-}
-
-// ambiguous gives the refusal of a path that a rule with paths cannot judge.
-func (p *Policy) ambiguous(r *rule, ask *asked) Decision {
-	d := Decision{
-		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload),
-		Path: ask.forward(), Timeouts: r.timeouts, Unresolved: ask.unresolved, rule: r, policy: p, why: ask.path.Ambiguous(),
-	}
-	return d.Refuse(AmbiguousPath)
-}
-
-// broken gives the refusal of a rule whose condition gives no answer.
-func (p *Policy) broken(r *rule, ask *asked) Decision {
-	d := Decision{
-		Rule: r.name, Index: r.index, Mode: p.modeOf(r, ask.workload),
-		Path: ask.forward(), Timeouts: r.timeouts, Unresolved: ask.unresolved, rule: r, policy: p, why: ask.fault,
-	}
-	return d.Refuse(RuleDenied)
+	return d
 }
 
 // fallback gives the decision where no rule matches.

@@ -81,3 +81,23 @@ func asking(host, path, query string, fields headers) *Query {
 	q.HTTP.RawQuery, q.HTTP.Header = query, fields
 	return q
 }
+
+// TestWhenObserved: in observe mode a request of which a condition does not tell
+// anything goes the way of the rule all the same.
+func TestWhenObserved(t *testing.T) {
+	t.Parallel()
+	p := compile(t, `
+mode: observe
+upstreams: { search: { targets: [{ target: "search.example.com:443" }] } }
+upstream_proxy: { url: "http://proxy.example.com:3128" }
+rules:
+  - { name: a, match: { hosts: [a.example.com], when: "int(request.query['n'][0]) < 9" }, action: allow, upstream: search }
+  - { name: b, match: { hosts: [b.example.com], when: "int(request.query['n'][0]) < 9" }, action: allow }
+`)
+	for host, upstream := range map[string]string{"a.example.com": "search", "b.example.com": ""} {
+		d := p.Decide(asking(host, "/", "n=x", nil))
+		if d.Verdict != WouldDeny || d.Reason != RuleDenied || d.Upstream != upstream || (d.Proxy != nil) != (upstream == "") {
+			t.Errorf("%s: %v %v, upstream %q, proxy %v", host, d.Verdict, d.Reason, d.Upstream, d.Proxy)
+		}
+	}
+}
