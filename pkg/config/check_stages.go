@@ -1,46 +1,5 @@
 package config
 
-import "slices"
-
-// inherit takes over, key by key, the stages of `defaults` that a rule does not
-// set itself, but those that it does without.
-func (s *Stages) inherit(from *Stages, without []string) {
-	takes := func(key string, set bool) bool { return !set && !slices.Contains(without, key) }
-	if takes("auth", s.Auth != nil) {
-		s.Auth = from.Auth
-	}
-	if takes("size_limit", s.SizeLimit != nil) {
-		s.SizeLimit = from.SizeLimit
-	}
-	if takes("rate_limit", s.RateLimits != nil) {
-		s.RateLimits = from.RateLimits
-	}
-	if takes("throttle", s.Throttles != nil) {
-		s.Throttles = from.Throttles
-	}
-	if takes("content_filter", s.ContentFilters != nil) {
-		s.ContentFilters = from.ContentFilters
-	}
-	if takes("secrets", s.Secrets != "") {
-		s.Secrets = from.Secrets
-	}
-	if takes("headers", s.Headers != nil) {
-		s.Headers = from.Headers
-	}
-	if takes("cache", s.Cache != nil) {
-		s.Cache = from.Cache
-	}
-	if takes("upstream", s.Upstream != "") {
-		s.Upstream = from.Upstream
-	}
-	if takes("retry", s.Retry != nil) {
-		s.Retry = from.Retry
-	}
-	if takes("log", s.Log != nil) {
-		s.Log = from.Log
-	}
-}
-
 // checkStages checks what holds between the stages of rules, which have been
 // merged with those of `defaults`, and the rest of the file.
 func (d *decoder) checkStages(rules, defaults *node, c *Config) {

@@ -135,8 +135,7 @@ func (e *BusyError) add(cg workload.Cgroup) {
 }
 
 // removeState removes the certificate authority, the trust files and the counters
-// of rate limits. Other
-// files below state_dir, and the audit, are the operator's.
+// of rate limits. Other files below state_dir, and the audit, are the operator's.
 func removeState(c *config.Config) error {
 	errs := []error{
 		ca.RemoveRoot(c.TLS.CADir),

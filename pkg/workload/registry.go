@@ -78,7 +78,8 @@ type endedTag struct {
 }
 
 // NewRegistry makes a registry with the entries in file order. containers may
-// be nil: then no entry matches a container as such. A glob or template that cannot be used is an error.
+// be nil: then no entry matches a container as such. A glob or template that
+// cannot be used is an error.
 func NewRegistry(entries []Entry, paths Paths, containers Containers) (*Registry, error) {
 	if err := checkEntries(entries); err != nil {
 		return nil, err
