@@ -17,8 +17,9 @@ func (e *env) teardownCommand() *cobra.Command {
 		Use:   "teardown",
 		Short: "Take the gate away: programs, table, cgroups, trust files",
 		Long: `Removes everything that sallyport added to the host, what a killed exec left
-included. It refuses while the daemon runs or something runs in a tagged cgroup,
-and names it; --stop ends that first. Audit files and the configuration stay.`,
+included; where the daemon had a --config, give the same. It refuses while the
+daemon or an exec runs, and while something runs in a tagged cgroup, which it
+names; --stop ends the latter first. Audit files and the configuration stay.`,
 		Example: "  sudo sallyport teardown\n  sudo sallyport teardown --stop",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {

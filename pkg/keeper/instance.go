@@ -87,9 +87,17 @@ var ErrRunning = errors.New("already running")
 func (i Instance) Lock() (*os.File, error) {
 	f, err := lockFile(i.lockPath(), false)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("instance %s: %w", i.Name, ErrRunning)
+		return nil, fmt.Errorf("%s: %w", i.person(), ErrRunning)
 	}
 	return f, err
+}
+
+// person names the instance for one.
+func (i Instance) person() string {
+	if pid, ok := strings.CutPrefix(i.Name, execPrefix); ok {
+		return "an exec, pid " + pid
+	}
+	return "the daemon"
 }
 
 // Execs lists the instances of `exec` that left a runtime directory, living or
