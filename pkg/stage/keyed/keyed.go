@@ -14,10 +14,15 @@ import (
 	"sallyport/pkg/exchange"
 )
 
-// Max bounds the keys of one table. With as many, those are taken out that have
-// ended, and if there is none a further key has no place: its request must be
-// refused, because who can invent keys would have no limit.
-const Max = 16384
+// Max bounds the keys of one table, and MaxShare those for which the requests of
+// one workload have made room: who can invent keys must leave some to others.
+// With as many, those are taken out that have ended, and if there is none a
+// further key has no place: its request must be refused, because it would have no
+// limit.
+const (
+	Max      = 32768
+	MaxShare = Max / 2
+)
 
 // Key gives what of the exchange is counted apart. Values of header fields may
 // be secrets: the key is their hash. A request without the field counts for its
@@ -55,6 +60,8 @@ func headerKey(name string, x *exchange.Exchange) string {
 // An Entry is what is kept for one key.
 type Entry[T any] struct {
 	Key string
+	// Owner is the workload whose request made it.
+	Owner string
 	// Value is read and changed between Lock and Unlock.
 	Value T
 
@@ -85,6 +92,8 @@ type Table[T any] struct {
 	entries atomic.Int64
 
 	mu sync.Mutex
+	// shares counts the entries of each owner.
+	shares map[string]int
 	// swept is when it was last swept because it was full.
 	swept int64
 	// ended says what may be taken out.
@@ -101,7 +110,7 @@ func New[T any](by config.CounterBy, ended func(value *T, now int64) bool) *Tabl
 	case config.ByHeader:
 		chains = 4096
 	}
-	return &Table[T]{seed: maphash.MakeSeed(), chains: make([]atomic.Pointer[Entry[T]], chains), ended: ended, swept: -1}
+	return &Table[T]{seed: maphash.MakeSeed(), chains: make([]atomic.Pointer[Entry[T]], chains), shares: make(map[string]int), ended: ended, swept: -1}
 }
 
 // SetEnded changes what says that a value is as good as none.
@@ -114,11 +123,20 @@ func (t *Table[T]) SetEnded(ended func(value *T, now int64) bool) {
 // Len gives the number of keys, at most Max.
 func (t *Table[T]) Len() int { return int(t.entries.Load()) }
 
-// Fullest gives the number of keys of the table that has most, 0 without one.
+// full reports whether a further key of the owner has no place. The lock is held.
+func (t *Table[T]) full(owner string) bool { return t.Len() >= Max || t.shares[owner] >= MaxShare }
+
+// Fullest tells how full the fullest of some tables is, in keys of Max: one in
+// which a workload has its share is full, if only for that one.
 func Fullest[K comparable, T any](tables map[K]*Table[T]) int {
 	most := 0
 	for _, t := range tables {
 		most = max(most, t.Len())
+		t.mu.Lock()
+		for _, n := range t.shares {
+			most = max(most, n*(Max/MaxShare))
+		}
+		t.mu.Unlock()
 	}
 	return most
 }
@@ -132,9 +150,10 @@ func (t *Table[T]) find(key string, hash uint64) *Entry[T] {
 	return nil
 }
 
-// Get gives the entry of the key, and makes it where there is none; nil where
-// the table is full. now is in seconds of the clock that ended knows.
-func (t *Table[T]) Get(key string, now int64) *Entry[T] {
+// Get gives the entry of the key, and makes it for the owner, a workload, where
+// there is none; nil where the table is full. now is in seconds of the clock that
+// ended knows.
+func (t *Table[T]) Get(key, owner string, now int64) *Entry[T] {
 	hash := maphash.String(t.seed, key)
 	if e := t.find(key, hash); e != nil {
 		return e
@@ -144,21 +163,22 @@ func (t *Table[T]) Get(key string, now int64) *Entry[T] {
 	if e := t.find(key, hash); e != nil {
 		return e
 	}
-	if t.Len() >= Max {
+	if t.full(owner) {
 		// Once a second, so that a full table is not searched for each request.
 		if t.swept == now {
 			return nil
 		}
 		t.swept = now
-		if t.sweep(now, t.ended); t.Len() >= Max {
+		if t.sweep(now, t.ended); t.full(owner) {
 			return nil
 		}
 	}
-	e := &Entry[T]{Key: key, hash: hash}
+	e := &Entry[T]{Key: key, Owner: owner, hash: hash}
 	chain := &t.chains[hash%uint64(len(t.chains))]
 	e.next.Store(chain.Load())
 	chain.Store(e)
 	t.entries.Add(1)
+	t.shares[owner]++
 	return e
 }
 
@@ -182,6 +202,9 @@ func (t *Table[T]) sweep(now int64, ended func(value *T, now int64) bool) {
 			if e.dead {
 				at.Store(e.next.Load())
 				t.entries.Add(-1)
+				if t.shares[e.Owner]--; t.shares[e.Owner] == 0 {
+					delete(t.shares, e.Owner)
+				}
 			} else {
 				at = &e.next
 			}

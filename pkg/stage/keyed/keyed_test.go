@@ -16,7 +16,7 @@ func TestTable(t *testing.T) {
 	for _, by := range []config.CounterBy{config.ByRule, config.ByWorkload, config.ByHost, config.ByHeader} {
 		table := New(by, func(v *int, _ int64) bool { return *v == 0 })
 		for i := range 1000 {
-			e := table.Get(fmt.Sprint(i), 0)
+			e := table.Get(fmt.Sprint(i), "w", 0)
 			if !e.Lock() {
 				t.Fatal("a new entry is dead")
 			}
@@ -24,11 +24,11 @@ func TestTable(t *testing.T) {
 			e.Unlock()
 		}
 		for i := range 1000 {
-			if e := table.Get(fmt.Sprint(i), 0); e.Key != fmt.Sprint(i) || e.Value != i%2 {
+			if e := table.Get(fmt.Sprint(i), "w", 0); e.Key != fmt.Sprint(i) || e.Value != i%2 {
 				t.Fatalf("%s: %s is %d", by, e.Key, e.Value)
 			}
 		}
-		gone := table.Get("0", 0)
+		gone := table.Get("0", "w", 0)
 		table.Sweep(0, nil)
 		n := 0
 		table.Each(func(e *Entry[int]) { n += e.Value })
@@ -38,7 +38,7 @@ func TestTable(t *testing.T) {
 		if gone.Lock() {
 			t.Error("an entry that was taken out can be locked")
 		}
-		if table.Get("0", 0) == gone {
+		if table.Get("0", "w", 0) == gone {
 			t.Error("an entry that was taken out is given again")
 		}
 	}
@@ -46,17 +46,38 @@ func TestTable(t *testing.T) {
 
 func TestFull(t *testing.T) {
 	table := New(config.ByHeader, func(v *int, now int64) bool { return int64(*v) < now })
-	for i := range Max {
-		e := table.Get(fmt.Sprint(i), 0)
-		e.Lock()
-		e.Value = 5
-		e.Unlock()
+	fill := func(owner string, n int) {
+		t.Helper()
+		for i := range n {
+			e := table.Get(fmt.Sprint(owner, i), owner, 0)
+			if e == nil {
+				t.Fatalf("%s has no place for key %d", owner, i)
+			}
+			e.Lock()
+			e.Value = 5
+			e.Unlock()
+		}
 	}
-	if table.Get("more", 5) != nil || table.Get("0", 5) == nil {
+	fill("w", MaxShare)
+	if table.Get("more", "w", 5) != nil || table.Get("w0", "w", 5) == nil {
+		t.Error("one workload has its share")
+	}
+	if n := Fullest(map[int]*Table[int]{1: table}); n != Max {
+		t.Errorf("told %d", n)
+	}
+	// It does not take the place of others, who may ask for the same keys.
+	if table.Get("w0", "v", 0) == nil {
+		t.Error("a key that is there has no place for another workload")
+	}
+	fill("v", MaxShare)
+	if table.Get("more", "u", 5) != nil || table.Get("v0", "u", 5) == nil {
 		t.Error("a full table")
 	}
-	if table.Get("more", 6) == nil || table.Len() != 1 {
+	if table.Get("more", "w", 6) == nil || table.Len() != 1 {
 		t.Errorf("all had ended: %d are left", table.Len())
+	}
+	if len(table.shares) != 1 {
+		t.Errorf("shares %v", table.shares)
 	}
 }
 
@@ -88,7 +109,7 @@ func TestSwept(t *testing.T) {
 		workers.Go(func() {
 			for range each {
 				for {
-					e := table.Get(fmt.Sprint(rand.IntN(50)), 0)
+					e := table.Get(fmt.Sprint(rand.IntN(50)), "w", 0)
 					if e.Lock() {
 						e.Value++
 						e.Unlock()
@@ -115,12 +136,12 @@ func BenchmarkGet(b *testing.B) {
 			keys := make([]string, n)
 			for i := range keys {
 				keys[i] = fmt.Sprintf("=%032x", i)
-				table.Get(keys[i], 0)
+				table.Get(keys[i], "w", 0)
 			}
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {
-					table.Get(keys[i%n], 0)
+					table.Get(keys[i%n], "w", 0)
 				}
 			})
 		})

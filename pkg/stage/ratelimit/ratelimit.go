@@ -214,7 +214,7 @@ func (s *Stage) lock(x *exchange.Exchange, v *verdict, place config.CounterPlace
 		if b.place != place {
 			continue
 		}
-		c := b.table.Get(keyed.Key(b.by, x), v.now)
+		c := b.table.Get(keyed.Key(b.by, x), x.Subject.Workload, v.now)
 		v.takes[i].counter = c
 		if c != nil && c.Lock() {
 			continue
@@ -264,7 +264,7 @@ func per(by config.CounterKey) string {
 // crowded refuses what cannot be counted: a request that is not counted has no
 // limit.
 func (s *Stage) crowded(x *exchange.Exchange) *exchange.Refusal {
-	r := x.Refuse(policy.RateLimited, fmt.Sprintf("rate limit: rule %q counts %d keys already, the most that are kept; a further one is admitted when windows end. To allow it, count by workload or rule, or remove the limits of long windows", s.rule, MaxKeys))
+	r := x.Refuse(policy.RateLimited, fmt.Sprintf("rate limit: rule %q counts as many keys already as are kept, %d for one workload and %d for all; a further one is admitted when windows end. To allow it, count by workload or rule, or remove the limits of long windows", s.rule, keyed.MaxShare, MaxKeys))
 	r.RetryAfter = time.Second
 	return r
 }
@@ -300,7 +300,7 @@ func (s *Stage) ask(x *exchange.Exchange, v *verdict, l *link) (*exchange.Refusa
 			continue
 		}
 		key := keyed.Key(b.by, x)
-		c := b.table.Get(key, v.now)
+		c := b.table.Get(key, x.Subject.Workload, v.now)
 		if c == nil {
 			s.forget(v, config.RedisCounters)
 			return s.crowded(x), nil
@@ -311,6 +311,10 @@ func (s *Stage) ask(x *exchange.Exchange, v *verdict, l *link) (*exchange.Refusa
 	answer, outages, err := l.take(takes, l.server.Timeout)
 	if err != nil {
 		s.shared.lost(l, outages, err)
+		// Who waits for this one sees that Redis is away.
+		for i := range takes {
+			takes[i].settle(false)
+		}
 		s.forget(v, config.RedisCounters)
 		return nil, err
 	}

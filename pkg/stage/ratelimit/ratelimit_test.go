@@ -16,6 +16,7 @@ import (
 	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
+	"sallyport/pkg/stage/keyed"
 )
 
 func newCounters(t testing.TB) *Counters {
@@ -215,21 +216,26 @@ func TestFull(t *testing.T) {
 		defer s.End(x)
 		return s.Request(context.Background(), x)
 	}
-	for i := range MaxKeys {
+	for i := range keyed.MaxShare {
 		if r := ask(i, noon); r != nil {
 			t.Fatalf("key %d: %v", i, r)
 		}
 	}
-	if r := ask(MaxKeys, noon); r == nil || !strings.Contains(r.Message, "keys") || r.RetryAfter == 0 {
+	if r := ask(keyed.MaxShare, noon); r == nil || !strings.Contains(r.Message, "keys") || r.RetryAfter == 0 {
 		t.Errorf("a key too many: %v", r)
+	}
+	other := newExchange("v", noon)
+	other.Request.Header.Add("X-Key", "another")
+	if r := s.Request(context.Background(), other); r != nil {
+		t.Errorf("another workload: %v", r)
 	}
 	if r := ask(17, noon); r != nil {
 		t.Errorf("a known key: %v", r)
 	}
-	if r := ask(MaxKeys, noon.Add(time.Minute)); r != nil {
+	if r := ask(keyed.MaxShare, noon.Add(time.Minute)); r != nil {
 		t.Errorf("after the minute: %v", r)
 	}
-	if n := s.counters.Keys(); n > 2 {
+	if n := s.counters.Keys(); n > 4 {
 		t.Errorf("%d keys are left", n)
 	}
 }

@@ -16,7 +16,7 @@ import (
 //
 //	magic 8 · serial 8 · length 4 · CRC-32C 4 of serial, length and content
 const (
-	magic      = "sallyrl1"
+	magic      = "sallyrl2"
 	headerSize = 24
 	// slotSize bounds a snapshot, in bytes. The file has holes where there is less.
 	slotSize = 16 << 20
@@ -45,6 +45,7 @@ type savedTable struct {
 
 type savedCounter struct {
 	key    string
+	owner  string
 	counts [windows]count
 	extra  [windows]int64
 	life   int64
@@ -54,7 +55,7 @@ type savedCounter struct {
 // varints:
 //
 //	tables, and each: rule place by header, counters, and each:
-//	  key life, a byte with a bit for each window that follows, start n extra
+//	  key owner life, a byte with a bit for each window that follows, start n extra
 func (s *snapshot) encode(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s.tables)))
 	for i := range s.tables {
@@ -71,7 +72,7 @@ func (s *snapshot) encode(b []byte) []byte {
 }
 
 func (c *savedCounter) append(b []byte) []byte {
-	b = appendText(b, c.key)
+	b = appendText(appendText(b, c.key), c.owner)
 	b = binary.AppendUvarint(b, uint64(c.life))
 	at := len(b)
 	b = append(b, 0)
@@ -163,7 +164,7 @@ func (r *reader) bounded(most int64) int64 {
 }
 
 func (r *reader) counter() savedCounter {
-	c := savedCounter{key: r.text(), life: r.number()}
+	c := savedCounter{key: r.text(), owner: r.text(), life: r.number()}
 	present := r.octet()
 	if present >= 1<<windows {
 		r.bad = true

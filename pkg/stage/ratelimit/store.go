@@ -104,7 +104,7 @@ func (s *Counters) save(now int64) *snapshot {
 			if c.ended(now) {
 				return
 			}
-			one := savedCounter{key: e.Key, life: c.memory.life}
+			one := savedCounter{key: e.Key, owner: e.Owner, life: c.memory.life}
 			for w := range windows {
 				if now < c.counts[w].start+lengths[w] {
 					one.counts[w], one.extra[w] = c.counts[w], c.memory.extra[w]+c.memory.told[w]
@@ -132,9 +132,9 @@ func (s *Counters) restore(saved *snapshot, now int64) {
 		t := newTable(from.key.by.By)
 		for j := range from.counters {
 			o := &from.counters[j]
-			e := t.Get(o.key, now)
+			e := t.Get(o.key, o.owner, now)
 			if e == nil {
-				break
+				continue // no file of ours holds more than a table
 			}
 			c := &e.Value
 			c.counts, c.memory.extra, c.memory.life = o.counts, o.extra, o.life

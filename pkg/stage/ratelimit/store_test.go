@@ -16,6 +16,7 @@ import (
 
 	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
+	"sallyport/pkg/stage/keyed"
 )
 
 var exported = cmp.AllowUnexported(snapshot{}, savedTable{}, savedCounter{}, tableKey{}, count{})
@@ -30,7 +31,7 @@ func TestSnapshot(t *testing.T) {
 				by:    config.CounterKey{By: config.ByHeader, Header: rapid.StringMatching(`[A-Z][a-z]*`).Draw(t, "header")},
 			}}
 			for range rapid.IntRange(0, 3).Draw(t, "counters") {
-				c := savedCounter{key: rapid.String().Draw(t, "key"), life: rapid.Int64Min(0).Draw(t, "life") >> 1}
+				c := savedCounter{key: rapid.String().Draw(t, "key"), owner: rapid.String().Draw(t, "owner"), life: rapid.Int64Min(0).Draw(t, "life") >> 1}
 				for w := range windows {
 					if rapid.Bool().Draw(t, "present") {
 						c.counts[w] = count{rapid.Int64Range(0, 1<<32).Draw(t, "start") * lengths[w], rapid.Int64Range(1, 1<<50).Draw(t, "n")}
@@ -200,7 +201,7 @@ func TestLarge(t *testing.T) {
 	admitted(t, small, newExchange("w", noon))
 	for r := range 10 {
 		s := day(fmt.Sprint("large", r), config.CounterKey{By: config.ByHost})
-		for i := range MaxKeys {
+		for i := range keyed.MaxShare {
 			x := newExchange("w", noon)
 			x.Subject.Host = fmt.Sprintf("%0240d", i)
 			admitted(t, s, x)
@@ -229,7 +230,7 @@ func TestLarge(t *testing.T) {
 }
 
 func FuzzState(f *testing.F) {
-	c := savedCounter{key: "w", life: 7, extra: [windows]int64{1, 0, 0, 2}}
+	c := savedCounter{key: "w", owner: "w", life: 7, extra: [windows]int64{1, 0, 0, 2}}
 	c.counts[second], c.counts[day] = count{noon.Unix(), 3}, count{noon.Unix() / 86400 * 86400, 9}
 	s := snapshot{tables: []savedTable{{key: tableKey{"r", config.LocalCounters, byWorkload}, counters: []savedCounter{c, c}}}}
 	whole := seal(s.encode(make([]byte, headerSize)), 5)

@@ -237,7 +237,7 @@ func (s *Stage) admit(x *exchange.Exchange, v *verdict) (time.Duration, *exchang
 func (s *Stage) lock(x *exchange.Exchange, v *verdict, now int64) (bool, *limit) {
 	for n, i := range s.order {
 		l := &s.limits[i]
-		e := l.table.Get(keyed.Key(l.conf.By, x), now/1000)
+		e := l.table.Get(keyed.Key(l.conf.By, x), x.Subject.Workload, now/1000)
 		if e == nil || !e.Lock() {
 			s.unlock(v, n)
 			if e == nil {
@@ -269,7 +269,7 @@ func (s *Stage) refuse(x *exchange.Exchange, l *limit, excess int64) *exchange.R
 
 // crowded refuses what cannot be counted: it would have no limit.
 func (s *Stage) crowded(x *exchange.Exchange, l *limit) *exchange.Refusal {
-	r := x.Refuse(policy.Throttled, fmt.Sprintf("throttle: rule %q paces %d keys already, the most that are kept; to allow more, throttle by workload or rule", s.rule, MaxKeys))
+	r := x.Refuse(policy.Throttled, fmt.Sprintf("throttle: rule %q paces as many keys already as are kept, %d for one workload and %d for all; to allow more, throttle by workload or rule", s.rule, keyed.MaxShare, MaxKeys))
 	r.Status, r.RetryAfter = l.conf.Status, time.Second
 	return r
 }
