@@ -42,9 +42,10 @@ func (c *state) roll(now int64) {
 	}
 }
 
-// used is how many requests were counted in the window, as far as is known here.
+// used is how many requests were counted in the window, as far as is known here,
+// with those of which that is not known yet.
 func (c *state) used(w window) int64 {
-	return c.counts[w].n + c.memory.extra[w] + c.memory.told[w]
+	return c.counts[w].n + c.memory.extra[w] + c.memory.told[w] + c.memory.asking
 }
 
 // full gives the window without room that is longest, false where all that have

@@ -32,7 +32,7 @@ func newScripts() scripts {
 	return scripts{take: valkey.NewLuaScript(takeScript), giveBack: valkey.NewLuaScriptNoSha(giveBackScript)}
 }
 
-// errAway says that there never was a connection to Redis: it was not asked.
+// errAway says that Redis is away and was not asked.
 var errAway = errors.New("redis is away")
 
 // A Server says which Redis it is, with the contents of its files.

@@ -477,3 +477,40 @@ func BenchmarkShared(b *testing.B) {
 		}
 	})
 }
+
+// TestTelling: what was let through without Redis is known there before anybody
+// else is admitted, however long it takes to tell.
+func TestTelling(t *testing.T) {
+	sameDay(t)
+	r := startRedis(t)
+	d := startDaemon(t, r.connect, []config.RateLimit{inRedis(0, 0, 0, 10)})
+	if n := d.ask(t, 1); n != 1 {
+		t.Fatal(n)
+	}
+	r.stop()
+	if n := d.ask(t, 5); n != 5 {
+		t.Fatal(n)
+	}
+	r.start()
+	d.waitFor(t, true)
+	b := &d.Stage.buckets[0]
+	l := d.Counters.shared.link.Load()
+	slow := sharedTake{key: "test:" + b.redis + "w", limits: &b.limits, counter: b.table.Get("w", "w", 0)}
+	slow.lock(l)
+	slow.appendArgs(nil, l.outages.Load())
+	if slow.extra[day] != 5 {
+		t.Fatalf("told %v", slow.extra)
+	}
+	admitted := make(chan int)
+	go func() { admitted <- d.ask(t, 20) }()
+	select {
+	case n := <-admitted:
+		t.Errorf("%d overtook what was being told", n)
+	case <-time.After(100 * time.Millisecond):
+	}
+	slow.settle(false)
+	// Redis has forgotten the first, of which the daemon tells too.
+	if n := <-admitted; n != 4 {
+		t.Errorf("%d more admitted, want 4", n)
+	}
+}

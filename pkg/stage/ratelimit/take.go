@@ -18,6 +18,11 @@ type memory struct {
 	// extra were let through while Redis was away and it does not know of; told
 	// are those of which it is being told.
 	extra, told [windows]int64
+	// telling is not nil while Redis is being told, and closed afterwards.
+	telling chan struct{}
+	// asking are the requests that ask Redis now, each of which may be admitted
+	// there while others, for which it is away already, are counted here.
+	asking int64
 }
 
 // A sharedTake is one counter of a request.
@@ -26,8 +31,13 @@ type sharedTake struct {
 	limits *[windows]int64
 	// counter is what this daemon knows of it, nil for the probe.
 	counter *counter
-	// extra is what was told to Redis with this request.
-	extra [windows]int64
+	locked  bool
+	// asking says that the counter knows of this request.
+	asking bool
+	// extra is what was told to Redis with this request, which others wait for
+	// until telling is closed.
+	extra   [windows]int64
+	telling chan struct{}
 	// starts are the windows in which the request was counted.
 	starts [windows]int64
 }
@@ -46,6 +56,7 @@ type sharedState struct {
 }
 
 // take asks the server once; it gives also how many outages there were before.
+// Where it fails the takes are to be settled.
 func (l *link) take(takes []sharedTake, timeout time.Duration) (*sharedAnswer, uint64, error) {
 	outages := l.outages.Load()
 	client := l.client.Load()
@@ -56,6 +67,9 @@ func (l *link) take(takes []sharedTake, timeout time.Duration) (*sharedAnswer, u
 	args := make([]string, 0, 15*len(takes))
 	for i := range takes {
 		keys[i] = takes[i].key
+		if !takes[i].lock(l) {
+			return nil, outages, errAway
+		}
 		args = takes[i].appendArgs(args, outages)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -66,9 +80,6 @@ func (l *link) take(takes []sharedTake, timeout time.Duration) (*sharedAnswer, u
 		err = fmt.Errorf("the script answered %d values", len(values))
 	}
 	if err != nil {
-		for i := range takes {
-			takes[i].settle(false)
-		}
 		return nil, outages, err
 	}
 	a := &sharedAnswer{admitted: values[0] == 1, now: values[1]*1_000_000 + values[2], states: make([]sharedState, len(takes))}
@@ -87,19 +98,25 @@ func (l *link) take(takes []sharedTake, timeout time.Duration) (*sharedAnswer, u
 	return a, outages, nil
 }
 
-// appendArgs appends what the script is told of the counter.
+// appendArgs appends what the script is told of the counter, which is locked, and
+// unlocks it.
 func (t *sharedTake) appendArgs(args []string, outages uint64) []string {
 	var m memory
 	var counts [windows]count
-	if t.counter != nil && t.counter.Lock() {
+	if t.locked {
 		c := &t.counter.Value
 		m, counts = c.memory, c.counts
+		if m.extra != [windows]int64{} {
+			t.telling = make(chan struct{})
+			c.memory.telling = t.telling
+		}
 		for w, n := range m.extra {
 			c.memory.told[w] += n
 		}
 		c.memory.extra = [windows]int64{}
+		c.memory.asking++
+		t.extra, t.locked, t.asking = m.extra, false, true
 		t.counter.Unlock()
-		t.extra = m.extra
 		for w := range windows {
 			t.starts[w] = counts[w].start
 		}
@@ -128,14 +145,45 @@ func (t *sharedTake) appendArgs(args []string, outages uint64) []string {
 	return args
 }
 
-// settle ends the telling of what was let through while the server was away: it
-// heard, or may not have heard and is told again.
+// lock locks the counter, unless it was swept away, when nobody is telling Redis
+// of it: a request that overtook what is being told would be admitted in the place
+// of one that was let through before. False is that Redis turned out to be away.
+func (t *sharedTake) lock(l *link) bool {
+	for t.counter != nil && t.counter.Lock() {
+		telling := t.counter.Value.memory.telling
+		if telling == nil {
+			t.locked = true
+			break
+		}
+		t.counter.Unlock()
+		<-telling // at most redis.timeout, for which whoever tells waits
+		if l.away.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// settle ends the asking and, where it told of what was let through while the
+// server was away, the telling: it heard, or may not have heard and is told again.
 func (t *sharedTake) settle(heard bool) {
-	if t.counter == nil || t.extra == [windows]int64{} || !t.counter.Lock() {
+	if !t.asking {
+		return
+	}
+	t.asking = false
+	if t.telling != nil {
+		defer close(t.telling)
+	}
+	if !t.counter.Lock() {
 		return
 	}
 	defer t.counter.Unlock()
 	c := &t.counter.Value
+	c.memory.asking--
+	if t.telling == nil {
+		return
+	}
+	c.memory.telling = nil
 	for w := range windows {
 		if c.counts[w].start != t.starts[w] {
 			continue
@@ -145,7 +193,6 @@ func (t *sharedTake) settle(heard bool) {
 			c.memory.extra[w] += t.extra[w]
 		}
 	}
-	t.extra = [windows]int64{}
 }
 
 // saw remembers what the server said. Answers may overtake each other here.
