@@ -251,13 +251,13 @@ func TestUpstreamTargets(t *testing.T) {
 		t.Error("the name of the rule was asked of a name server")
 	}
 	f.write("/srv/daemon/policy.yaml", f.policy("    preserve_host: true", "", "t1:9443"))
-	eventually(t, 10*time.Second, "the request's own Host is kept", func() bool {
+	eventually(t, patience(10*time.Second), "the request's own Host is kept", func() bool {
 		r := f.run(f.command(f.execBy("curl", "-sS", "https://search.internal/x")...))
 		return strings.HasPrefix(r.stdout, "t1 search.internal HTTP/2.0 t1.example.com")
 	})
 	// In clear where the request is.
 	f.write("/srv/daemon/policy.yaml", f.policy("", "", "t1:9080"))
-	eventually(t, 10*time.Second, "a request in clear", func() bool {
+	eventually(t, patience(10*time.Second), "a request in clear", func() bool {
 		r := f.run(f.command(f.execBy("curl", "-sS", "http://search.internal/y")...))
 		return strings.HasPrefix(r.stdout, "t1 t1.example.com:9080 HTTP/1.1  /y")
 	})

