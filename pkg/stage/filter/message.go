@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"sallyport/pkg/config"
 	"sallyport/pkg/exchange"
 )
 
@@ -70,7 +71,7 @@ func (s *Stage) requestBody(x *exchange.Exchange) *exchange.Refusal {
 // redacts reports whether a rule of the side redacts.
 func (d *side) redacts() bool {
 	for i := range d.rules {
-		if d.rules[i].action == "redact" {
+		if d.rules[i].action == config.FilterRedact {
 			return true
 		}
 	}
