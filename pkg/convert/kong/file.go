@@ -13,117 +13,6 @@ import (
 	"sallyport/pkg/convert"
 )
 
-// A file is a declarative file as it is written, references by name or id.
-type file struct {
-	name string
-	// modern is true from format 3.0 on: a regular expression begins with "~".
-	modern    bool
-	services  []*service
-	routes    []*route
-	upstreams []*upstream
-	plugins   []*plugin
-	// others are kinds of entities that have no counterpart.
-	others []unread
-}
-
-// An unread key is one that the converter knows nothing of.
-type unread struct {
-	line int
-	what string
-}
-
-// An entity has a name or an id, and a place.
-type entity struct {
-	name, id string
-	line     int
-}
-
-// is reports whether a reference means the entity.
-func (e *entity) is(ref string) bool { return ref != "" && (ref == e.name || ref == e.id) }
-
-// label is what a person calls the entity.
-func (e *entity) label() string {
-	if e.name != "" {
-		return e.name
-	}
-	if e.id != "" && e.id[0] != 0 {
-		return e.id
-	}
-	return fmt.Sprintf("line-%d", e.line)
-}
-
-type service struct {
-	entity
-	enabled              bool
-	protocol, host, path string
-	port                 int
-	// retries is -1 where it is not set; so are the timeouts, in milliseconds.
-	retries, connect, read, write int
-	// verify is tls_verify: -1 not set, 0 false, 1 true.
-	verify         int
-	certificate    int
-	caCertificates int
-	unread         []unread
-}
-
-type route struct {
-	entity
-	service               string
-	protocols             []string
-	methods, hosts, paths []string
-	headers               []convert.Header
-	snis                  []string
-	strip, preserveHost   bool
-	handling              string
-	priority              int
-	expression            int
-	stream                int
-	unread                []unread
-}
-
-type upstream struct {
-	entity
-	algorithm          string
-	hashOn, hashHeader string
-	hashLine           int
-	hostHeader         string
-	targets            []target
-	active, passive    *check
-	unread             []unread
-	certificate        int
-}
-
-type target struct {
-	line   int
-	target string
-	weight int
-}
-
-type check struct {
-	line                int
-	kind, path          string
-	timeout             float64
-	healthyInterval     float64
-	unhealthyInterval   float64
-	successes           int
-	http, tcp, timeouts int
-	healthyStatuses     []int
-	unhealthyStatuses   []int
-	unhealthyLine       int
-	unread              []unread
-}
-
-type plugin struct {
-	line    int
-	name    string
-	enabled bool
-	config  config.Value
-	// mixed is set where the configuration is joined from two places.
-	mixed bool
-	// A plugin holds for what it names; service and route may both be set.
-	service, route, consumer string
-}
-
 // A reader reads one file and collects its mistakes.
 type reader struct {
 	name     string
@@ -333,13 +222,7 @@ func (r *reader) service(v config.Value) {
 		return
 	}
 	r.f.services = append(r.f.services, s)
-	ref := s.name
-	if ref == "" {
-		if s.id == "" {
-			s.id = fmt.Sprintf("\x00line %d", s.line)
-		}
-		ref = s.id
-	}
+	ref := s.ref()
 	for _, n := range r.list(v, "routes") {
 		r.route(n, ref)
 	}
@@ -373,13 +256,7 @@ func (r *reader) route(v config.Value, of string) {
 		x.headers = append(x.headers, convert.Header{Name: e.Key, Values: r.texts(e.Value, "headers")})
 	}
 	r.f.routes = append(r.f.routes, x)
-	ref := x.name
-	if ref == "" {
-		if x.id == "" {
-			x.id = fmt.Sprintf("\x00line %d", x.line)
-		}
-		ref = x.id
-	}
+	ref := x.ref()
 	for _, n := range r.list(v, "plugins") {
 		r.plugin(n, "", ref)
 	}

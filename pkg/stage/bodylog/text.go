@@ -59,8 +59,9 @@ func isText(contentType string, body []byte) bool {
 }
 
 // cutTail shortens a redacted text that is not whole by what could be the first
-// half of a secret, which no detector knows: the word in which it ends, and a private key that has begun. A secret
-// of several words (a card number in groups of four) is shorter than sureTail.
+// half of a secret, which no detector knows: the word in which it ends, and a
+// private key that has begun. A secret of several words (a card number in groups
+// of four) is shorter than sureTail.
 func cutTail(body []byte) []byte {
 	if at := bytes.LastIndex(body, []byte("-----BEGIN")); at >= 0 && !bytes.Contains(body[at:], []byte("-----END")) {
 		body = body[:at]
@@ -70,6 +71,7 @@ func cutTail(body []byte) []byte {
 	return body[:end+1]
 }
 
+// sureTail is in bytes.
 const sureTail = 64
 
 // redactEvents redacts the data of server-sent events one by one
