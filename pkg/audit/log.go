@@ -121,8 +121,8 @@ func (l *Log) appendID(b []byte) []byte {
 // Record redacts and encodes e and queues it. It never waits, keeps nothing of
 // e, and may be called with strings that the caller overwrites afterwards. An
 // event that finds the queue of a sink full is lost to that one: it is counted,
-// and the log itself says so by a lifecycle event in its place. Record panics for a kind outside
-// the set.
+// and the log itself says so by a lifecycle event in its place. Record panics for
+// a kind outside the set.
 func (l *Log) Record(e *Event) {
 	line := l.lines.Get().(*[]byte)
 	var (

@@ -26,7 +26,7 @@ type Sink interface {
 	io.Writer
 }
 
-// A LimitedSink takes no line longer than MaxLine bytes. Longer ones lose bodies
+// A LimitedSink takes no line longer than MaxLine bytes; 0 is no limit. Longer ones lose bodies
 // and headers, then the rest of the section http, and say so by `truncated`.
 type LimitedSink interface {
 	Sink

@@ -138,7 +138,7 @@ func TestRateLimitTold(t *testing.T) {
 		fmt.Fprint(w, "from the origin")
 	})
 	h.startDaemon(h.config(fmt.Sprintf(limitRules, 100)))
-	withinWindow(time.Hour, 2*time.Minute)
+	withinWindow(time.Hour, time.Minute)
 	withinWindow(time.Minute, 15*time.Second)
 	url := func(path string) string { return "https://api.example.com/" + path + "/x" }
 	codes := func(answers [][]string) (all string) {
@@ -350,7 +350,7 @@ func TestRateLimitShared(t *testing.T) {
 			})
 		}
 	}
-	withinWindow(time.Hour, 3*time.Minute)
+	withinWindow(time.Hour, time.Minute)
 	if each, all := loads(300, "/exact/1"); all != 300 {
 		t.Errorf("HTTP/2: %v admitted, together %d, want 300", each, all)
 	}

@@ -251,8 +251,3 @@ func (w *world) want(r reply, cache string, hits int) {
 		w.t.Errorf("recorded %q, told %q", r.record, r.cache)
 	}
 }
-
-// at gives an HTTP date that far from now.
-func (w *world) at(d time.Duration) string {
-	return w.now().Add(d).Format("Mon, 02 Jan 2006 15:04:05 GMT")
-}
