@@ -36,7 +36,7 @@ func (n *internet) serveGoMCP() {
 			if err := req.Session.NotifyProgress(ctx, &mcp.ProgressNotificationParams{ProgressToken: req.Params.GetProgressToken(), Progress: float64(i + 1), Total: float64(in.To)}); err != nil {
 				return nil, nil, err
 			}
-			time.Sleep(40 * time.Millisecond)
+			time.Sleep(250 * time.Millisecond)
 		}
 		return text("counted"), nil, nil
 	})

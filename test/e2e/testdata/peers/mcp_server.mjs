@@ -19,7 +19,7 @@ function newServer() {
   server.registerTool('count', { inputSchema: { to: z.number() } }, async ({ to }, extra) => {
     for (let i = 1; i <= to; i++) {
       await extra.sendNotification({ method: 'notifications/progress', params: { progressToken: extra._meta?.progressToken, progress: i, total: to } });
-      await new Promise((resolve) => setTimeout(resolve, 40));
+      await new Promise((resolve) => setTimeout(resolve, 250));
     }
     return text('counted');
   });
