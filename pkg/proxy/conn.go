@@ -302,11 +302,15 @@ func (c *conn) interruptUpstream() {
 }
 
 // use notes what is in use towards the upstream; nil for nothing. Between the
-// two calls it may be interrupted from outside.
+// two calls it may be interrupted from outside; where the connection was stopped
+// while nothing was in use, it is at once.
 func (c *conn) use(u inUse) {
 	c.mu.Lock()
 	c.up = u
 	c.mu.Unlock()
+	if u != nil && c.phase.Load() == stopped {
+		u.Interrupt()
+	}
 }
 
 // context ends when the proxy stops for good.

@@ -46,6 +46,8 @@ type Conn struct {
 	leg    *Leg
 	base   Totals
 	closed bool
+	// interrupted is for good.
+	interrupted bool
 }
 
 // Key is what the connection was opened for.
@@ -123,7 +125,32 @@ func (c *Conn) Silence() (time.Duration, error) {
 
 // Interrupt makes every pending and later read and write of the connection
 // fail. Unlike Close it may be called by who does not own the connection.
-func (c *Conn) Interrupt() { c.tcp.SetDeadline(time.Unix(1, 0)) }
+func (c *Conn) Interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = true
+	c.tcp.SetDeadline(time.Unix(1, 0))
+}
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error { return c.until(t, c.Conn.SetDeadline) }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.until(t, c.Conn.SetReadDeadline) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.until(t, c.Conn.SetWriteDeadline) }
+
+// until sets a deadline, unless the connection was interrupted: who is woken by
+// that and finds a later deadline would go on waiting.
+func (c *Conn) until(t time.Time, set func(time.Time) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.interrupted {
+		return nil
+	}
+	return set(t)
+}
 
 // Release gives the connection back for the next exchange of the same key. The
 // caller has read one whole response and nothing is left unread.

@@ -315,3 +315,36 @@ func BenchmarkIdleAndRelease(b *testing.B) {
 		c.Release()
 	}
 }
+
+// TestInterruptIsForGood: a deadline that is set just after does not make who was
+// woken wait again.
+func TestInterruptIsForGood(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "127.0.0.1:0", nil)
+	p := newPool(t, Options{})
+	h := p.Host(clearKey("w", s))
+	for range 100 {
+		c := mustDial(t, h, route(s), nil)
+		s.next(t)
+		read := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			read <- err
+		}()
+		time.Sleep(time.Millisecond)
+		c.Interrupt()
+		c.SetReadDeadline(time.Now().Add(time.Hour))
+		select {
+		case err := <-read:
+			if err == nil {
+				t.Fatal("read something")
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("still reads")
+		}
+		if _, err := c.Write([]byte("x")); err == nil {
+			t.Fatal("wrote after it")
+		}
+		c.Close()
+	}
+}
