@@ -31,6 +31,8 @@ func TestUnchangeable(t *testing.T) {
 		"log":              "log: { level: debug }",
 		"tls.ca_dir":       "tls: { ca_dir: /srv/x }",
 		"audit.file":       "audit: { file: { max_files: 3 } }",
+		"audit.sinks":      "audit: { sinks: [file, syslog] }",
+		"audit.syslog":     "audit: { syslog: { facility: local0 } }",
 		"audit.on_failure": "audit: { on_failure: continue }",
 	} {
 		err := unchangeable(old, parse(text))
@@ -41,6 +43,7 @@ func TestUnchangeable(t *testing.T) {
 	for _, text := range []string{
 		"mode: observe", "default: allow", "timeouts: { idle: 1s }", "dns: { upstreams: [192.0.2.1], allow_unlisted: true }",
 		"tls: { upstream_ca_files: [/srv/x], min_version: '1.3', on_pinned: tunnel }", "upstream_proxy: { url: 'http://proxy.example.com:3128' }",
+		"redis: { db: 3 }", "cache: { max_bytes: 1MB }", "upstreams: { u: { targets: [ { target: 'api.example.com:443' } ] } }",
 		"defaults: { timeouts: { connect: 1s } }",
 		"workloads: { w: {} }", "rules: [{ name: r, action: deny }]",
 	} {
