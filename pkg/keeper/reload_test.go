@@ -54,7 +54,7 @@ func TestUnchangeable(t *testing.T) {
 	// Every top-level key stands above.
 	for line := range strings.Lines(string(old.Show())) {
 		if key, _, ok := strings.Cut(line, ":"); ok && !strings.HasPrefix(line, " ") && !strings.Contains(
-			"version state_dir runtime_dir bpf_dir nft_table slice listen admin metrics log tls audit mode default timeouts dns upstream_proxy defaults workloads rules", key) {
+			"version state_dir runtime_dir bpf_dir nft_table slice listen admin metrics log tls audit mode default timeouts dns upstream_proxy redis cache defaults workloads upstreams rules", key) {
 			t.Errorf("nobody knows whether a reload changes %s", key)
 		}
 	}
