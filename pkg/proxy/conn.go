@@ -140,6 +140,8 @@ func (p *Proxy) forget(c *conn) {
 // meet finds out who connected and where to; nil where that is the end of it.
 // It is not part of serveConn because what it needs on the stack would stay
 // there, in every idle connection, for as long as that lives.
+//
+//go:noinline
 func (p *Proxy) meet(tcp *net.TCPConn) *conn {
 	flow, err := p.Origin.Flow(tcp)
 	if err != nil {
