@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-//go:generate go test -count=1 -run=^TestSchemaIsCurrent$ . -args -update
+//go:generate go test -count=1 -run=^Test(Schema|Reference)IsCurrent$ . -args -update
 
 // schemaJSON is generated from the document types of the test beside it; that
 // test fails when it is out of date.

@@ -43,8 +43,8 @@ type (
 		Rules         []docRule         `yaml:"rules,omitempty" jsonschema_description:"In order: the first that matches decides."`
 	}
 	docListen struct {
-		TCP int `yaml:"tcp,omitempty" jsonschema:"minimum=0,maximum=65535,default=15001"`
-		DNS int `yaml:"dns,omitempty" jsonschema:"minimum=0,maximum=65535,default=15053"`
+		TCP int `yaml:"tcp,omitempty" jsonschema:"minimum=0,maximum=65535,default=15001" jsonschema_description:"Where captured connections arrive."`
+		DNS int `yaml:"dns,omitempty" jsonschema:"minimum=0,maximum=65535,default=15053" jsonschema_description:"Where captured questions of DNS arrive."`
 	}
 	docAdmin struct {
 		Socket docPath `yaml:"socket,omitempty" jsonschema:"maxLength=107" jsonschema_description:"The admin socket; RUNTIME_DIR/admin.sock by default."`
@@ -54,8 +54,8 @@ type (
 		Listen string `yaml:"listen,omitempty" jsonschema:"default=127.0.0.1:9595" jsonschema_description:"/metrics, /healthz and /readyz; empty is off."`
 	}
 	docLog struct {
-		Level  string `yaml:"level,omitempty" jsonschema:"enum=debug,enum=info,enum=warn,enum=error,default=info"`
-		Format string `yaml:"format,omitempty" jsonschema:"enum=json,enum=console,default=json"`
+		Level  string `yaml:"level,omitempty" jsonschema:"enum=debug,enum=info,enum=warn,enum=error,default=info" jsonschema_description:"Least severity that is written."`
+		Format string `yaml:"format,omitempty" jsonschema:"enum=json,enum=console,default=json" jsonschema_description:"One JSON object a line, or lines for people."`
 	}
 	docTLS struct {
 		CADir           docPath       `yaml:"ca_dir,omitempty" jsonschema_description:"The authority's root and issuing certificate; STATE_DIR/ca by default."`
@@ -68,57 +68,57 @@ type (
 		AllowUnlisted bool         `yaml:"allow_unlisted,omitempty" jsonschema_description:"Resolve names that no rule lists."`
 	}
 	docTimeouts struct {
-		Connect        docDuration `yaml:"connect,omitempty" jsonschema:"default=10s"`
-		ResponseHeader docDuration `yaml:"response_header,omitempty" jsonschema:"default=10m"`
+		Connect        docDuration `yaml:"connect,omitempty" jsonschema:"default=10s" jsonschema_description:"Until an upstream has accepted, each address tried among it."`
+		ResponseHeader docDuration `yaml:"response_header,omitempty" jsonschema:"default=10m" jsonschema_description:"From the end of the request to the head of its answer; then 504."`
 		Idle           docDuration `yaml:"idle,omitempty" jsonschema:"default=10m" jsonschema_description:"Closes a connection on which no exchange is open."`
-		Sniff          docDuration `yaml:"sniff,omitempty" jsonschema:"default=10s"`
-		Drain          docDuration `yaml:"drain,omitempty" jsonschema:"default=30s"`
+		Sniff          docDuration `yaml:"sniff,omitempty" jsonschema:"default=10s" jsonschema_description:"Until a new connection has said what it speaks."`
+		Drain          docDuration `yaml:"drain,omitempty" jsonschema:"default=30s" jsonschema_description:"How long running exchanges may go on when the worker stops or is replaced."`
 		StreamIdle     docDuration `yaml:"stream_idle,omitempty" jsonschema:"default=0s" jsonschema_description:"Closes an open exchange, stream or tunnel that is silent; 0s never."`
 	}
 	docRuleTimeouts struct {
-		Connect        docDuration `yaml:"connect,omitempty"`
-		ResponseHeader docDuration `yaml:"response_header,omitempty"`
-		StreamIdle     docDuration `yaml:"stream_idle,omitempty"`
+		Connect        docDuration `yaml:"connect,omitempty" jsonschema_description:"As the file's, for this rule."`
+		ResponseHeader docDuration `yaml:"response_header,omitempty" jsonschema_description:"As the file's, for this rule."`
+		StreamIdle     docDuration `yaml:"stream_idle,omitempty" jsonschema_description:"As the file's, for this rule."`
 	}
 	docAudit struct {
-		Sinks     many[docSink] `yaml:"sinks,omitempty"`
-		File      docAuditFile  `yaml:"file,omitempty"`
-		Syslog    docSyslog     `yaml:"syslog,omitempty"`
+		Sinks     many[docSink] `yaml:"sinks,omitempty" jsonschema_description:"Where events go; file by default."`
+		File      docAuditFile  `yaml:"file,omitempty" jsonschema_description:"A JSON object a line, rotated by size."`
+		Syslog    docSyslog     `yaml:"syslog,omitempty" jsonschema_description:"RFC 5424."`
 		OnFailure string        `yaml:"on_failure,omitempty" jsonschema:"enum=block,enum=continue,default=block" jsonschema_description:"What an event that cannot be written means: block stops the exchange."`
 	}
 	docAuditFile struct {
-		Path     docPath `yaml:"path,omitempty" jsonschema:"default=/var/log/sallyport/audit.jsonl"`
-		MaxSize  docSize `yaml:"max_size,omitempty" jsonschema:"default=100MB"`
-		MaxFiles int     `yaml:"max_files,omitempty" jsonschema:"minimum=1,maximum=1000,default=10"`
+		Path     docPath `yaml:"path,omitempty" jsonschema:"default=/var/log/sallyport/audit.jsonl" jsonschema_description:"The file that is written; rotated ones lie beside it."`
+		MaxSize  docSize `yaml:"max_size,omitempty" jsonschema:"default=100MB" jsonschema_description:"From here on a new file is begun."`
+		MaxFiles int     `yaml:"max_files,omitempty" jsonschema:"minimum=1,maximum=1000,default=10" jsonschema_description:"Rotated files that are kept."`
 	}
 	docSyslog struct {
 		Address  string `yaml:"address,omitempty" jsonschema_description:"/path, unix:///path, udp://host:port or tcp://host:port; empty is /dev/log."`
-		Facility string `yaml:"facility,omitempty" jsonschema:"default=authpriv,enum=user,enum=mail,enum=daemon,enum=auth,enum=syslog,enum=lpr,enum=news,enum=uucp,enum=cron,enum=authpriv,enum=ftp,enum=local0,enum=local1,enum=local2,enum=local3,enum=local4,enum=local5,enum=local6,enum=local7"`
+		Facility string `yaml:"facility,omitempty" jsonschema:"default=authpriv,enum=user,enum=mail,enum=daemon,enum=auth,enum=syslog,enum=lpr,enum=news,enum=uucp,enum=cron,enum=authpriv,enum=ftp,enum=local0,enum=local1,enum=local2,enum=local3,enum=local4,enum=local5,enum=local6,enum=local7" jsonschema_description:"What the messages are filed under."`
 	}
 	docRedis struct {
 		Address      string      `yaml:"address,omitempty" jsonschema:"default=127.0.0.1:6379" jsonschema_description:"host:port."`
-		Username     string      `yaml:"username,omitempty"`
+		Username     string      `yaml:"username,omitempty" jsonschema_description:"For ACLs; empty is the default user."`
 		PasswordFile string      `yaml:"password_file,omitempty" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"Holds the password; read at start and at each reload."`
-		TLS          bool        `yaml:"tls,omitempty"`
+		TLS          bool        `yaml:"tls,omitempty" jsonschema_description:"Speak TLS, and verify the certificate."`
 		CAFile       string      `yaml:"ca_file,omitempty" jsonschema:"pattern=^(/.*)?$" jsonschema_description:"PEM; trusted besides the system's roots."`
-		DB           int         `yaml:"db,omitempty" jsonschema:"minimum=0,maximum=65535,default=0"`
+		DB           int         `yaml:"db,omitempty" jsonschema:"minimum=0,maximum=65535,default=0" jsonschema_description:"Number of the database."`
 		Prefix       string      `yaml:"prefix,omitempty" jsonschema:"maxLength=100,default=sallyport:" jsonschema_description:"Begins each key."`
-		Timeout      docDuration `yaml:"timeout,omitempty" jsonschema:"default=100ms"`
+		Timeout      docDuration `yaml:"timeout,omitempty" jsonschema:"default=100ms" jsonschema_description:"Of one call; one that fails counts as Redis being away."`
 	}
 	docCache struct {
 		MaxBytes docSize `yaml:"max_bytes,omitempty" jsonschema:"default=64MB" jsonschema_description:"What is stored together."`
 	}
 	docUp struct {
-		Algorithm    string          `yaml:"algorithm,omitempty" jsonschema:"enum=round_robin,enum=least_conn,enum=random,enum=consistent_hash,default=round_robin"`
+		Algorithm    string          `yaml:"algorithm,omitempty" jsonschema:"enum=round_robin,enum=least_conn,enum=random,enum=consistent_hash,default=round_robin" jsonschema_description:"How a target is chosen."`
 		HashOn       string          `yaml:"hash_on,omitempty" jsonschema:"pattern=^(workload|path|header:.+)$" jsonschema_description:"For consistent_hash: workload, path or header:NAME."`
-		Targets      many[docTarget] `yaml:"targets"`
+		Targets      many[docTarget] `yaml:"targets" jsonschema_description:"Who may be chosen."`
 		PreserveHost bool            `yaml:"preserve_host,omitempty" jsonschema:"default=false" jsonschema_description:"Host is the request's own, not the target's. SNI and the verified name are always the target's."`
 		SlowStart    docDuration     `yaml:"slow_start,omitempty" jsonschema:"default=0s" jsonschema_description:"How long a target that has come back takes to its full weight."`
 		Healthchecks docHealthchecks `yaml:"healthchecks,omitempty" jsonschema_description:"Kong's fields and meaning; 0 is off."`
 	}
 	docTarget struct {
 		Target string `yaml:"target" jsonschema_description:"host:port."`
-		Weight int    `yaml:"weight,omitempty" jsonschema:"minimum=0,maximum=65535,default=100"`
+		Weight int    `yaml:"weight,omitempty" jsonschema:"minimum=0,maximum=65535,default=100" jsonschema_description:"Share of the choices; 0 is none."`
 	}
 	docHealthchecks struct {
 		Active  docActive  `yaml:"active,omitempty" jsonschema_description:"Asks by itself."`
@@ -126,109 +126,109 @@ type (
 	}
 	docActive struct {
 		Type      string          `yaml:"type,omitempty" jsonschema:"enum=http,enum=https,enum=tcp" jsonschema_description:"https where the port is 443, else http, by default."`
-		HTTPPath  docPath         `yaml:"http_path,omitempty" jsonschema:"default=/"`
-		Timeout   docDuration     `yaml:"timeout,omitempty" jsonschema:"default=1s"`
+		HTTPPath  docPath         `yaml:"http_path,omitempty" jsonschema:"default=/" jsonschema_description:"What is asked for."`
+		Timeout   docDuration     `yaml:"timeout,omitempty" jsonschema:"default=1s" jsonschema_description:"Of one check."`
 		Statuses  many[docStatus] `yaml:"statuses,omitempty" jsonschema_description:"Of a healthy target; 200 and 302 by default."`
-		Healthy   docHealthy      `yaml:"healthy,omitempty"`
-		Unhealthy docUnhealthy    `yaml:"unhealthy,omitempty"`
+		Healthy   docHealthy      `yaml:"healthy,omitempty" jsonschema_description:"Checks of targets that are taken for healthy."`
+		Unhealthy docUnhealthy    `yaml:"unhealthy,omitempty" jsonschema_description:"Checks of targets that are not."`
 	}
 	docHealthy struct {
-		Interval  docDuration `yaml:"interval,omitempty" jsonschema:"default=0s"`
-		Successes int         `yaml:"successes,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
+		Interval  docDuration `yaml:"interval,omitempty" jsonschema:"default=0s" jsonschema_description:"Between two checks."`
+		Successes int         `yaml:"successes,omitempty" jsonschema:"minimum=0,maximum=255,default=0" jsonschema_description:"In a row that make a target healthy."`
 	}
 	docUnhealthy struct {
-		Interval docDuration `yaml:"interval,omitempty" jsonschema:"default=0s"`
+		Interval docDuration `yaml:"interval,omitempty" jsonschema:"default=0s" jsonschema_description:"Between two checks."`
 		docFailures
 	}
 	docFailures struct {
-		HTTPFailures int `yaml:"http_failures,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
-		TCPFailures  int `yaml:"tcp_failures,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
-		Timeouts     int `yaml:"timeouts,omitempty" jsonschema:"minimum=0,maximum=255,default=0"`
+		HTTPFailures int `yaml:"http_failures,omitempty" jsonschema:"minimum=0,maximum=255,default=0" jsonschema_description:"Statuses in a row that make a target unhealthy."`
+		TCPFailures  int `yaml:"tcp_failures,omitempty" jsonschema:"minimum=0,maximum=255,default=0" jsonschema_description:"Failed connections in a row that do."`
+		Timeouts     int `yaml:"timeouts,omitempty" jsonschema:"minimum=0,maximum=255,default=0" jsonschema_description:"Timeouts in a row that do."`
 	}
 	docPassive struct {
 		Statuses     many[docStatus] `yaml:"statuses,omitempty" jsonschema_description:"Failures; 429, 500 and 503 by default."`
-		Unhealthy    docFailures     `yaml:"unhealthy,omitempty"`
+		Unhealthy    docFailures     `yaml:"unhealthy,omitempty" jsonschema_description:"What requests met that makes a target unhealthy."`
 		RecoverAfter docDuration     `yaml:"recover_after,omitempty" jsonschema:"default=30s" jsonschema_description:"When a target is tried again without active checks; 0s never."`
 	}
 
 	// docStages are the keys of stages; in a rule each may be off.
 	docStages struct {
 		Auth          orOff[docAuth]            `yaml:"auth,omitempty" jsonschema_description:"Callers inside a workload must send a secret."`
-		SizeLimit     orOff[docSizeLimit]       `yaml:"size_limit,omitempty"`
+		SizeLimit     orOff[docSizeLimit]       `yaml:"size_limit,omitempty" jsonschema_description:"Bytes of bodies on the wire; 413 for a request, 502 for a response."`
 		RateLimit     orOff[many[docRateLimit]] `yaml:"rate_limit,omitempty" jsonschema_description:"Kong's rate-limiting; of a list all must admit."`
 		Throttle      orOff[many[docThrottle]]  `yaml:"throttle,omitempty" jsonschema_description:"nginx's limit_req; of a list all must admit."`
 		ContentFilter orOff[many[docFilter]]    `yaml:"content_filter,omitempty" jsonschema_description:"Patterns in bodies, header fields and URLs."`
 		Secrets       docSecrets                `yaml:"secrets,omitempty" jsonschema_description:"What is done where a built-in detector finds a secret."`
-		Headers       orOff[docHeaders]         `yaml:"headers,omitempty"`
-		Cache         orOff[docRuleCache]       `yaml:"cache,omitempty"`
+		Headers       orOff[docHeaders]         `yaml:"headers,omitempty" jsonschema_description:"Changes of header fields."`
+		Cache         orOff[docRuleCache]       `yaml:"cache,omitempty" jsonschema_description:"A shared cache for each workload (RFC 9111)."`
 		Upstream      string                    `yaml:"upstream,omitempty" jsonschema_description:"The entry of upstreams that takes the place of the request's host."`
-		Retry         orOff[docRetry]           `yaml:"retry,omitempty"`
+		Retry         orOff[docRetry]           `yaml:"retry,omitempty" jsonschema_description:"Tries a request again that an upstream did not take."`
 		Log           orOff[docBodyLog]         `yaml:"log,omitempty" jsonschema_description:"What of bodies an audit event holds."`
 	}
 	docAuth struct {
-		Header     string  `yaml:"header"`
+		Header     string  `yaml:"header" jsonschema_description:"The field that carries the secret; it is not passed on."`
 		SecretFile docPath `yaml:"secret_file" jsonschema_description:"Holds the secret; read at start and at each reload."`
 	}
 	docSizeLimit struct {
-		Request  docSize `yaml:"request,omitempty"`
-		Response docSize `yaml:"response,omitempty"`
+		Request  docSize `yaml:"request,omitempty" jsonschema_description:"Of a request body."`
+		Response docSize `yaml:"response,omitempty" jsonschema_description:"Of a response body."`
 	}
 	docRateLimit struct {
-		Second            int           `yaml:"second,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
-		Minute            int           `yaml:"minute,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
-		Hour              int           `yaml:"hour,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
-		Day               int           `yaml:"day,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0"`
-		By                docCounterKey `yaml:"by,omitempty" jsonschema:"default=workload"`
-		Policy            string        `yaml:"policy,omitempty" jsonschema:"enum=local,enum=redis,default=local"`
-		HideClientHeaders bool          `yaml:"hide_client_headers,omitempty" jsonschema:"default=false"`
+		Second            int           `yaml:"second,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0" jsonschema_description:"Requests in a second; 0 is no limit."`
+		Minute            int           `yaml:"minute,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0" jsonschema_description:"Requests in a minute."`
+		Hour              int           `yaml:"hour,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0" jsonschema_description:"Requests in an hour."`
+		Day               int           `yaml:"day,omitempty" jsonschema:"minimum=0,maximum=1000000000,default=0" jsonschema_description:"Requests in a day."`
+		By                docCounterKey `yaml:"by,omitempty" jsonschema:"default=workload" jsonschema_description:"What has a count of its own."`
+		Policy            string        `yaml:"policy,omitempty" jsonschema:"enum=local,enum=redis,default=local" jsonschema_description:"local counts on this host; redis with all daemons that share one."`
+		HideClientHeaders bool          `yaml:"hide_client_headers,omitempty" jsonschema:"default=false" jsonschema_description:"Leave out the RateLimit fields."`
 		FaultTolerant     bool          `yaml:"fault_tolerant,omitempty" jsonschema:"default=true" jsonschema_description:"Go on with local counters while Redis is away."`
 	}
 	docThrottle struct {
-		Rate    string        `yaml:"rate" jsonschema:"pattern=^[0-9]+r/[sm]$"`
-		Burst   int           `yaml:"burst,omitempty" jsonschema:"minimum=0,maximum=100000,default=0"`
-		Nodelay bool          `yaml:"nodelay,omitempty" jsonschema:"default=false"`
-		Delay   int           `yaml:"delay,omitempty" jsonschema:"minimum=0,maximum=100000,default=0"`
-		By      docCounterKey `yaml:"by,omitempty" jsonschema:"default=workload"`
-		Status  docFailure    `yaml:"status,omitempty" jsonschema:"default=429"`
+		Rate    string        `yaml:"rate" jsonschema:"pattern=^[0-9]+r/[sm]$" jsonschema_description:"Requests a second (10r/s) or minute (30r/m)."`
+		Burst   int           `yaml:"burst,omitempty" jsonschema:"minimum=0,maximum=100000,default=0" jsonschema_description:"Requests beyond the rate that wait instead of being refused."`
+		Nodelay bool          `yaml:"nodelay,omitempty" jsonschema:"default=false" jsonschema_description:"Those of burst do not wait."`
+		Delay   int           `yaml:"delay,omitempty" jsonschema:"minimum=0,maximum=100000,default=0" jsonschema_description:"So many of burst do not wait."`
+		By      docCounterKey `yaml:"by,omitempty" jsonschema:"default=workload" jsonschema_description:"What has a rate of its own."`
+		Status  docFailure    `yaml:"status,omitempty" jsonschema:"default=429" jsonschema_description:"Of a refusal."`
 	}
 	docFilter struct {
-		Name    string     `yaml:"name" jsonschema:"minLength=1,maxLength=100"`
+		Name    string     `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Appears in audit events."`
 		Pattern string     `yaml:"pattern" jsonschema_description:"RE2."`
-		In      string     `yaml:"in,omitempty" jsonschema:"enum=request,enum=response,enum=both,default=request"`
-		Action  string     `yaml:"action,omitempty" jsonschema:"enum=block,enum=redact,enum=report,default=block"`
-		Status  docFailure `yaml:"status,omitempty" jsonschema:"default=400"`
+		In      string     `yaml:"in,omitempty" jsonschema:"enum=request,enum=response,enum=both,default=request" jsonschema_description:"Where is looked."`
+		Action  string     `yaml:"action,omitempty" jsonschema:"enum=block,enum=redact,enum=report,default=block" jsonschema_description:"block refuses, redact overwrites what matched, report only records."`
+		Status  docFailure `yaml:"status,omitempty" jsonschema:"default=400" jsonschema_description:"Of a refusal."`
 	}
 	docHeaders struct {
-		Request  docChanges `yaml:"request,omitempty"`
-		Response docChanges `yaml:"response,omitempty"`
+		Request  docChanges `yaml:"request,omitempty" jsonschema_description:"Of what the upstream gets."`
+		Response docChanges `yaml:"response,omitempty" jsonschema_description:"Of what the workload gets."`
 	}
 	docChanges struct {
-		Set    map[string]string       `yaml:"set,omitempty"`
-		Add    map[string]many[string] `yaml:"add,omitempty"`
-		Remove many[string]            `yaml:"remove,omitempty"`
+		Set    map[string]string       `yaml:"set,omitempty" jsonschema_description:"Fields that have this value alone."`
+		Add    map[string]many[string] `yaml:"add,omitempty" jsonschema_description:"Values that are added."`
+		Remove many[string]            `yaml:"remove,omitempty" jsonschema_description:"Fields that go."`
 	}
 	docRuleCache struct {
-		Methods      many[docCached] `yaml:"methods,omitempty"`
-		Statuses     many[docStatus] `yaml:"statuses,omitempty"`
-		ContentTypes many[string]    `yaml:"content_types,omitempty"`
+		Methods      many[docCached] `yaml:"methods,omitempty" jsonschema_description:"GET and HEAD by default."`
+		Statuses     many[docStatus] `yaml:"statuses,omitempty" jsonschema_description:"200, 301 and 302 by default."`
+		ContentTypes many[string]    `yaml:"content_types,omitempty" jsonschema_description:"text/plain and application/json by default."`
 		TTL          docDuration     `yaml:"ttl,omitempty" jsonschema:"default=300s" jsonschema_description:"Freshness of an answer that states none."`
 		Force        bool            `yaml:"force,omitempty" jsonschema:"default=false" jsonschema_description:"ttl instead of what the answer states."`
-		MaxBody      docSize         `yaml:"max_body,omitempty" jsonschema:"default=1MB"`
+		MaxBody      docSize         `yaml:"max_body,omitempty" jsonschema:"default=1MB" jsonschema_description:"Longer answers are not stored."`
 	}
 	docRetry struct {
 		Attempts int              `yaml:"attempts,omitempty" jsonschema:"minimum=2,maximum=20,default=3" jsonschema_description:"Counts all tries."`
 		On       many[docRetryOn] `yaml:"on,omitempty" jsonschema_description:"connect, or a status from 400 to 599; connect, 502, 503 and 504 by default."`
-		Backoff  docDuration      `yaml:"backoff,omitempty" jsonschema:"default=100ms"`
+		Backoff  docDuration      `yaml:"backoff,omitempty" jsonschema:"default=100ms" jsonschema_description:"Before the second try; doubled before each further one."`
 	}
 	docBodyLog struct {
-		RequestBody  bool         `yaml:"request_body,omitempty" jsonschema:"default=false"`
-		ResponseBody bool         `yaml:"response_body,omitempty" jsonschema:"default=false"`
-		MaxBody      docSize      `yaml:"max_body,omitempty" jsonschema:"default=64KB"`
+		RequestBody  bool         `yaml:"request_body,omitempty" jsonschema:"default=false" jsonschema_description:"Record request bodies."`
+		ResponseBody bool         `yaml:"response_body,omitempty" jsonschema:"default=false" jsonschema_description:"Record response bodies."`
+		MaxBody      docSize      `yaml:"max_body,omitempty" jsonschema:"default=64KB" jsonschema_description:"What of each is recorded; 512 KiB at most."`
 		Redact       many[string] `yaml:"redact,omitempty" jsonschema_description:"JSON paths such as $.password, or header:NAME."`
 	}
 	docDefaults struct {
 		docStages
-		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
+		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty" jsonschema_description:"As those of a rule."`
 		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty"`
 		UpstreamTLS   docUpstreamTLS   `yaml:"upstream_tls,omitempty"`
 	}
@@ -245,19 +245,19 @@ type (
 	docOne struct {
 		Match  docWorkloadMatch `yaml:"match,omitempty" jsonschema_description:"All keys must hold; absent where only --workload names it."`
 		Name   string           `yaml:"name,omitempty" jsonschema_description:"May hold {unit}, {container} or {command}: one workload for each."`
-		Mode   docMode          `yaml:"mode,omitempty"`
+		Mode   docMode          `yaml:"mode,omitempty" jsonschema_description:"For this workload."`
 		Listen many[docPort]    `yaml:"listen,omitempty" jsonschema_description:"Ports on which it may answer connections from other hosts."`
 	}
 	docWorkloadMatch struct {
-		Unit    many[string] `yaml:"unit,omitempty"`
-		Cgroup  many[string] `yaml:"cgroup,omitempty"`
+		Unit    many[string] `yaml:"unit,omitempty" jsonschema_description:"Globs of names of systemd units."`
+		Cgroup  many[string] `yaml:"cgroup,omitempty" jsonschema_description:"Globs of paths below the cgroup2 mount."`
 		Command many[string] `yaml:"command,omitempty" jsonschema_description:"Globs of the whole command line given to exec."`
-		User    many[string] `yaml:"user,omitempty"`
+		User    many[string] `yaml:"user,omitempty" jsonschema_description:"Names of the users that gave the command to exec."`
 
 		Container many[docContainer] `yaml:"container,omitempty" jsonschema_description:"What Docker or Podman knows of it."`
 	}
 	docContainer struct {
-		Name  many[string] `yaml:"name,omitempty"`
+		Name  many[string] `yaml:"name,omitempty" jsonschema_description:"Globs."`
 		Image many[string] `yaml:"image,omitempty" jsonschema_description:"As it was given to run."`
 		Label many[string] `yaml:"label,omitempty" jsonschema_description:"K=V; of several with one key any will do."`
 	}
@@ -266,10 +266,10 @@ type (
 		Name          string           `yaml:"name" jsonschema:"minLength=1,maxLength=100" jsonschema_description:"Unique; appears in audit, metrics and refusals."`
 		Match         docMatch         `yaml:"match,omitempty" jsonschema_description:"All keys must hold; of a list any one."`
 		Private       many[string]     `yaml:"private,omitempty" jsonschema_description:"Prefixes inside refused address classes that this rule's names may resolve to."`
-		Action        docAction        `yaml:"action"`
+		Action        docAction        `yaml:"action" jsonschema_description:"What becomes of what matches."`
 		Handling      string           `yaml:"handling,omitempty" jsonschema:"enum=inspect,enum=tunnel,enum=direct,default=inspect" jsonschema_description:"direct is decided in the kernel: cidrs and ports only."`
-		Mode          docMode          `yaml:"mode,omitempty"`
-		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty"`
+		Mode          docMode          `yaml:"mode,omitempty" jsonschema_description:"For this rule."`
+		Timeouts      docRuleTimeouts  `yaml:"timeouts,omitempty" jsonschema_description:"Instead of the file's."`
 		UpstreamProxy docUpstreamProxy `yaml:"upstream_proxy,omitempty" jsonschema_description:"Instead of the file's; an empty url is none. Nothing is taken over from the file's."`
 		UpstreamTLS   docUpstreamTLS   `yaml:"upstream_tls,omitempty" jsonschema_description:"Certificate for upstreams that ask for one (mutual TLS)."`
 	}
@@ -277,11 +277,11 @@ type (
 		Workloads many[string]            `yaml:"workloads,omitempty" jsonschema_description:"Globs of the names of workloads."`
 		Hosts     many[string]            `yaml:"hosts,omitempty" jsonschema_description:"Names; *.example.com is any depth of subdomain, not the apex."`
 		CIDRs     many[string]            `yaml:"cidrs,omitempty" jsonschema_description:"Of the address that is dialled."`
-		Ports     many[docPortRange]      `yaml:"ports,omitempty"`
+		Ports     many[docPortRange]      `yaml:"ports,omitempty" jsonschema_description:"Numbers or ranges (8000-8099); any by default."`
 		Protocols many[docProtocol]       `yaml:"protocols,omitempty" jsonschema_description:"Any TCP by default; tls covers https, tcp covers all but udp."`
-		Methods   many[string]            `yaml:"methods,omitempty"`
+		Methods   many[string]            `yaml:"methods,omitempty" jsonschema_description:"Of HTTP."`
 		Paths     many[string]            `yaml:"paths,omitempty" jsonschema_description:"* within a segment, ** across."`
-		Headers   map[string]many[string] `yaml:"headers,omitempty"`
+		Headers   map[string]many[string] `yaml:"headers,omitempty" jsonschema_description:"Fields by name; globs of their values."`
 		When      string                  `yaml:"when,omitempty" jsonschema_description:"A condition in CEL on request, workload and flow; one that gives no answer refuses."`
 	}
 
