@@ -61,6 +61,9 @@ func TestOwnersOfLibraries(t *testing.T) {
 		"github.com/spf13/cobra":              {"sallyport/cmd/sallyport"},
 		"github.com/valkey-io/valkey-go":      {"sallyport/pkg/stage/ratelimit"},
 		"cel.dev/cel-go":                      {"sallyport/pkg/policy/condition"},
+		// Of go-systemd's, notices and activation are read where they arise.
+		"github.com/coreos/go-systemd/v22/dbus": {"sallyport/pkg/systemd"},
+		"github.com/godbus/dbus":                {"sallyport/pkg/systemd"},
 	}
 	for _, p := range listPackages(t) {
 		for _, imp := range p.Imports {
