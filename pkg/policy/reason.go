@@ -106,3 +106,12 @@ func (r Reason) Status() int {
 		return 403
 	}
 }
+
+// Reasons gives every reason there is, without NoReason.
+func Reasons() []Reason {
+	all := make([]Reason, 0, reasonCount-1)
+	for r := NoReason + 1; r < reasonCount; r++ {
+		all = append(all, r)
+	}
+	return all
+}
