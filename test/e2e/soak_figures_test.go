@@ -112,6 +112,12 @@ func (s *soak) settle(before figures) figures {
 
 func (s *soak) returned(before, after figures) {
 	s.t.Helper()
+	// One that has ended holds nothing.
+	for _, role := range []string{"worker", "keeper"} {
+		if after[role+" descriptors"] == 0 {
+			s.t.Errorf("the %s of the beginning has ended", role)
+		}
+	}
 	for _, e := range s.plan.excess(after, before) {
 		s.t.Errorf("not where it began: %s", e)
 	}
