@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"os/user"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
+	"sallyport/pkg/keeper/unprivileged"
 	"sallyport/pkg/keeper/wire"
 )
 
@@ -61,13 +63,33 @@ func workerIDs() (uid, gid int, err error) {
 	return 0, 0, errors.New("no free uid for the worker: create a system user named " + workerUser)
 }
 
-// A process is the worker as the keeper sees it.
+// A process is a worker as the keeper sees it.
 type process struct {
-	cmd  *exec.Cmd
 	peer *wire.Peer
-	// done is closed once the process has been waited for.
+	// end kills the process, if it still lives, and says how it ended.
+	end func() error
+	// left is closed once the worker has given up its listeners. It then lives on
+	// until what it had accepted has ended.
+	left    chan struct{}
+	leaving sync.Once
+	// done is closed once the process has ended for us.
 	done chan struct{}
 	err  error
+}
+
+// leave notes that the worker takes nothing further.
+func (p *process) leave() { p.leaving.Do(func() { close(p.left) }) }
+
+// hasLeft reports whether it takes nothing further.
+func (p *process) hasLeft() bool {
+	select {
+	case <-p.left:
+		return true
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // startWorker starts the worker with a connection to handlers. The process ends
@@ -97,7 +119,7 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 	cmd.Stdout, cmd.Stderr = null, os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	if err := startUnprivileged(cmd); err != nil {
+	if err := unprivileged.Start(cmd); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
@@ -108,7 +130,11 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 		return nil, err
 	}
 	conn.SetLimits(workerLimits)
-	p := &process{cmd: cmd, peer: wire.NewPeer(conn, handlers), done: make(chan struct{})}
+	p := newProcess(func() error {
+		cmd.Process.Kill()
+		return cmd.Wait()
+	})
+	p.peer = wire.NewPeer(conn, handlers)
 	go p.run(ctx)
 	return p, nil
 }
@@ -118,13 +144,16 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 // to be replaced.
 var workerLimits = wire.Limits{Payload: 1 << 20, SendTimeout: 5 * time.Second, NoFiles: true}
 
+func newProcess(end func() error) *process {
+	return &process{end: end, left: make(chan struct{}), done: make(chan struct{})}
+}
+
 // run serves the connection and reaps the process, in this order, so that a
 // worker that closed its connection but lives on is killed.
 func (p *process) run(ctx context.Context) {
 	defer close(p.done)
 	p.err = p.peer.Run(ctx)
-	p.cmd.Process.Kill()
-	if err := p.cmd.Wait(); err != nil && ctx.Err() == nil {
+	if err := p.end(); err != nil && ctx.Err() == nil {
 		p.err = fmt.Errorf("worker ended: %w", err)
 	}
 }

@@ -1,4 +1,6 @@
-package keeper
+// Package unprivileged starts processes that can do nothing but use what they
+// are given: the worker, by the keeper or by the main process of its service.
+package unprivileged
 
 import (
 	"fmt"
@@ -21,13 +23,13 @@ const lastCapability = 63
 // worker waits for is counted in less than milliseconds.
 const timerSlack = 1_000_000
 
-// startUnprivileged starts a process that can never have a capability and is in
+// Start starts a process that can never have a capability and is in
 // a sandbox (confine.Sandbox) from its first instruction. Its standard output and
 // error must be given: a file for them could not be opened any more.
 //
 // All of this belongs to a thread, and a fork inherits it. So it is done on a
 // thread that does nothing else than this one fork and ends with its goroutine.
-func startUnprivileged(cmd *exec.Cmd) error {
+func Start(cmd *exec.Cmd) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked
@@ -51,8 +53,12 @@ func startUnprivileged(cmd *exec.Cmd) error {
 // stays until execve, so that the child can still change its uid.
 func renounce() error {
 	for c := uintptr(0); c <= lastCapability; c++ {
-		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if err != nil {
 			break // beyond the kernel's last capability
+		}
+		if has == 0 {
+			continue // whoever starts us as a service took it already, and the right to take it too
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 			return fmt.Errorf("bounding set, capability %d: %w", c, err)

@@ -1,4 +1,4 @@
-package keeper
+package unprivileged
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ func TestUnprivileged(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it gives capabilities up")
 	}
-	const uid = lastFreeUID
+	const uid = 65519 // of no account
 	dir, err := os.MkdirTemp("", "unprivileged")
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestUnprivileged(t *testing.T) {
 		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 		cmd.Stdout, cmd.Stderr = &out, &out
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-		if err := startUnprivileged(cmd); err != nil {
+		if err := Start(cmd); err != nil {
 			t.Fatal(err)
 		}
 		cmd.Wait()
