@@ -61,6 +61,10 @@ func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
 		case <-timer:
 		}
 		timer = nil
+		if len(batch.Ended) > 0 {
+			// Flows that began with a worker which drains end there.
+			k.tellDraining(protocol.Kernel, protocol.KernelArgs{Ended: batch.Ended})
+		}
 		if !k.waitServing(ctx) {
 			return
 		}

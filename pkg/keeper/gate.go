@@ -16,6 +16,7 @@ import (
 	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/guard"
+	"sallyport/pkg/keeper/store"
 	"sallyport/pkg/workload"
 )
 
@@ -33,6 +34,8 @@ type gate struct {
 	guard *guard.Guard
 	lock  *os.File
 	log   *zap.Logger
+	// store keeps listeners beyond this process; nil: nobody does.
+	store *store.Store
 
 	mu sync.Mutex
 	ls *listeners
@@ -58,8 +61,8 @@ func Missing() error {
 // openGate shuts the gate: from its return, whatever runs in the tagged cgroup
 // reaches nothing. State that an earlier keeper of the same instance left is
 // taken over, so that there is no moment without a lock.
-func openGate(i Instance, c *config.Config, log *zap.Logger) (g *gate, err error) {
-	g = &gate{instance: i, log: log}
+func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g *gate, err error) {
+	g = &gate{instance: i, log: log, store: st}
 	defer func() {
 		if err == nil {
 			return
@@ -109,7 +112,7 @@ func (g *gate) guardAndListen(c *config.Config) (err error) {
 	if g.guard, err = guard.New(guard.Options{Table: g.instance.Table}); err != nil {
 		return err
 	}
-	if g.ls, err = openListeners(nil, c.Listen.TCP, c.Listen.DNS); err != nil {
+	if g.ls, err = openListeners(g.store, nil, c.Listen.TCP, c.Listen.DNS); err != nil {
 		return err
 	}
 	g.state.Listeners, g.state.Resolvers = g.ls.addresses()
@@ -208,12 +211,12 @@ func (g *gate) discard(pins string) {
 
 // listen opens the listeners and lets the tagged cgroup reach them.
 func (g *gate) listen(tcpPort, dnsPort uint16) error {
-	ls, err := openListeners(nil, tcpPort, dnsPort)
+	ls, err := openListeners(g.store, nil, tcpPort, dnsPort)
 	if err != nil {
 		return err
 	}
 	if err := ls.register(g.data, g.probe); err != nil {
-		ls.close()
+		ls.drop()
 		return fmt.Errorf("bpf: listeners: %w", err)
 	}
 	g.mu.Lock()
@@ -221,7 +224,7 @@ func (g *gate) listen(tcpPort, dnsPort uint16) error {
 	state := g.state
 	state.Listeners, state.Resolvers = ls.addresses()
 	if err := g.guard.Apply(state); err != nil {
-		ls.close()
+		ls.drop()
 		return fmt.Errorf("guard: %w", err)
 	}
 	g.state, g.ls = state, ls
@@ -253,7 +256,9 @@ func (g *gate) unlisten() {
 			g.log.Error("remove listeners", zap.Error(err))
 		}
 	}
-	g.ls.close()
+	if err := g.ls.drop(); err != nil {
+		g.log.Error("stored listeners", zap.Error(err))
+	}
 	g.ls = nil
 }
 

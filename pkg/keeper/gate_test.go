@@ -10,7 +10,7 @@ import (
 // TestUnlistenWithoutPrograms: the listeners open while the programs load; where
 // those cannot be loaded, giving up must still close them and say why.
 func TestUnlistenWithoutPrograms(t *testing.T) {
-	ls, err := openListeners(nil, 0, 0)
+	ls, err := openListeners(nil, nil, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

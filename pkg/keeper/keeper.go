@@ -24,6 +24,7 @@ import (
 	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/engine"
+	"sallyport/pkg/keeper/store"
 	"sallyport/pkg/netns"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/workload"
@@ -38,6 +39,11 @@ type Options struct {
 	// Standalone is set for an `exec` without a daemon: free ports, no admin
 	// and metrics listeners, and Audit in place of the configured file.
 	Standalone bool
+	// Apart is set where the worker is a service of its own, which connects; else
+	// the keeper starts it.
+	Apart bool
+	// Store keeps listeners beyond the process; nil: nobody does.
+	Store *store.Store
 	// Audit, where it has a path, replaces the configured audit file.
 	Audit file.Options
 	// Version is the version of the binary.
@@ -74,6 +80,9 @@ type Keeper struct {
 	reporting  sync.Mutex
 	generation uint64
 	worker     *process
+	// workers are those that have connected: the one that serves, those that
+	// wait and those that drain. Empty where we start them ourselves.
+	workers []*process
 	// prestarted is the first worker until it is taken.
 	prestarted *prestarted
 	// serving is set while a started worker answers.
@@ -86,6 +95,8 @@ type Keeper struct {
 	// by cgroup; they belong to reportRejections.
 	rejectedSeen, droppedSeen map[uint64]uint64
 
+	// armed is closed once workers of their own can connect.
+	armed chan struct{}
 	// ready is closed once both probes answered as they must for the first time.
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -143,14 +154,14 @@ func Open(o Options) (*Keeper, error) {
 	}
 	k := &Keeper{
 		options: o, log: o.Log, config: c, policy: p, sources: sources, generation: 1,
-		ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1), reports: make(chan struct{}, 1),
+		armed: make(chan struct{}), ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1), reports: make(chan struct{}, 1),
 		events: make(chan datapath.Event, eventQueue),
 	}
 	// The authority is only files; it is ready by the time that the kernel is.
 	authority := make(chan error, 1)
 	go func() { authority <- k.openAuthority() }()
-	k.gate, err = openGate(o.Instance, c, o.Log.Named("gate"))
-	if err == nil {
+	k.gate, err = openGate(o.Instance, c, o.Store, o.Log.Named("gate"))
+	if err == nil && !o.Apart {
 		k.prestart() // in our own cgroup, which we are in now
 	}
 	if aerr := <-authority; err == nil && aerr != nil {
@@ -246,6 +257,10 @@ func (k *Keeper) auditOptions() file.Options {
 // Ready is closed once the worker serves and the self-probe succeeded.
 func (k *Keeper) Ready() <-chan struct{} { return k.ready }
 
+// Armed is closed once the gate is shut, the listeners are held and a worker that
+// is a service of its own can connect.
+func (k *Keeper) Armed() <-chan struct{} { return k.armed }
+
 // Run serves until ctx ends, then lets running exchanges drain. It returns
 // early only if the instance cannot be kept.
 func (k *Keeper) Run(ctx context.Context) error {
@@ -259,7 +274,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 			}
 		})
 	}
-	start("worker", k.supervise)
+	if k.options.Apart {
+		start("workers", k.superviseApart)
+	} else {
+		start("worker", k.supervise)
+	}
 	start("watch", k.watch)
 	start("tidy", k.tidy)
 	start("rejected packets", k.reportRejections)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -14,6 +15,7 @@ import (
 
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/keeper/store"
 	"sallyport/pkg/netns"
 )
 
@@ -22,6 +24,8 @@ import (
 // replaced while connections wait in the kernel.
 type listeners struct {
 	cookie uint64
+	// store keeps the sockets beyond this process.
+	store *store.Store
 
 	mu   sync.Mutex
 	held []heldSocket
@@ -33,6 +37,16 @@ type heldSocket struct {
 	fd   int
 	role protocol.Role
 	addr netip.AddrPort
+}
+
+// storeName is the name of a socket with the service manager: its role, family
+// and network namespace.
+func storeName(role protocol.Role, addr netip.Addr, cookie uint64) string {
+	family := "6"
+	if addr.Is4() {
+		family = "4"
+	}
+	return string(role) + family + "." + strconv.FormatUint(cookie, 10)
 }
 
 // hold takes a socket over.
@@ -64,8 +78,12 @@ var (
 // (nil: here). Port 0 takes any free port, the same for both families where
 // that one is free. Without an IPv6 loopback there are IPv4 ones only, and
 // captured IPv6 connects are refused.
-func openListeners(ns *os.File, tcpPort, dnsPort uint16) (*listeners, error) {
-	l := &listeners{}
+//
+// Those that an earlier process left in the store are taken where they are what
+// is wanted: connections may wait in them. All are put there; a nil store keeps
+// none.
+func openListeners(st *store.Store, ns *os.File, tcpPort, dnsPort uint16) (*listeners, error) {
+	l := &listeners{store: st}
 	err := netns.Do(ns, func() (err error) {
 		l.cookie, err = netns.Cookie()
 		return err
@@ -88,25 +106,42 @@ func openListeners(ns *os.File, tcpPort, dnsPort uint16) (*listeners, error) {
 // open adds the sockets of one address, and notes the ports that the kernel
 // chose.
 func (l *listeners) open(ns *os.File, addr netip.Addr, tcpPort, dnsPort *uint16) error {
-	t, err := netns.ListenTCP(ns, netip.AddrPortFrom(addr, *tcpPort))
+	err := l.add(protocol.RoleTCP, addr, tcpPort, func(at netip.AddrPort) (heldSocket, error) {
+		t, err := netns.ListenTCP(ns, at)
+		if err != nil {
+			return heldSocket{}, err
+		}
+		return hold(t, protocol.RoleTCP, t.Addr())
+	})
 	if err != nil {
 		return err
 	}
-	h, err := hold(t, protocol.RoleTCP, t.Addr())
-	if err != nil {
-		return err
+	return l.add(protocol.RoleDNS, addr, dnsPort, func(at netip.AddrPort) (heldSocket, error) {
+		u, err := netns.ListenUDP(ns, at)
+		if err != nil {
+			return heldSocket{}, err
+		}
+		return hold(u, protocol.RoleDNS, u.LocalAddr())
+	})
+}
+
+// add takes one socket from the store, or makes it and puts it there.
+func (l *listeners) add(role protocol.Role, addr netip.Addr, port *uint16, listen func(netip.AddrPort) (heldSocket, error)) error {
+	name := storeName(role, addr, l.cookie)
+	want := netip.AddrPortFrom(addr, *port)
+	h, ok := adopt(l.store, name, role, want)
+	if !ok {
+		var err error
+		if h, err = listen(want); err != nil {
+			return err
+		}
+		if err := l.store.Put(name, h.fd); err != nil {
+			_ = unix.Close(h.fd)
+			return err
+		}
 	}
 	l.held = append(l.held, h)
-	*tcpPort = h.addr.Port()
-	u, err := netns.ListenUDP(ns, netip.AddrPortFrom(addr, *dnsPort))
-	if err != nil {
-		return err
-	}
-	if h, err = hold(u, protocol.RoleDNS, u.LocalAddr()); err != nil {
-		return err
-	}
-	l.held = append(l.held, h)
-	*dnsPort = h.addr.Port()
+	*port = h.addr.Port()
 	return nil
 }
 
@@ -177,6 +212,20 @@ func (l *listeners) files() ([]protocol.Role, []*os.File, error) {
 	return roles, files, nil
 }
 
+// drop closes the sockets for good: the store forgets them, too, and whoever
+// waits in them is refused.
+func (l *listeners) drop() error {
+	var errs []error
+	l.mu.Lock()
+	for _, h := range l.held {
+		errs = append(errs, l.store.Drop(storeName(h.role, h.addr.Addr(), l.cookie)))
+	}
+	l.mu.Unlock()
+	l.close()
+	return errors.Join(errs...)
+}
+
+// close gives up this process's descriptors.
 func (l *listeners) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/pkg/keeper/unprivileged"
 	"sallyport/pkg/keeper/wire"
 )
@@ -66,8 +68,13 @@ func workerIDs() (uid, gid int, err error) {
 // A process is a worker as the keeper sees it.
 type process struct {
 	peer *wire.Peer
-	// end kills the process, if it still lives, and says how it ended.
+	// end is called once the connection has ended. It kills a process of our own, if
+	// it still lives, and says how it ended.
 	end func() error
+	// pidfd is of a process that a service manager started, close gives up one that
+	// was never run.
+	pidfd *os.File
+	close func()
 	// left is closed once the worker has given up its listeners. It then lives on
 	// until what it had accepted has ended.
 	left    chan struct{}
@@ -75,6 +82,13 @@ type process struct {
 	// done is closed once the process has ended for us.
 	done chan struct{}
 	err  error
+}
+
+// kill ends a process that does not do what it must.
+func (p *process) kill() {
+	if p.pidfd != nil {
+		_ = unix.PidfdSendSignal(int(p.pidfd.Fd()), unix.SIGKILL, nil, 0) // it may have ended
+	}
 }
 
 // leave notes that the worker takes nothing further.

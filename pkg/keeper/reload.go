@@ -67,6 +67,7 @@ func (k *Keeper) reload() error {
 	if err := k.tell(protocol.Configure, next); err != nil {
 		return err
 	}
+	k.tellDraining(protocol.Configure, next)
 	if err := k.registry.SetEntries(entries(c)); err != nil {
 		return err
 	}

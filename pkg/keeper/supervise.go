@@ -74,10 +74,7 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 		<-w.done
 		return fmt.Errorf("start worker: %w", err)
 	}
-	k.mu.Lock()
-	k.worker, k.serving = w, true
-	k.mu.Unlock()
-	k.prodWatch()
+	k.setWorker(w)
 	hangs := make(chan error, 1)
 	go func() { hangs <- k.attend(alive, w) }()
 	var hung error
@@ -87,9 +84,7 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 	case <-ctx.Done():
 		k.drain(w)
 	}
-	k.mu.Lock()
-	k.worker, k.serving = nil, false
-	k.mu.Unlock()
+	k.setWorker(nil)
 	cancel()
 	<-w.done
 	if hung != nil {

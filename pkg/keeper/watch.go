@@ -111,7 +111,7 @@ func (k *Keeper) probeLoop(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !k.isReady() {
+		if err != nil && !k.isReady() && !k.options.Apart {
 			return err // never ready without proof
 		}
 		k.health.mu.Lock()

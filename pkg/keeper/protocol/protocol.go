@@ -28,6 +28,12 @@ const (
 	Health = "health"
 	// Stop asks the worker to drain and leave.
 	Stop = "stop"
+	// Yield asks a worker that is a service of its own to give up its listeners now
+	// and to drain by itself; it returns when the listeners are given up and
+	// whoever was accepted is known.
+	Yield = "yield"
+	// Refused is a notice: the keeper does not take this worker.
+	Refused = "refused"
 )
 
 // What the worker asks of the keeper. None of it can open the gate.
@@ -42,6 +48,9 @@ const (
 	Reopen = "reopen"
 	// Reload reads the configuration again.
 	Reload = "reload"
+	// Leave says that the worker has given up its listeners: the next one may
+	// have them.
+	Leave = "leave"
 )
 
 // A Role says what a descriptor of Start is for.
@@ -143,6 +152,12 @@ type HealthArgs struct {
 	Lifecycle []string `json:"lifecycle"`
 	// ConfigError is what the last reload said; empty after a good one.
 	ConfigError string `json:"config_error"`
+}
+
+// RefusedArgs is the argument of Refused.
+type RefusedArgs struct {
+	// Reason is a sentence for a person.
+	Reason string `json:"reason"`
 }
 
 // StopArgs is the argument of Stop.
