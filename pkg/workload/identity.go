@@ -12,8 +12,9 @@ type Identity struct {
 	Entry string `json:"entry,omitempty"`
 	// Cgroup is the path below the cgroup2 mount, with a leading slash.
 	Cgroup string `json:"cgroup"`
-	// Unit, Container and Command are what the cgroup belongs to; at most one
-	// is set. Command is the whole command line.
+	// Unit, Container and Command are what the cgroup belongs to. Command is the
+	// whole command line. Only a container that an engine runs inside a unit has
+	// two of them.
 	Unit      string `json:"unit,omitempty"`
 	Container string `json:"container,omitempty"`
 	Command   string `json:"command,omitempty"`

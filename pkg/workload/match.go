@@ -28,8 +28,9 @@ type Match struct {
 	Containers []ContainerMatch
 }
 
-// A ContainerMatch holds when each given key matches. A container that no engine
-// knows, or whose cgroup another says to be, does not match.
+// A ContainerMatch holds when each given key matches. Of a container that no
+// engine knows, or whose cgroup another says to be, only the id counts, and that
+// where only root makes cgroups.
 type ContainerMatch struct {
 	// Names are compared with the container's name and, in full, its id.
 	Names  []string
@@ -143,7 +144,7 @@ func anyText(globs []string, value string) bool {
 var hideSlash = strings.NewReplacer("/", "\ue000")
 
 func anyContainer(matches []ContainerMatch, s *subject) bool {
-	if !s.proven {
+	if !s.proven && !s.placed {
 		return false
 	}
 	for _, m := range matches {

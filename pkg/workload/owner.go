@@ -14,27 +14,49 @@ type Owner struct {
 	Container string
 }
 
-// OwnerOf reads a cgroup path. The deepest container wins, then the deepest
-// service or scope, then the deepest slice: a cgroup that a unit made for
-// itself (Delegate=) belongs to the unit, a container inside a unit to the
-// container.
+// OwnerOf reads a cgroup path from its top, where only root makes cgroups: the
+// first element that is a unit with processes or a container is the owner, as for
+// systemd itself (cg_path_get_unit), and without one the deepest slice. What comes
+// further down can be made by who runs there (Delegate=, a user's own manager, an
+// engine in a container) and could bear any name.
 func OwnerOf(path string) Owner {
-	if all := containersOf(path); len(all) > 0 {
-		return Owner{Container: all[0].id}
-	}
-	names := strings.Split(strings.Trim(path, "/"), "/")
-	slice := ""
-	for i := len(names) - 1; i >= 0; i-- {
-		name := unescapeCgroup(names[i])
+	unit, parent := "", ""
+	engine := false
+	for element := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if id := containerID(element, parent); id != "" {
+			return Owner{Container: id}
+		}
+		parent = element
+		name := unescapeCgroup(element)
 		switch {
-		case isUnit(name, ".service"), isUnit(name, ".scope"), isUnit(name, ".socket"),
-			isUnit(name, ".mount"), isUnit(name, ".swap"):
-			return Owner{Unit: name}
-		case slice == "" && isUnit(name, ".slice"):
-			slice = name
+		case engine: // its containers are somewhere below
+		case hasProcesses(name):
+			if !isEngine(name) {
+				return Owner{Unit: name}
+			}
+			unit, engine = name, true
+		case isUnit(name, ".slice"):
+			unit = name
 		}
 	}
-	return Owner{Unit: slice}
+	return Owner{Unit: unit}
+}
+
+// hasProcesses reports whether a name is that of a unit with processes of its own.
+func hasProcesses(name string) bool {
+	return isUnit(name, ".service") || isUnit(name, ".scope") || isUnit(name, ".socket") ||
+		isUnit(name, ".mount") || isUnit(name, ".swap")
+}
+
+// isEngine reports whether a unit is a container engine's: what it makes below
+// itself are its containers.
+func isEngine(name string) bool {
+	switch name {
+	case "docker.service", "containerd.service", "podman.service", "crio.service", "cri-docker.service",
+		"k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service", "kubelet.service":
+		return true
+	}
+	return false
 }
 
 // A claim is a container's id in a path, which ends with it.

@@ -64,6 +64,7 @@ type Registry struct {
 
 	mu      sync.RWMutex
 	entries []Entry
+	named   []Named
 	tags    map[string]Tag
 	known   *lru.Cache[uint64, Identity]
 	ended   *lru.Cache[uint64, endedTag]
@@ -113,7 +114,7 @@ func (r *Registry) SetEntries(entries []Entry) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.entries = entries
-	r.asks.Store(askEngines(entries))
+	r.asks.Store(askEngines(entries) || askForNames(r.named))
 	r.known.Purge()
 	return nil
 }
@@ -268,8 +269,9 @@ type subject struct {
 	id        Identity
 	program   string // base name of the command's program
 	container Container
-	// proven says that an engine vouches for the container.
-	proven bool
+	// proven says that an engine vouches for the container; placed, that its id
+	// stands where only root makes cgroups.
+	proven, placed bool
 }
 
 // A foundContainer is what engines say of a cgroup.
@@ -308,6 +310,7 @@ func newSubject(path string, t *Tag, found *foundContainer) *subject {
 	}
 	owner := OwnerOf(path)
 	s.id.Unit, s.id.Container = owner.Unit, owner.Container
+	s.placed = owner.Container != ""
 	if found.id != "" {
 		s.id.Container, s.container, s.proven = found.id, found.container, true
 	}
@@ -327,6 +330,11 @@ func commandLine(argv []string) string {
 // matches, else after itself.
 func (r *Registry) identify(s *subject, t *Tag) Identity {
 	i := s.id
+	if t == nil || t.Workload == "" {
+		if name := r.nameOf(s); name != "" {
+			t = &Tag{Workload: name}
+		}
+	}
 	container := s.container.Name
 	if container == "" && i.Container != "" {
 		container = i.Container[:min(len(i.Container), shortContainer)]

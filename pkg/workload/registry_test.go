@@ -68,14 +68,18 @@ func TestIdentify(t *testing.T) {
 		{"one key does not", "/wrong.slice/both.service", nil, unit("both.service", "", "/wrong.slice/both.service", "both.service")},
 		{"container", "/docker/" + idA, nil, with(func(i *Identity) { i.Name, i.Entry, i.Cgroup, i.Container = "c/web-1", "web", "/docker/"+idA, idA })},
 		{"a container in a container's cgroup that it is not", "/docker/" + idB + "/docker/" + idA, nil, with(func(i *Identity) {
-			i.Name, i.Cgroup, i.Container = idA[:12], "/docker/"+idB+"/docker/"+idA, idA
+			i.Name, i.Entry, i.Cgroup, i.Container = idB[:12], "by-id", "/docker/"+idB+"/docker/"+idA, idB
 		})},
 		{"inside a container, another that no engine knows", "/docker/" + idA + "/docker/" + idB, nil, with(func(i *Identity) {
 			i.Name, i.Entry, i.Cgroup, i.Container = "c/web-1", "web", "/docker/"+idA+"/docker/"+idB, idA
 		})},
-		{"a container that no engine knows, by id", "/docker/" + idB, nil, with(func(i *Identity) {
-			i.Name, i.Cgroup, i.Container = "ffffffffffff", "/docker/"+idB, idB
+		{"a container that no engine knows, by the id where only root writes one", "/docker/" + idB, nil, with(func(i *Identity) {
+			i.Name, i.Entry, i.Cgroup, i.Container = "ffffffffffff", "by-id", "/docker/"+idB, idB
 		})},
+		{"a service that calls a cgroup of its own a container", "/s.slice/evil.service/docker-" + idB + ".scope", nil,
+			unit("evil.service", "", "/s.slice/evil.service/docker-"+idB+".scope", "evil.service")},
+		{"a service that calls a cgroup of its own a service", "/s.slice/evil.service/mcp-github.service", nil,
+			unit("evil.service", "", "/s.slice/evil.service/mcp-github.service", "evil.service")},
 		{"plain", "/plain/x", nil, with(func(i *Identity) { i.Name, i.Entry, i.Cgroup = "tree", "tree", "/plain/x" })},
 		{"plain unmatched", "/other/thing", nil, with(func(i *Identity) { i.Name, i.Cgroup = "thing", "/other/thing" })},
 		{"root", "/", nil, with(func(i *Identity) { i.Name, i.Cgroup = "root", "/" })},
