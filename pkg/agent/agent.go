@@ -43,6 +43,9 @@ func Main(conn *wire.Conn, newLogger func(level, format string) *zap.Logger) err
 		protocol.Kernel:    a.kernel,
 		protocol.Health:    a.health,
 		protocol.Stop:      a.stop,
+
+		protocol.OpenNamespace:  a.openNamespace,
+		protocol.CloseNamespace: a.closeNamespace,
 	})
 	// The package reads and parses the host's roots once, which takes longer than
 	// all else; the keeper is not ready to start us yet.

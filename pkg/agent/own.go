@@ -6,18 +6,22 @@ import (
 	"sallyport/pkg/netns"
 )
 
-// own knows the host's addresses and our listeners.
+// own knows the host's addresses, our listeners, and what is local to the
+// workloads' other network namespaces.
 type own struct {
 	book      *netns.AddressBook
 	listeners map[netip.AddrPort]struct{}
+	// home is the cookie of the worker's own network namespace.
+	home   uint64
+	locals locals
 }
 
-func newOwn(listeners []netip.AddrPort) (*own, error) {
+func newOwn(home uint64, listeners []netip.AddrPort) (*own, error) {
 	book, err := netns.NewAddressBook(nil)
 	if err != nil {
 		return nil, err
 	}
-	o := &own{book: book, listeners: make(map[netip.AddrPort]struct{}, len(listeners))}
+	o := &own{book: book, home: home, listeners: make(map[netip.AddrPort]struct{}, len(listeners))}
 	for _, l := range listeners {
 		o.listeners[l] = struct{}{}
 	}
@@ -26,6 +30,12 @@ func newOwn(listeners []netip.AddrPort) (*own, error) {
 
 // Host reports whether an address is one of the host's.
 func (o *own) Host(a netip.Addr) bool { return o.book.Contains(a) }
+
+// Elsewhere reports whether an address is local to a network namespace that is
+// not the worker's.
+func (o *own) Elsewhere(netns uint64, a netip.Addr) bool {
+	return netns != o.home && o.locals.contains(netns, a)
+}
 
 // Listener reports whether we listen there ourselves. The kernel takes the
 // unspecified address for loopback when it connects, and a listener on it answers

@@ -50,6 +50,8 @@ type worker struct {
 	proxy      *proxy.Proxy
 	snapshots  *snapshots
 
+	namespaces namespaces
+
 	config atomic.Pointer[settings]
 	report atomic.Pointer[protocol.HealthArgs]
 
@@ -109,7 +111,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 	if at := s.config.Metrics.Listen; at.IsValid() && !args.Standalone {
 		ours = append(ours, at)
 	}
-	if w.own, err = newOwn(ours); err != nil {
+	if w.own, err = newOwn(args.Netns, ours); err != nil {
 		return nil, err
 	}
 	steps := []func() error{w.openAudit, w.openMetrics, w.openIdentities, w.openLeaves, w.openUpstream, w.openResolver, w.openStages, w.openBalance, w.openProxy}
@@ -153,8 +155,17 @@ func parse(c *protocol.Configuration, old certificates) (*settings, error) {
 	return s, nil
 }
 
-// take sorts the descriptors by role.
+// take takes what Start brings.
 func (f *files) take(roles []protocol.Role, descriptors []*os.File) error {
+	err := f.sort(roles, descriptors)
+	if f.accepted == nil || f.askers == nil || len(f.tcp) == 0 {
+		err = errors.Join(err, errors.New("start: a descriptor is missing"))
+	}
+	return err
+}
+
+// sort sorts descriptors by role.
+func (f *files) sort(roles []protocol.Role, descriptors []*os.File) error {
 	var errs []error
 	for i, file := range descriptors {
 		var err error
@@ -186,9 +197,6 @@ func (f *files) take(roles []protocol.Role, descriptors []*os.File) error {
 			err = fmt.Errorf("unknown role %q", role)
 		}
 		errs = append(errs, err)
-	}
-	if f.accepted == nil || f.askers == nil || len(f.tcp) == 0 {
-		errs = append(errs, errors.New("start: a descriptor is missing"))
 	}
 	return errors.Join(errs...)
 }
@@ -265,6 +273,8 @@ func (w *worker) openResolver() (err error) {
 		Recorder:  &dnsRecorder{w},
 		Meter:     &dnsMeter{w.metrics},
 		Upstreams: w.config.Load().config.DNS.Upstreams,
+		Original:  w.config.Load().config.DNS.Original,
+		Dial:      w.dialOriginal,
 	})
 	if err == nil {
 		w.resolver.SetReserved(w.config.Load().policy.Proxied())
@@ -365,7 +375,7 @@ func (w *worker) configure(c *protocol.Configuration) error {
 	w.pool.SetTrust(trust)
 	s.proxies.keep(w.config.Load().proxies)
 	s.balance = w.balance.Apply(s.config)
-	w.resolver.SetUpstreams(s.config.DNS.Upstreams)
+	w.resolver.SetUpstreams(s.config.DNS.Upstreams, s.config.DNS.Original)
 	w.resolver.SetReserved(s.policy.Proxied())
 	w.proxy.Apply(s.proxySettings(s.config.Timeouts))
 	w.config.Store(s)

@@ -92,6 +92,9 @@ type DNS struct {
 	// Upstreams are asked in order; none means those of the host's
 	// resolv.conf. The port is 53 where the file names none.
 	Upstreams []netip.AddrPort
+	// Original asks the server that the workload asked first, inside the
+	// workload's network namespace, where that server is the namespace's own.
+	Original bool
 	// AllowUnlisted resolves names that no rule lists.
 	AllowUnlisted bool
 }

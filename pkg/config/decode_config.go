@@ -122,7 +122,7 @@ func (d *decoder) config(n *node) *Config {
 		section("tls", func(n *node) { d.tls(n, &c.TLS) }),
 		section("dns", func(n *node) {
 			d.object(n, "dns",
-				field{"upstreams", func(n *node) { d.nameservers(n, &c.DNS.Upstreams) }},
+				field{"upstreams", func(n *node) { d.nameservers(n, &c.DNS) }},
 				field{"allow_unlisted", func(n *node) { d.boolean(n, "dns.allow_unlisted", &c.DNS.AllowUnlisted) }})
 		}),
 		section("timeouts", func(n *node) { d.timeouts(n, &c.Timeouts) }),
@@ -215,14 +215,19 @@ func (d *decoder) listenAddress(n *node, into *netip.AddrPort) {
 	*into = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-func (d *decoder) nameservers(n *node, into *[]netip.AddrPort) {
+func (d *decoder) nameservers(n *node, into *DNS) {
 	d.items(n, "dns.upstreams", func(n *node) {
 		s, ok := d.text(n, "dns.upstreams")
 		if !ok {
 			return
 		}
 		if s == "original" {
-			d.notBuilt(n.place, `dns.upstreams: "original"`)
+			if into.Original || len(into.Upstreams) > 0 {
+				// An answer of another server would be one: names that only the
+				// original one knows would never be found.
+				d.add(n.place, `dns.upstreams: "original" must stand once and first`)
+			}
+			into.Original = true
 			return
 		}
 		a, err := netip.ParseAddrPort(s)
@@ -232,10 +237,10 @@ func (d *decoder) nameservers(n *node, into *[]netip.AddrPort) {
 			a = netip.AddrPortFrom(addr, 53)
 		}
 		if err != nil || a.Port() == 0 || a.Addr().Zone() != "" {
-			d.add(n.place, "dns.upstreams: want an address such as 192.0.2.53 or 192.0.2.53:5353, found %q", s)
+			d.add(n.place, "dns.upstreams: want an address such as 192.0.2.53 or 192.0.2.53:5353, or original, found %q", s)
 			return
 		}
-		*into = append(*into, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+		into.Upstreams = append(into.Upstreams, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
 	})
 }
 

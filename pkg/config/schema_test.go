@@ -64,7 +64,7 @@ type (
 		OnPinned        string        `yaml:"on_pinned,omitempty" jsonschema:"enum=block,enum=tunnel,default=block" jsonschema_description:"What becomes of a client that rejected our certificate; tunnel passes its next connections to that name on unseen for an hour, where no rule needs to see a request."`
 	}
 	docDNS struct {
-		Upstreams     many[string] `yaml:"upstreams,omitempty" jsonschema_description:"Asked in order; none means those of the host's resolv.conf."`
+		Upstreams     many[string] `yaml:"upstreams,omitempty" jsonschema_description:"Asked in order; none means those of the host's resolv.conf. original, which stands first: the server that the workload asked, inside its network namespace, where that is an address of the namespace itself, of its gateway or of the host (the DNS of a container engine); the others are asked for any other."`
 		AllowUnlisted bool         `yaml:"allow_unlisted,omitempty" jsonschema_description:"Resolve names that no rule lists."`
 	}
 	docTimeouts struct {

@@ -59,9 +59,12 @@ func appendJSON(b []byte, n *yaml.Node) []byte {
 
 // document is the effective configuration as YAML has it.
 func (c *Config) document() *yaml.Node {
-	upstreams := make([]string, len(c.DNS.Upstreams))
-	for i, a := range c.DNS.Upstreams {
-		upstreams[i] = a.String()
+	var upstreams []string
+	if c.DNS.Original {
+		upstreams = append(upstreams, "original")
+	}
+	for _, a := range c.DNS.Upstreams {
+		upstreams = append(upstreams, a.String())
 	}
 	metrics := ""
 	if c.Metrics.Listen.IsValid() {

@@ -59,6 +59,11 @@ func (b *AddressBook) refresh() error {
 // net below the notices, which can be lost.
 const refreshEvery = 30 * time.Second
 
+// restAfter is how many times as long as a reading took the next one waits: a
+// workload that is root in its own namespace may change addresses without end, and
+// has no more than a twentieth of one processor by it.
+const restAfter = 20
+
 // Run keeps the book current by the kernel's notices of addresses and routes,
 // within milliseconds, until ctx ends; then it returns nil. After each change
 // that made a difference it calls changed, if that is not nil.
@@ -79,9 +84,11 @@ func (b *AddressBook) Run(ctx context.Context, changed func([]netip.Prefix)) err
 	defer ticker.Stop()
 	for {
 		before := *b.list.Load()
+		began := time.Now()
 		if err := b.refresh(); err != nil {
 			return fmt.Errorf("watch local addresses: %w", err)
 		}
+		rest := time.After(min(restAfter*time.Since(began), refreshEvery))
 		if now := *b.list.Load(); changed != nil && !slices.Equal(before, now) {
 			changed(slices.Clone(now))
 		}
@@ -92,6 +99,12 @@ func (b *AddressBook) Run(ctx context.Context, changed func([]netip.Prefix)) err
 			failed <- err // for the one that waits in defer
 			return fmt.Errorf("watch local addresses: %w", err)
 		case <-notices:
+			// What comes meanwhile waits in notices.
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-rest:
+			}
 		case <-ticker.C:
 		}
 	}

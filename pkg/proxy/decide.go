@@ -281,8 +281,13 @@ func (w *work) newRoute(r *route, s *Settings, t *target, d *policy.Decision, ad
 	}
 	proxied := s.Policy.Proxied()
 	var open []netip.Addr
+	var elsewhere netip.Addr
 	for _, a := range addrs {
 		if w.c.p.ours(a, t.port) || proxied && address.IsSynthetic(a) {
+			continue
+		}
+		if w.c.p.Own.Elsewhere(w.c.flow.Netns, a) {
+			elsewhere = a
 			continue
 		}
 		open = append(open, a)
@@ -299,6 +304,12 @@ func (w *work) newRoute(r *route, s *Settings, t *target, d *policy.Decision, ad
 	switch {
 	case len(open) == 0:
 		r.way.Addrs = nil
+		if elsewhere.IsValid() && d.Verdict.Passes() {
+			// In every mode: from here it would be an address of the host.
+			r.refused = policy.NoReason
+			r.failed = &failure{reason: policy.AddressDenied, text: fmt.Sprintf(
+				"%s is an address of the workload's own network namespace, which only a rule with cidrs and handling: direct reaches", elsewhere)}
+		}
 	case d.Proxy != nil && len(r.way.Addrs) > 0:
 		// The workload gave an address, which was judged, and the proxy is asked
 		// for that one.

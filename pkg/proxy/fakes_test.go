@@ -207,12 +207,16 @@ func (l *auditLog) all(kind audit.Kind) []audit.Event {
 }
 
 type own struct {
-	host     func(netip.Addr) bool
-	listener func(netip.AddrPort) bool
+	host      func(netip.Addr) bool
+	listener  func(netip.AddrPort) bool
+	elsewhere func(netns uint64, a netip.Addr) bool
 }
 
 func (o own) Host(a netip.Addr) bool         { return o.host != nil && o.host(a) }
 func (o own) Listener(a netip.AddrPort) bool { return o.listener != nil && o.listener(a) }
+func (o own) Elsewhere(netns uint64, a netip.Addr) bool {
+	return o.elsewhere != nil && o.elsewhere(netns, a)
+}
 
 type identities struct{}
 

@@ -180,6 +180,29 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
+// ServeWhile is Serve for a listener that is given up before the others: when
+// open ends it accepts no more, and leaves its connections to end as they would.
+// It returns when the last one is gone.
+func (p *Proxy) ServeWhile(ctx, open context.Context, ln net.Listener) error {
+	var served sync.WaitGroup
+	stop := context.AfterFunc(open, func() { ln.Close() })
+	err := p.accept(open, ln, &served)
+	stop()
+	ln.Close()
+	gone := make(chan struct{})
+	go func() {
+		served.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		p.drain(&served)
+		<-gone
+	}
+	return err
+}
+
 func (p *Proxy) accept(ctx context.Context, ln net.Listener, served *sync.WaitGroup) error {
 	pause := time.Duration(0)
 	for {

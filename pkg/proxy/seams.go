@@ -60,4 +60,8 @@ type Own interface {
 	Host(netip.Addr) bool
 	// Listener reports whether we listen there ourselves.
 	Listener(netip.AddrPort) bool
+	// Elsewhere reports whether an address is local to the network namespace with
+	// this cookie and that namespace is not ours: dialled from here it would be
+	// another one.
+	Elsewhere(netns uint64, a netip.Addr) bool
 }

@@ -32,7 +32,6 @@ const (
 type upstreams struct {
 	conf   *watchedFile[resolvConf]
 	limits Limits
-	dialer net.Dialer
 
 	mu    sync.Mutex
 	fixed []netip.AddrPort
@@ -102,7 +101,7 @@ func (u *upstreams) ask(ctx context.Context, name string, typ dnsmessage.Type, d
 	var last error
 	for range attempts {
 		for _, server := range servers {
-			a, err := u.askServer(ctx, server, timeout, name, typ, do)
+			a, err := askServer(ctx, dialDirectly(server), timeout, name, typ, do)
 			if err == nil {
 				u.report(server, true, time.Now())
 				return a, nil
@@ -123,11 +122,11 @@ func (u *upstreams) ask(ctx context.Context, name string, typ dnsmessage.Type, d
 // askServer asks one server: over UDP, without EDNS where the server is from
 // before it (RFC 6891 §6.2.2), and over TCP where the answer was cut or somebody
 // is guessing at it.
-func (u *upstreams) askServer(ctx context.Context, server netip.AddrPort, timeout time.Duration, name string, typ dnsmessage.Type, do bool) (*answer, error) {
+func askServer(ctx context.Context, dial dialServer, timeout time.Duration, name string, typ dnsmessage.Type, do bool) (*answer, error) {
 	for _, edns := range []bool{true, false} {
-		msg, truncated, err := u.exchange(ctx, "udp", server, timeout, name, typ, do && edns, edns)
+		msg, truncated, err := exchange(ctx, "udp", dial, timeout, name, typ, do && edns, edns)
 		if truncated || errors.Is(err, errGuessing) {
-			msg, truncated, err = u.exchange(ctx, "tcp", server, timeout, name, typ, do && edns, edns)
+			msg, truncated, err = exchange(ctx, "tcp", dial, timeout, name, typ, do && edns, edns)
 		}
 		if err != nil {
 			return nil, err
@@ -148,8 +147,21 @@ func (u *upstreams) askServer(ctx context.Context, server netip.AddrPort, timeou
 // errGuessing says that too many datagrams were not the answer.
 var errGuessing = errors.New("too many foreign datagrams")
 
+// A dialServer opens a connection to a server that takes nothing from others;
+// network is "udp" or "tcp".
+type dialServer func(ctx context.Context, network string) (net.Conn, error)
+
+// dialDirectly reaches a server from here. A connected socket: the kernel drops
+// what another address sends.
+func dialDirectly(server netip.AddrPort) dialServer {
+	return func(ctx context.Context, network string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, network, server.String())
+	}
+}
+
 // exchange sends one question and reads until its answer comes.
-func (u *upstreams) exchange(ctx context.Context, network string, server netip.AddrPort, timeout time.Duration, name string, typ dnsmessage.Type, do, edns bool) (msg []byte, truncated bool, err error) {
+func exchange(ctx context.Context, network string, dial dialServer, timeout time.Duration, name string, typ dnsmessage.Type, do, edns bool) (msg []byte, truncated bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var idBytes [2]byte
@@ -159,8 +171,7 @@ func (u *upstreams) exchange(ctx context.Context, network string, server netip.A
 	if err != nil {
 		return nil, false, err
 	}
-	// A connected socket: the kernel drops what another address sends.
-	conn, err := u.dialer.DialContext(ctx, network, server.String())
+	conn, err := dial(ctx, network)
 	if err != nil {
 		return nil, false, err
 	}

@@ -124,13 +124,13 @@ func TestSetUpstreams(t *testing.T) {
 		server netip.AddrPort
 		want   string
 	}{{first.addr, "203.0.113.1"}, {second.addr, "203.0.113.2"}} {
-		r.SetUpstreams([]netip.AddrPort{tt.server})
+		r.SetUpstreams([]netip.AddrPort{tt.server}, false)
 		addrs, err := r.Lookup(t.Context(), "w", "a.example.com")
 		if err != nil || len(addrs) != 1 || addrs[0].String() != tt.want {
 			t.Errorf("%v %v", addrs, err)
 		}
 	}
-	r.SetUpstreams(nil)
+	r.SetUpstreams(nil, false)
 	r.upstreams.conf = newWatchedFile("/nonexistent", parseResolvConf)
 	if servers, _, _ := r.upstreams.servers(time.Now()); len(servers) != 1 || servers[0].Port() != 53 {
 		t.Errorf("servers %v", servers)

@@ -22,6 +22,7 @@ const (
 )
 
 type cacheKey struct {
+	from scope
 	name string
 	typ  dnsmessage.Type
 }
@@ -36,12 +37,16 @@ type cached struct {
 // resolve asks upstream, once for all who ask the same at the same time: a
 // forger gets no more than one question to guess at. The context of the first
 // asker does not end it for the others; time limits do.
-func (r *Resolver) resolve(ctx context.Context, name string, typ dnsmessage.Type, do bool) (*answer, error) {
-	key := name + " " + strconv.Itoa(int(typ)) + " " + strconv.FormatBool(do)
+func (r *Resolver) resolve(ctx context.Context, from scope, name string, typ dnsmessage.Type, do bool) (*answer, error) {
+	key := from.String() + name + " " + strconv.Itoa(int(typ)) + " " + strconv.FormatBool(do)
 	result := r.flight.DoChan(key, func() (any, error) {
-		a, err := r.upstreams.ask(context.WithoutCancel(ctx), name, typ, do)
+		ctx := context.WithoutCancel(ctx)
+		a, err := r.askOriginal(ctx, from, name, typ, do)
+		if err != nil {
+			a, err = r.upstreams.ask(ctx, name, typ, do)
+		}
 		if err == nil {
-			r.remember(name, typ, a)
+			r.remember(from, name, typ, a)
 		}
 		return a, err
 	})
@@ -55,7 +60,7 @@ func (r *Resolver) resolve(ctx context.Context, name string, typ dnsmessage.Type
 }
 
 // remember keeps an answer for Lookup.
-func (r *Resolver) remember(name string, typ dnsmessage.Type, a *answer) {
+func (r *Resolver) remember(from scope, name string, typ dnsmessage.Type, a *answer) {
 	if typ != dnsmessage.TypeA && typ != dnsmessage.TypeAAAA {
 		return
 	}
@@ -63,7 +68,7 @@ func (r *Resolver) remember(name string, typ dnsmessage.Type, a *answer) {
 	if len(a.addrs) == 0 {
 		ttl = min(ttl, maxNegativeTTL)
 	}
-	r.cache.Add(cacheKey{name, typ}, cached{addrs: a.addrs, until: r.now().Add(ttl)})
+	r.cache.Add(cacheKey{from, name, typ}, cached{addrs: a.addrs, until: r.now().Add(ttl)})
 }
 
 // Lookup gives the addresses of host for a workload: what /etc/hosts says, or
@@ -82,7 +87,7 @@ func (r *Resolver) Lookup(ctx context.Context, workload, host string) ([]netip.A
 	if addrs := r.local(name); len(addrs) > 0 {
 		return slices.Clone(addrs), nil
 	}
-	addrs, err := r.bothFamilies(ctx, name)
+	addrs, err := r.bothFamilies(ctx, r.original.scopeOf(workload), name)
 	// Also where DNS fails now: these are addresses of the name, and the workload
 	// has good reason to use them.
 	for _, addr := range r.memory.addresses(workload, name, r.now()) {
@@ -136,7 +141,7 @@ func (r *Resolver) local(name string) []netip.Addr {
 
 // bothFamilies asks for A and AAAA at once. One that fails does not spoil the
 // other.
-func (r *Resolver) bothFamilies(ctx context.Context, name string) ([]netip.Addr, error) {
+func (r *Resolver) bothFamilies(ctx context.Context, from scope, name string) ([]netip.Addr, error) {
 	type result struct {
 		v6    bool
 		addrs []netip.Addr
@@ -146,14 +151,14 @@ func (r *Resolver) bothFamilies(ctx context.Context, name string) ([]netip.Addr,
 	var out [2]result
 	pending := 0
 	for i, typ := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
-		if c, ok := r.cache.Get(cacheKey{name, typ}); ok && r.now().Before(c.until) {
+		if c, ok := r.cache.Get(cacheKey{from, name, typ}); ok && r.now().Before(c.until) {
 			out[i] = result{addrs: c.addrs}
 			continue
 		}
 		pending++
 		out[i].err = ErrUnavailable
 		go func() {
-			a, err := r.resolve(ctx, name, typ, false)
+			a, err := r.resolve(ctx, from, name, typ, false)
 			res := result{v6: typ == dnsmessage.TypeAAAA, err: err}
 			if err == nil {
 				res.addrs = a.addrs

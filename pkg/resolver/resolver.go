@@ -155,6 +155,11 @@ type Options struct {
 	// Upstreams are the servers to ask, in order. Empty: those of ResolvConf,
 	// read anew when that file changes.
 	Upstreams []netip.AddrPort
+	// Original asks the server that the workload asked before the others, by a
+	// connection that Dial opens. Dial decides which servers may be asked so: an
+	// error of it means the next one.
+	Original bool
+	Dial     Dialer
 	// ResolvConf and Hosts are paths; empty: /etc/resolv.conf and /etc/hosts.
 	ResolvConf, Hosts string
 	// Limits of zero are the defaults.
@@ -226,6 +231,7 @@ type Resolver struct {
 	standins  *standins
 	reserved  atomic.Bool
 	cache     *lru.Cache[cacheKey, cached]
+	original  *original
 	flight    singleflight.Group
 	now       func() time.Time
 }
@@ -249,8 +255,13 @@ func New(o Options) (*Resolver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolver cache: %w", err)
 	}
+	original, err := newOriginal(o.Original, o.Dial, limits.Workloads)
+	if err != nil {
+		return nil, fmt.Errorf("resolver: %w", err)
+	}
 	return &Resolver{
-		askers: o.Askers, names: o.Names, recorder: o.Recorder, meter: o.Meter, limits: limits,
+		original: original,
+		askers:   o.Askers, names: o.Names, recorder: o.Recorder, meter: o.Meter, limits: limits,
 		hosts:     newWatchedFile(o.Hosts, parseHosts),
 		upstreams: newUpstreams(o.Upstreams, o.ResolvConf, limits),
 		slots:     newSlots(limits.InFlight, limits.InFlightPerWorkload),
@@ -289,10 +300,12 @@ func (r *Resolver) Figures() []Figure {
 }
 
 // SetUpstreams changes whom further questions go to, after a reload of the
-// configuration; none means the servers of resolv.conf. Answers that came from
+// configuration; none means the servers of resolv.conf, and original is that of
+// Options. Answers that came from
 // others are not used again for Lookup; what workloads were told stays.
-func (r *Resolver) SetUpstreams(servers []netip.AddrPort) {
+func (r *Resolver) SetUpstreams(servers []netip.AddrPort, original bool) {
 	r.upstreams.set(servers)
+	r.original.on.Store(original)
 	r.cache.Purge()
 }
 

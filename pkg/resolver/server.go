@@ -214,7 +214,7 @@ func (r *Resolver) decide(ctx context.Context, client Client, q *query) outcome 
 		a := localAnswer(q, addrs)
 		return outcome{rcode: a.rcode, answer: a, decision: decision}
 	}
-	a, err := r.resolve(ctx, name, q.typ, q.do)
+	a, err := r.resolve(ctx, r.original.asked(client), name, q.typ, q.do)
 	if err != nil {
 		return outcome{rcode: dnsmessage.RCodeServerFailure, ede: &extendedError{edeNoAuthority, "no upstream server answered"}, decision: decision, err: err}
 	}
