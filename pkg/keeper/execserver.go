@@ -121,11 +121,11 @@ func (k *Keeper) serveExec(ctx context.Context) error {
 	if err := k.endOrphans(); err != nil {
 		return fmt.Errorf("commands of an earlier daemon: %w", err)
 	}
-	s, err := socket.Listen(socket.Options{Packet: true, Path: ExecSocket(k.config.RuntimeDir), Group: k.config.Admin.Group})
+	s, err := k.listenUnix(storedExec, socket.Options{Packet: true, Path: ExecSocket(k.config.RuntimeDir), Group: k.config.Admin.Group})
 	if err != nil {
 		return err
 	}
-	defer s.Remove()
+	defer k.leaveUnix(s)
 	stop := context.AfterFunc(ctx, func() { s.Listener.Close() })
 	defer stop()
 	var running sync.WaitGroup

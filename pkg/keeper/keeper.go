@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -65,6 +66,9 @@ type Keeper struct {
 	own *netns.AddressBook
 	// admin is the socket of the admin API; nil for a standalone instance.
 	admin *socket.Socket
+	// metrics is the listener of /metrics once a worker has needed it; nil where
+	// it is off. It belongs to whoever hands over.
+	metrics *os.File
 
 	engines  *engine.Engines
 	registry *workload.Registry
@@ -225,7 +229,7 @@ func (k *Keeper) furnish() (err error) {
 		return err
 	}
 	if !k.options.Standalone {
-		k.admin, err = socket.Listen(socket.Options{Path: k.config.Admin.Socket, Group: k.config.Admin.Group})
+		k.admin, err = k.listenUnix(storedAdmin, socket.Options{Path: k.config.Admin.Socket, Group: k.config.Admin.Group})
 		if err != nil {
 			return err
 		}
@@ -316,10 +320,10 @@ func (k *Keeper) closeFiles() {
 		k.audit.Close()
 	}
 	if k.admin != nil {
-		k.admin.Listener.Close()
-		if err := k.admin.Remove(); err != nil {
-			k.log.Warn("admin socket", zap.Error(err))
-		}
+		k.leaveUnix(k.admin)
+	}
+	if k.metrics != nil {
+		k.metrics.Close()
 	}
 }
 

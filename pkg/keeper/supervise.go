@@ -14,7 +14,6 @@ import (
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/keeper/protocol"
-	"sallyport/pkg/netns"
 )
 
 const (
@@ -272,22 +271,6 @@ func (k *Keeper) servedAddresses() []netip.AddrPort {
 		return nil
 	}
 	return []netip.AddrPort{k.config.Metrics.Listen}
-}
-
-// metricsListener opens the TCP listener of /metrics; nil where it is off.
-func (k *Keeper) metricsListener() (*os.File, error) {
-	k.mu.Lock()
-	at := k.config.Metrics.Listen
-	k.mu.Unlock()
-	if k.options.Standalone || !at.IsValid() {
-		return nil, nil
-	}
-	l, err := netns.ListenTCP(nil, at)
-	if err != nil {
-		return nil, fmt.Errorf("metrics: %w", err)
-	}
-	defer l.Close()
-	return l.File()
 }
 
 // adminGroup is the group that may read over the admin socket, -1 for none.
