@@ -92,7 +92,7 @@ func (p *Proxy) serveConn(tcp *net.TCPConn) {
 	defer tcp.Close()
 	defer p.rescue(tcp)
 	growStack(0)
-	c := p.meet(tcp)
+	c := p.known(tcp)
 	if c == nil {
 		return
 	}
@@ -135,6 +135,14 @@ func (p *Proxy) forget(c *conn) {
 	p.mu.Unlock()
 	p.legs.drop(c.flow.ID)
 	c.release()
+}
+
+// known is meet for whoever waits until everybody is known.
+//
+//go:noinline
+func (p *Proxy) known(tcp *net.TCPConn) *conn {
+	defer p.meeting.Add(-1)
+	return p.meet(tcp)
 }
 
 // meet finds out who connected and where to; nil where that is the end of it.

@@ -33,17 +33,11 @@ func (c *conn) serveHTTP(h *hop) {
 		if !c.enter(waiting, time.Now()) {
 			return
 		}
-		if c.p.draining.Load() {
+		if c.p.draining.Load() && !c.p.yielding.Load() {
 			c.stopIdle()
 		}
-		if err := sc.Wait(); err != nil {
-			c.readFailed(h, err)
-			return
-		}
-		now := time.Now()
-		// An idle connection that is being stopped takes no further request.
-		c.since.Store(int64(now.Sub(c.p.start)))
-		if !c.phase.CompareAndSwap(waiting, reading) {
+		now, ok := c.next(h, sc)
+		if !ok {
 			return
 		}
 		k.x = c.p.exchanges.Get()
@@ -118,7 +112,7 @@ func (k *call) roundTripFailed(d policy.Decision, err error) {
 	case k.c.left.Load():
 		k.client.CloseAfter()
 		k.end(d, textGone)
-	case k.c.phase.Load() == stopped:
+	case k.c.phase.Load() == stopped || k.c.p.hard.Err() != nil:
 		k.client.CloseAfter()
 		k.end(d, "the exchange was stopped")
 	case refusal != nil:

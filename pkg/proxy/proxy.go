@@ -120,7 +120,11 @@ type Proxy struct {
 	// repeats requests that are repeated apart.
 	refusedBodies, keptBodies, streams, repeats atomic.Int64
 
-	draining atomic.Bool
+	// draining is set from the end of accepting on, yielding where somebody else
+	// accepts then. accepting counts listeners, meeting the connections of which it
+	// is not yet known whose they are.
+	draining, yielding atomic.Bool
+	accepting, meeting atomic.Int64
 	lost     burst
 	crowded  burst
 	shares   shares
@@ -204,14 +208,17 @@ func (p *Proxy) ServeWhile(ctx, open context.Context, ln net.Listener) error {
 }
 
 func (p *Proxy) accept(ctx context.Context, ln net.Listener, served *sync.WaitGroup) error {
+	p.accepting.Add(1)
+	defer p.accepting.Add(-1)
 	pause := time.Duration(0)
-	for {
+	for last := false; !last; {
 		c, err := ln.Accept()
+		last = ctx.Err() != nil
 		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				reset(c)
-			}
+		case last && err != nil:
+			return nil
+		case last && !p.yielding.Load():
+			reset(c)
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
@@ -224,6 +231,7 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener, served *sync.WaitGr
 			case <-ctx.Done():
 			case <-time.After(pause):
 			}
+			last = false
 			continue
 		}
 		pause = 0
@@ -238,11 +246,13 @@ func (p *Proxy) accept(ctx context.Context, ln net.Listener, served *sync.WaitGr
 			continue
 		}
 		p.active.Add(1)
+		p.meeting.Add(1)
 		served.Go(func() {
 			defer p.active.Add(-1)
 			p.serveConn(tcp)
 		})
 	}
+	return nil
 }
 
 // drain waits for the connections of one listener.
@@ -253,26 +263,44 @@ func (p *Proxy) drain(served *sync.WaitGroup) {
 		served.Wait()
 		close(done)
 	}()
-	timer := time.NewTimer(p.settings.Load().Timeouts.Drain)
+	limit := p.settings.Load().Timeouts.Drain
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	idle := time.Now()
+	if p.yielding.Load() {
+		idle = idle.Add(time.Duration(float64(limit) * idleShare))
+	}
+	var end time.Time
 	for {
-		p.each(func(c *conn) { c.stopIdle() })
+		if time.Now().Before(idle) {
+			p.each((*conn).drainSession)
+		} else {
+			p.each((*conn).stopIdle)
+		}
 		select {
 		case <-done:
 			return
 		case <-timer.C:
 			p.kill()
-			p.each(func(c *conn) { c.interrupt() })
-		case <-p.hard.Done():
-			p.each(func(c *conn) { c.interrupt() })
-			select {
-			case <-done:
-				return
-			case <-tick.C:
+			end = time.Now()
+			if limit > 0 {
+				end = end.Add(endTime)
 			}
 		case <-tick.C:
+		}
+		switch {
+		case end.IsZero():
+			// The other listener's time may be over first.
+			if p.hard.Err() != nil {
+				end = time.Now().Add(endTime)
+			}
+		case time.Now().Before(end):
+			// What comes from upstream ends first, so that clients can be told.
+			p.each((*conn).interruptUpstream)
+		default:
+			p.each((*conn).interrupt)
 		}
 	}
 }
