@@ -94,7 +94,7 @@ func (t *Trust) Build() error {
 		return err
 	}
 	defer unlock()
-	return t.build()
+	return errors.Join(t.build(), t.link())
 }
 
 // build is Build under both locks.

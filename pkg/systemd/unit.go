@@ -40,6 +40,10 @@ type Unit struct {
 	// of EnvironmentFile=, those that may be missing included.
 	Environment      []string
 	EnvironmentFiles []string
+	// Families are those of RestrictAddressFamilies=: the only ones where
+	// FamiliesAllowed is set, else those that are refused.
+	Families        []string
+	FamiliesAllowed bool
 	// MainPID is the main process, 0 while none runs.
 	MainPID int
 }
@@ -102,6 +106,10 @@ func (m *Manager) withCgroup(ctx context.Context, u *Unit) error {
 	u.Environment = texts(p["Environment"])
 	if pid, ok := p["MainPID"].(uint32); ok {
 		u.MainPID = int(pid)
+	}
+	// (bas): whether it is a list of the allowed, and the list.
+	if f, ok := p["RestrictAddressFamilies"].([]any); ok && len(f) == 2 {
+		u.FamiliesAllowed, u.Families = truth(f[0]), texts(f[1])
 	}
 	// a(sb): path, and whether it may be missing.
 	files, _ := p["EnvironmentFiles"].([][]any)
