@@ -12,7 +12,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
 SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json' -o -name '*.pgo') go.mod go.sum
 
-.PHONY: help build generate drift test unit e2e lint fuzz bench profile soak demo clean setup setup-test setup-demo
+.PHONY: help build generate drift test test-vm unit e2e lint fuzz bench profile soak demo clean setup setup-test setup-demo
 
 # Only scripts/profile has another place, and more to tell go build.
 BINARY := bin/sallyport
@@ -58,6 +58,10 @@ unit: ## packages, with the seeds of the fuzz targets, on the real kernel
 
 e2e: bin/sallyport ## real clients against the real binary on the real kernel
 	go test -count=1 -timeout=20m ./test/e2e/...
+
+test-vm: build ## real Debian machines with systemd, one for each kernel, in qemu
+	@scripts/setup vm
+	go run ./test/vm
 
 lint: bin/staticcheck ## gofmt, go vet, staticcheck
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted" >&2; exit 1; fi

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A row is a shell script that runs inside. Its head says, in comments,
+//
+//	# kernels: 6.1 newest      on which it runs; all that a tagged host may have if absent
+//	# timeout: 90s             after which it has failed; 60s if absent
+//	# needs: package           dist's packages of two versions in /opt/vm/packages
+//	# needs: ./pkg/datapath    that package's tests, compiled, as /opt/vm/bin/pkg-datapath.test
+type row struct {
+	Name    string
+	File    string // on this host
+	Kernels []string
+	Timeout time.Duration
+	Needs   []string
+}
+
+var (
+	rowName = regexp.MustCompile(`^(?:[0-9]+-)?([a-z0-9-]+)\.sh$`)
+	rowHead = regexp.MustCompile(`^# (kernels|timeout|needs): (.+)$`)
+)
+
+// readRows reads the heads of a directory's rows, in the order of their file
+// names, which is the order in which they run.
+func readRows(dir string) ([]row, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "[0-9]*.sh"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	var rows []row
+	for _, f := range files {
+		r, err := readRow(f)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, r)
+	}
+	return rows, nil
+}
+
+func readRow(file string) (row, error) {
+	name := rowName.FindStringSubmatch(filepath.Base(file))
+	if name == nil {
+		return row{}, fmt.Errorf("%s: a row's file is named NN-name.sh", file)
+	}
+	r := row{Name: name[1], File: file, Kernels: []string{"6.1", "6.12", "newest"}, Timeout: time.Minute}
+	f, err := os.Open(file)
+	if err != nil {
+		return row{}, err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan() && strings.HasPrefix(s.Text(), "#"); {
+		m := rowHead.FindStringSubmatch(s.Text())
+		if m == nil {
+			continue
+		}
+		switch m[1] {
+		case "kernels":
+			r.Kernels = strings.Fields(m[2])
+			for _, k := range r.Kernels {
+				if !slices.Contains(kernels, k) {
+					return row{}, fmt.Errorf("%s: no kernel %s: there are %s", file, k, strings.Join(kernels, ", "))
+				}
+			}
+		case "timeout":
+			if r.Timeout, err = time.ParseDuration(m[2]); err != nil {
+				return row{}, fmt.Errorf("%s: %w", file, err)
+			}
+		case "needs":
+			r.Needs = append(r.Needs, strings.Fields(m[2])...)
+		}
+	}
+	return r, nil
+}
+
+// choose gives the rows for a kernel whose names match.
+func choose(rows []row, kernel string, names *regexp.Regexp) []row {
+	var chosen []row
+	for _, r := range rows {
+		if slices.Contains(r.Kernels, kernel) && names.MatchString(r.Name) {
+			chosen = append(chosen, r)
+		}
+	}
+	return chosen
+}
