@@ -66,7 +66,39 @@ func validName(name string) bool {
 // A state that cannot be enforced as written (a level outside 1 to 255, a direct
 // rule of a cgroup that is not tagged, more elements than fit) is an error and
 // changes nothing.
-func (g *Guard) Apply(state State) error {
+func (g *Guard) Apply(state State) error { return g.apply(state, false) }
+
+// Adopt is Apply for who takes the table over from another process and does not
+// know yet all that it let through: elements of sets beyond those of state stay
+// until the next Apply. Taking them away would end the connections that they
+// belong to.
+func (g *Guard) Adopt(state State) error { return g.apply(state, true) }
+
+// Holds reports whether the table in the kernel enforces at least what state says,
+// whoever made it; the error says what differs first. It changes nothing.
+func (g *Guard) Holds(state State) error {
+	r, err := build(state)
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	want, err := expect(r)
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	got, err := g.read()
+	if err != nil {
+		return fmt.Errorf("guard: read table %s: %w", g.table, err)
+	}
+	want.adopt(got)
+	if problems := compare(want, got); len(problems) > 0 {
+		return fmt.Errorf("guard: table %s: %s", g.table, problems[0])
+	}
+	return nil
+}
+
+func (g *Guard) apply(state State, adopt bool) error {
 	levels, err := state.levels()
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
@@ -82,6 +114,13 @@ func (g *Guard) Apply(state State) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.totals.tag(levels)
+	if adopt {
+		got, err := g.read()
+		if err != nil {
+			return fmt.Errorf("guard: read table %s: %w", g.table, err)
+		}
+		want.adopt(got)
+	}
 	// From here on Check compares with this state, also if the kernel refuses it.
 	g.want, g.verified = want, 0
 	if err := g.converge(); err != nil {
