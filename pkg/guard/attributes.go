@@ -43,6 +43,9 @@ func describeBody(body []expr.Any) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if item, err = directed(item); err != nil {
+			return "", err
+		}
 		if err := describeExpression(&b, item); err != nil {
 			return "", err
 		}
@@ -78,6 +81,7 @@ type shape struct {
 	nested map[uint16]shape // holds attributes itself
 	text   []uint16         // a name, with or without its final NUL
 	skip   []uint16
+	keep   []uint16 // said also where it is zero
 }
 
 // shapeOf gives the shape of the expressions that our rules use; of others every
@@ -93,6 +97,8 @@ func shapeOf(name string) shape {
 		return shape{nested: map[uint16]shape{unix.NFTA_IMMEDIATE_DATA: data}}
 	case "bitwise":
 		return shape{nested: map[uint16]shape{unix.NFTA_BITWISE_MASK: data, unix.NFTA_BITWISE_XOR: data}}
+	case "ct":
+		return shape{keep: []uint16{unix.NFTA_CT_DIRECTION}}
 	case "lookup":
 		return shape{text: []uint16{unix.NFTA_LOOKUP_SET}, skip: []uint16{unix.NFTA_LOOKUP_SET_ID}}
 	case "objref":
@@ -120,7 +126,7 @@ func describeData(b *strings.Builder, s shape, data []byte) error {
 			b.WriteByte('}')
 		case slices.Contains(s.text, a.Type):
 			fmt.Fprintf(b, " %d=%q", a.Type, text(a.Data))
-		case len(bytes.Trim(a.Data, "\x00")) != 0:
+		case len(bytes.Trim(a.Data, "\x00")) != 0 || slices.Contains(s.keep, a.Type):
 			fmt.Fprintf(b, " %d=%x", a.Type, a.Data)
 		}
 	}

@@ -91,7 +91,7 @@ func TestBuildIgnoresOrder(t *testing.T) {
 // TestGateRules pins what decides: the order and the bodies of the chain that
 // lets packets through.
 func TestGateRules(t *testing.T) {
-	c := taggedChain(2)
+	c := taggedChain(2, false)
 	var verdicts []string
 	for _, r := range c.rules {
 		last := r.body[len(r.body)-1]
@@ -129,7 +129,7 @@ func TestGateRules(t *testing.T) {
 			}
 		}
 	}
-	for _, c := range []chain{outputChain([]int{2}), inputChain(), postroutingChain()} {
+	for _, c := range []chain{outputChain([]int{2}), inputChain(false), postroutingChain()} {
 		if d := c.definition(&nftables.Table{}); *d.Priority != 1<<31-2 {
 			t.Errorf("chain %s: priority %d", c.name, *d.Priority)
 		}
@@ -209,31 +209,26 @@ func TestBatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	var begins, ends, elements, rules, deletions int
-	conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
-		for i, m := range req {
-			if len(m.Data) > 65535 {
-				t.Errorf("message %d has %d bytes", i, len(m.Data))
-			}
-			switch m.Header.Type {
-			case unix.NFNL_MSG_BATCH_BEGIN:
-				begins++
-			case unix.NFNL_MSG_BATCH_END:
-				ends++
-			case header(unix.NFT_MSG_NEWSETELEM):
-				elements++
-			case header(unix.NFT_MSG_NEWRULE):
-				rules++
-			case header(unix.NFT_MSG_DELTABLE):
-				deletions++
-			}
-		}
-		return nil, nil
-	}))
+	req, err := remake(want, true).messages("t")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remake(want, true).commit(conn, "t"); err != nil {
-		t.Fatal(err)
+	for i, m := range req {
+		if len(m.Data) > 65535 {
+			t.Errorf("message %d has %d bytes", i, len(m.Data))
+		}
+		switch m.Header.Type {
+		case unix.NFNL_MSG_BATCH_BEGIN:
+			begins++
+		case unix.NFNL_MSG_BATCH_END:
+			ends++
+		case header(unix.NFT_MSG_NEWSETELEM):
+			elements++
+		case header(unix.NFT_MSG_NEWRULE):
+			rules++
+		case header(unix.NFT_MSG_DELTABLE):
+			deletions++
+		}
 	}
 	count := 0
 	for _, c := range r.chains {
@@ -349,7 +344,7 @@ func TestNames(t *testing.T) {
 }
 
 func FuzzDescribe(f *testing.F) {
-	for _, r := range taggedChain(3).rules {
+	for _, r := range taggedChain(3, false).rules {
 		var list []netlink.Attribute
 		for _, e := range r.body {
 			b, err := expr.Marshal(unix.NFPROTO_INET, e)

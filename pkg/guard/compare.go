@@ -104,8 +104,8 @@ func compare(want *expected, got snapshot) []Problem {
 	report := func(object, format string, args ...any) {
 		problems = append(problems, Problem{object, fmt.Sprintf(format, args...)})
 	}
-	if got.flags != 0 {
-		report("table", "has flags %#x (dormant is %#x), want none", got.flags, unix.NFT_TABLE_F_DORMANT)
+	if got.flags != want.flags {
+		report("table", "has flags %#x (dormant is %#x), want %#x", got.flags, unix.NFT_TABLE_F_DORMANT, want.flags)
 	}
 	for _, c := range want.chains {
 		have, ok := got.chains[c.name]
@@ -163,14 +163,14 @@ func compareBase(want chain, have kernelChain) []string {
 		return []string{"has no hook"}
 	}
 	var details []string
-	if have.kind != string(nftables.ChainTypeFilter) {
-		details = append(details, fmt.Sprintf("type %s, want filter", have.kind))
+	if have.kind != string(want.family()) {
+		details = append(details, fmt.Sprintf("type %s, want %s", have.kind, want.family()))
 	}
 	if have.hook != *want.hook {
 		details = append(details, fmt.Sprintf("hook %d, want %d", have.hook, *want.hook))
 	}
-	if have.priority != priority {
-		details = append(details, fmt.Sprintf("priority %d, want %d", have.priority, priority))
+	if have.priority != want.priority() {
+		details = append(details, fmt.Sprintf("priority %d, want %d", have.priority, want.priority()))
 	}
 	if have.policy != policyAccept {
 		details = append(details, "policy drop, want accept: what is not tagged is not ours")

@@ -17,6 +17,9 @@ type Counters struct {
 	// Rerouted are packets addressed to our listeners that something sent to
 	// another interface than lo. They were dropped.
 	Rerouted uint64
+	// ForeignListener are redirected packets that somebody else's socket would
+	// have got, which has a port of ours. They were rejected.
+	ForeignListener uint64
 	// Cgroups has the rejected packets of each tagged cgroup by its id.
 	Cgroups map[uint64]uint64
 	// InboundCgroups has the dropped connection attempts to the listeners of each.
@@ -24,10 +27,24 @@ type Counters struct {
 }
 
 // Rejected is the sum over all reasons.
-func (c Counters) Rejected() uint64 { return c.TCP + c.UDP + c.Other + c.Inbound + c.Rerouted }
+func (c Counters) Rejected() uint64 {
+	return c.TCP + c.UDP + c.Other + c.Inbound + c.Rerouted + c.ForeignListener
+}
 
 // Counters reads the counters.
 func (g *Guard) Counters() (Counters, error) {
+	c, err := g.counters()
+	if g.twin == nil || err != nil {
+		return c, err
+	}
+	t, err := g.twin.counters()
+	if err != nil {
+		return Counters{}, err
+	}
+	return c.withTwin(t), nil
+}
+
+func (g *Guard) counters() (Counters, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	err := g.with(func(c *connection) error {
@@ -43,7 +60,7 @@ func (g *Guard) Counters() (Counters, error) {
 	reason := func(name string) uint64 { return g.totals.reasons[name].sum() }
 	c := Counters{
 		TCP: reason(countTCP), UDP: reason(countUDP), Other: reason(countOther),
-		Inbound: reason(countInbound), Rerouted: reason(countRerouted),
+		Inbound: reason(countInbound), Rerouted: reason(countRerouted), ForeignListener: reason(countForeign),
 		Cgroups: sums(g.totals.cgroups), InboundCgroups: sums(g.totals.inbound),
 	}
 	return c, nil

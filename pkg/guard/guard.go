@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,6 +18,9 @@ type Options struct {
 	// Netns is the network namespace; nil is the process's own. It must stay
 	// open as long as the Guard is used.
 	Netns *os.File
+	// Held keeps the table twice, once in a form that nobody else can flush while
+	// this process lives (see newTwin).
+	Held bool
 }
 
 // A Guard owns one nftables table in one network namespace. Its methods may be
@@ -33,6 +37,10 @@ type Guard struct {
 	want     *expected   // nil before the first Apply
 	verified uint32      // the generation that was last compared and found right; 0 for none
 	totals   totals
+
+	twin  *Guard // nil for none
+	owned bool   // this one is somebody's twin
+	owner *netlink.Conn
 }
 
 // New gives the owner of a table. It changes nothing in the kernel.
@@ -40,7 +48,14 @@ func New(o Options) (*Guard, error) {
 	if !validName(o.Table) {
 		return nil, fmt.Errorf("guard: table name %q: want letters, digits and underscores", o.Table)
 	}
-	return &Guard{table: o.Table, netns: o.Netns, totals: newTotals()}, nil
+	g := &Guard{table: o.Table, netns: o.Netns, totals: newTotals()}
+	if o.Held {
+		var err error
+		if g.twin, err = newTwin(o); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
 }
 
 // validName keeps to names that need no quoting in nft(8). The kernel's limit is
@@ -107,9 +122,17 @@ func (g *Guard) apply(state State, adopt bool) error {
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
+	if g.owned {
+		r.flags = tableOwner
+	}
 	want, err := expect(r)
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
+	}
+	if g.twin != nil && !adopt {
+		if err := g.twin.Apply(state); err != nil {
+			return err
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -172,11 +195,15 @@ func (g *Guard) converge() error {
 }
 
 func (g *Guard) commit(t transaction) error {
-	conn, err := writer(g.netns)
+	if g.owned {
+		return g.commitOwned(t)
+	}
+	nl, err := dialWriter(g.netns)
 	if err != nil {
 		return err
 	}
-	return t.commit(conn, g.table)
+	defer nl.Close()
+	return t.commit(nl, g.table)
 }
 
 // read gives what the kernel has, and takes the counters from it. A connection
@@ -215,6 +242,18 @@ func (g *Guard) with(fn func(*connection) error) error {
 // nobody changed any nftables rule of the namespace since the table was last
 // found right, one question to the kernel answers it (the ruleset's generation).
 func (g *Guard) Check() ([]Problem, error) {
+	problems, err := g.check()
+	if g.twin == nil || err != nil {
+		return problems, err
+	}
+	more, err := g.twin.check()
+	for _, p := range more {
+		problems = append(problems, Problem{"held " + p.Object, p.Detail})
+	}
+	return problems, err
+}
+
+func (g *Guard) check() ([]Problem, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.want == nil {
@@ -248,6 +287,11 @@ func (g *Guard) Check() ([]Problem, error) {
 // Delete removes the table. An absent one is no error. Afterwards nothing is
 // guarded here, and Check reports the table as missing.
 func (g *Guard) Delete() error {
+	if g.twin != nil {
+		if err := g.twin.Close(); err != nil {
+			return fmt.Errorf("guard: delete table %s: %w", g.twin.table, err)
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.verified = 0
@@ -266,16 +310,20 @@ func (g *Guard) Delete() error {
 	return nil
 }
 
-// Close ends the connection to the kernel. The table stays.
+// Close ends the connection to the kernel. The table stays; its twin goes.
 func (g *Guard) Close() error {
+	var errs []error
+	if g.twin != nil {
+		errs = append(errs, g.twin.Close())
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.conn == nil {
-		return nil
+	errs = append(errs, g.disown())
+	if g.conn != nil {
+		errs = append(errs, g.conn.nl.Close())
+		g.conn = nil
 	}
-	err := g.conn.nl.Close()
-	g.conn = nil
-	return err
+	return errors.Join(errs...)
 }
 
 // A Resource says how full a bounded thing is.

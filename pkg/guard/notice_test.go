@@ -200,7 +200,7 @@ func TestMany(t *testing.T) {
 		t.Fatal(problems, err)
 	}
 	// nft(8) takes cgroups only by path.
-	conn, err := writer(ns)
+	conn, err := dialWriter(ns)
 	if err != nil {
 		t.Fatal(err)
 	}

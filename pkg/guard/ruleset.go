@@ -12,6 +12,7 @@ import (
 // A ruleset is the whole content of the table: what build wants, and what the
 // kernel is compared with.
 type ruleset struct {
+	flags    uint32 // of the table
 	counters []string
 	sets     []set
 	chains   []chain
@@ -20,8 +21,26 @@ type ruleset struct {
 // A chain is a list of rules; a base chain has a hook.
 type chain struct {
 	name  string
+	kind  nftables.ChainType // filter, where nothing else is said
 	hook  *nftables.ChainHook
+	at    nftables.ChainPriority // priority, where nothing else is said
 	rules []rule
+}
+
+// family is the chain's type.
+func (c chain) family() nftables.ChainType {
+	if c.kind == "" {
+		return nftables.ChainTypeFilter
+	}
+	return c.kind
+}
+
+// priority is the chain's place among those of its hook.
+func (c chain) priority() nftables.ChainPriority {
+	if c.at == 0 {
+		return priority
+	}
+	return c.at
 }
 
 // A rule has a comment, which `nft list table` shows, and a body.
@@ -62,7 +81,7 @@ const (
 
 // reasons lists the counters.
 func reasons() []string {
-	return []string{countTCP, countUDP, countOther, countInbound, countRerouted}
+	return []string{countTCP, countUDP, countOther, countInbound, countRerouted, countForeign}
 }
 
 // Names of chains and sets; those of a level have it as suffix.
@@ -97,9 +116,13 @@ func build(s State) (ruleset, error) {
 		chains:   []chain{refuseChain(), neighbourChain()},
 	}
 	for _, level := range depths {
-		r.chains = append(r.chains, taggedChain(level), inboundChain(level))
+		r.chains = append(r.chains, taggedChain(level, s.Redirect != nil), inboundChain(level))
 	}
-	r.chains = append(r.chains, synChain(depths), outputChain(depths), inputChain(), postroutingChain())
+	if s.Redirect != nil {
+		r.chains = append(r.chains, arriveChain(s.Redirect), zoneChain(depths, s.Redirect.Zone))
+		r.chains = append(r.chains, redirectChains(depths, &s)...)
+	}
+	r.chains = append(r.chains, synChain(depths), outputChain(depths), inputChain(s.Redirect != nil), postroutingChain())
 	return r, nil
 }
 
@@ -119,14 +142,20 @@ func outputChain(depths []int) chain {
 }
 
 // taggedChain lets through what a tagged socket may send and refuses the rest.
-func taggedChain(level int) chain {
+func taggedChain(level int, redirected bool) chain {
 	c := chain{name: named(taggedName, level)}
 	add := func(comment string, pieces ...match) {
 		c.rules = append(c.rules, rule{comment, concat(pieces...)})
 	}
 	add("IP options can name a source route", hasOptions(), goTo(chainRefuse))
+	// What NAT has sent elsewhere still shows the interface of before, in this
+	// hook; the last chain looks at the one that it really leaves by.
+	way := leavesByLoopback()
+	if redirected {
+		way = wasRedirected()
+	}
 	for _, v := range forms() {
-		add("our listeners and resolvers", leavesByLoopback(), v.destinationIn(localName+v.suffix), accept())
+		add("our listeners and resolvers", way, v.destinationIn(localName+v.suffix), accept())
 		add("direct, for each workload", v.destinationIn(directName+v.suffix), accept())
 		add("direct, for this workload", v.cgroupDestinationIn(level, named(directName+v.suffix+"_", level)), accept())
 		// A bare SYN begins a connection and answers none, whatever entry
@@ -163,11 +192,16 @@ func neighbourChain() chain {
 
 // inputChain finds the segments that begin a connection. Linux begins none for a
 // SYN with RST or ACK, whatever the other flags are.
-func inputChain() chain {
-	return chain{name: "input", hook: nftables.ChainHookInput, rules: []rule{{
+func inputChain(redirected bool) chain {
+	c := chain{name: "input", hook: nftables.ChainHookInput}
+	if redirected {
+		c.rules = arrivalRules()
+	}
+	c.rules = append(c.rules, rule{
 		"connections that come in",
 		concat(transport(unix.IPPROTO_TCP), flags(tcpSYN|tcpRST|tcpACK, tcpSYN), goTo(chainSYN)),
-	}}}
+	})
+	return c
 }
 
 // synChain sends the SYN for a tagged listener to the chain of its level. In
@@ -223,6 +257,17 @@ func concat(pieces ...match) []expr.Any {
 // buildSets gives the sets with their elements.
 func buildSets(s State, levels map[uint64]int) ([]set, error) {
 	b := newSetBuilder(depths(levels))
+	if s.Redirect != nil {
+		if err := s.Redirect.check(); err != nil {
+			return nil, err
+		}
+		for _, level := range s.Redirect.receiverLevels() {
+			b.define(set{name: named(receiverName, level), comment: "whose listeners are ours", capacity: receiverCapacity, key: nftables.TypeCGroupV2})
+		}
+		for _, c := range s.Redirect.Receivers {
+			b.add(named(receiverName, c.Level), tagged(c.ID))
+		}
+	}
 	for _, a := range s.Listeners {
 		if err := b.addLocal("listener", TCP, a); err != nil {
 			return nil, err

@@ -19,6 +19,9 @@ type State struct {
 	Direct []Direct
 	// Inbound are the ports on which tagged listeners answer other hosts.
 	Inbound []Inbound
+	// Redirect is set where the table captures too; nil where BPF does, and where
+	// tagged sockets reach our listeners by themselves.
+	Redirect *Redirect
 }
 
 // A Cgroup is a tagged cgroup.

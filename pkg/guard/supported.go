@@ -23,8 +23,14 @@ var ErrNotSupported = errors.New("not supported by this kernel")
 //
 // It asks by making a table and deleting it in the same transaction, in the
 // process's network namespace: no packet ever meets it.
-func Supported() error {
-	everything, err := whole()
+func Supported() error { return supported(false) }
+
+// RedirectSupported reports the same for a table with a Redirect, and for the
+// tables that a process owns.
+func RedirectSupported() error { return supported(true) }
+
+func supported(redirects bool) error {
+	everything, err := whole(redirects)
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
@@ -36,7 +42,11 @@ func Supported() error {
 		return fmt.Errorf("guard: nf_tables: %w; CAP_NET_ADMIN is needed", unix.EPERM)
 	}
 	var missing []string
-	for _, f := range features() {
+	all := features()
+	if redirects {
+		all = append(all, redirectFeatures()...)
+	}
+	for _, f := range all {
 		if featureErr := try(f.table); featureErr != nil {
 			missing = append(missing, fmt.Sprintf("%s (%v)", f.name, root(featureErr)))
 		}
@@ -57,20 +67,45 @@ func root(err error) error {
 }
 
 // whole is a table with every kind of rule and set.
-func whole() (transaction, error) {
-	r, err := build(State{
+func whole(redirects bool) (transaction, error) {
+	s := State{
 		Listeners: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("[::1]:1")},
 		Tagged:    []Cgroup{{ID: math.MaxUint64, Level: 1}}, // no cgroup has this id
 		Direct:    []Direct{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), First: 1, Last: 2, Protocol: TCP}},
-	})
+	}
+	if redirects {
+		s.Resolvers = s.Listeners
+		s.Redirect = &Redirect{Zone: 1, Receivers: s.Tagged}
+	}
+	r, err := build(s)
 	if err != nil {
 		return transaction{}, err
+	}
+	if redirects {
+		r.flags = tableOwner
 	}
 	want, err := expect(r)
 	if err != nil {
 		return transaction{}, err
 	}
 	return remake(want, false), nil
+}
+
+// redirectFeatures are those that only a Redirect needs.
+func redirectFeatures() []feature {
+	with := func(c chain) transaction {
+		return transaction{create: true, addChains: []chain{c}, rewrite: []chain{c}}
+	}
+	zone := chain{name: chainZone, hook: nftables.ChainHookOutput, at: priorityZone, rules: []rule{{"", setZone(1)}}}
+	nat := chain{
+		name: chainRedirect, kind: nftables.ChainTypeNAT, hook: nftables.ChainHookOutput, at: priorityRedirect,
+		rules: []rule{{"", concat(transport(unix.IPPROTO_TCP), redirect(1))}},
+	}
+	return []feature{
+		{"conntrack zones (CONFIG_NF_CONNTRACK_ZONES)", with(zone)},
+		{"redirect (CONFIG_NFT_NAT, CONFIG_NFT_REDIR, CONFIG_NF_NAT_REDIRECT)", with(nat)},
+		{"tables with an owner (Linux 5.12)", transaction{create: true, flags: tableOwner}},
+	}
 }
 
 // A feature is one thing that the kernel must have.
@@ -114,12 +149,13 @@ func features() []feature {
 
 // try sends a table together with its deletion.
 func try(t transaction) error {
-	conn, err := writer(nil)
+	nl, err := dialWriter(nil)
 	if err != nil {
 		return err
 	}
+	defer nl.Close()
 	// One name for each process: several may ask at the same time.
 	table := fmt.Sprintf("sallyport_probe_%d", os.Getpid())
 	t.vanish = true
-	return t.commit(conn, table)
+	return t.commit(nl, table)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -31,6 +30,7 @@ type transaction struct {
 	removeSets         []string
 	removeCounters     []string
 	vanish             bool // delete the table at the end: a probe
+	flags              uint32
 }
 
 // An elementChange adds elements to a set or removes them from it.
@@ -86,7 +86,7 @@ func plan(want *expected, got snapshot) transaction {
 // delete in the same batch.
 func remake(want *expected, existing bool) transaction {
 	t := transaction{
-		remake: existing, create: true,
+		remake: existing, create: true, flags: want.flags,
 		addCounters: want.counters, addSets: want.sets, addChains: want.chains, rewrite: want.chains,
 	}
 	for _, s := range want.sets {
@@ -97,7 +97,7 @@ func remake(want *expected, existing bool) transaction {
 
 // mustRemake says whether something is wrong that cannot be changed in place.
 func mustRemake(want *expected, got snapshot) bool {
-	if got.flags != 0 || int(got.uses) != len(got.chains)+len(got.sets)+len(got.counters) {
+	if got.flags != want.flags || int(got.uses) != len(got.chains)+len(got.sets)+len(got.counters) {
 		return true
 	}
 	for _, c := range want.chains {
@@ -108,7 +108,7 @@ func mustRemake(want *expected, got snapshot) bool {
 		if have.base != (c.hook != nil) {
 			return true
 		}
-		if c.hook != nil && (have.hook != *c.hook || have.priority != priority || have.kind != string(nftables.ChainTypeFilter)) {
+		if c.hook != nil && (have.hook != *c.hook || have.priority != c.priority() || have.kind != string(c.family())) {
 			return true
 		}
 	}
@@ -144,7 +144,16 @@ func unwanted[T any](names map[string]bool, kind string, have map[string]T) []st
 }
 
 // commit sends the transaction as one batch.
-func (t transaction) commit(conn *nftables.Conn, table string) error {
+func (t transaction) commit(nl *netlink.Conn, table string) error {
+	batch, err := t.messages(table)
+	if err != nil {
+		return err
+	}
+	return send(nl, batch)
+}
+
+// queue gives the library the transaction's messages in their order.
+func (t transaction) queue(conn *nftables.Conn, table string) error {
 	tab := &nftables.Table{Name: table, Family: nftables.TableFamilyINet}
 	if t.remake {
 		conn.DelTable(tab)
@@ -196,7 +205,7 @@ func (t transaction) commit(conn *nftables.Conn, table string) error {
 	if t.vanish {
 		conn.DelTable(tab)
 	}
-	return conn.Flush()
+	return nil
 }
 
 // counter is a named counter: unlike one inside a rule it survives the rule's
@@ -219,7 +228,7 @@ func (c chain) definition(tab *nftables.Table) *nftables.Chain {
 	d := &nftables.Chain{Name: c.name, Table: tab}
 	if c.hook != nil {
 		policy := nftables.ChainPolicyAccept
-		d.Hooknum, d.Priority, d.Type, d.Policy = c.hook, nftables.ChainPriorityRef(priority), nftables.ChainTypeFilter, &policy
+		d.Hooknum, d.Priority, d.Type, d.Policy = c.hook, nftables.ChainPriorityRef(c.priority()), c.family(), &policy
 	}
 	return d
 }
@@ -262,20 +271,6 @@ func (c elementChange) each(tab *nftables.Table, send func(*nftables.Set, []nfta
 // Buffers of the socket for a batch: the kernel takes a batch only whole
 // (EMSGSIZE), and answers each message of it.
 const batchBuffer = 32 << 20
-
-// writer opens the library's connection for one batch.
-func writer(ns *os.File) (*nftables.Conn, error) {
-	return nftables.New(
-		nftables.WithNetNSFd(descriptor(ns)),
-		nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return errors.Join(
-				c.SetWriteBuffer(batchBuffer),
-				c.SetReadBuffer(batchBuffer),
-				c.SetDeadline(time.Now().Add(answerTimeout)),
-			)
-		}),
-	)
-}
 
 // applied reports whether a batch may have been applied although sending it
 // failed: the answers did not fit into the socket's buffer, or were late.
