@@ -26,11 +26,11 @@ func internal(args []string) int {
 	var err error
 	switch name, rest := args[0], args[1:]; name {
 	case keeper.InternalWork:
-		err = internalWorker()
+		err = internalWorker(rest)
 	case keeper.InternalKeep:
 		err = internalKeeper(rest)
 	case keeper.InternalProbe:
-		return keeper.Probe(os.Stdout)
+		return keeper.Probe(os.Stdout, rest)
 	case keeper.InternalWatch:
 		err = keeper.Watch(os.Stdin, rest)
 	case keeper.InternalStart:
@@ -58,13 +58,19 @@ func internal(args []string) int {
 	return 0
 }
 
-func internalWorker() error {
+// internalWorker is the worker. With an argument it is a service of its own: it
+// finds the keeper at that socket, and the connection that it was given is to the
+// main process of its service.
+func internalWorker(args []string) error {
 	if err := agent.CheckPrivileges(); err != nil {
 		return err
 	}
 	conn, err := wire.NewConn(os.NewFile(wireFD, "wire"))
 	if err != nil {
 		return err
+	}
+	if len(args) == 1 {
+		return agent.Serve(args[0], conn, newLogger)
 	}
 	return agent.Main(conn, newLogger)
 }

@@ -18,7 +18,8 @@ import (
 )
 
 func (e *env) runCommand() *cobra.Command {
-	return &cobra.Command{
+	var part string
+	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon",
 		Long: `Runs the daemon until SIGTERM. It says "ready" once programs, guard, listeners
@@ -26,25 +27,30 @@ and the self-probe are as they must be. The configuration is applied again
 when its files change, and at SIGHUP.
 Without a configuration file it enforces the defaults: nothing is allowed.
 When it stops the gate stays shut: programs in tagged cgroups reach nothing
-until it runs again, or until "sallyport teardown" takes the gate away.`,
+until it runs again, or until "sallyport teardown" takes the gate away.
+Under systemd each part is a unit of its own: --part keeper (root, holds the
+listeners), --part worker (no privilege, serves) and --part lock (shuts the
+gate at boot and ends).`,
 		Example: "  sudo sallyport run --config /etc/sallyport/sallyport.yaml",
 		Args:    usageArgs(cobra.NoArgs),
-		RunE:    func(c *cobra.Command, _ []string) error { return e.runDaemon(c) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			path, err := configPath(c)
+			if err == nil && path != "" {
+				path, err = filepath.Abs(path)
+			}
+			if err != nil && part != partLock && part != partWorker {
+				return fmt.Errorf("config: %w", err)
+			}
+			return e.runPart(c, part, path)
+		},
 	}
+	c.Flags().StringVar(&part, "part", "", "run one part only: keeper, worker or lock")
+	return c
 }
 
-func (e *env) runDaemon(c *cobra.Command) error {
+func (e *env) runDaemon(ctx context.Context, path string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("run: not root: the keeper loads BPF programs and nftables rules; run it with sudo")
-	}
-	path, err := configPath(c)
-	if err != nil {
-		return err
-	}
-	if path != "" {
-		if path, err = filepath.Abs(path); err != nil {
-			return fmt.Errorf("config: %w", err)
-		}
 	}
 	conf, _, err := keeper.LoadConfig(path, config.Enforce)
 	if err != nil {
@@ -52,7 +58,7 @@ func (e *env) runDaemon(c *cobra.Command) error {
 	}
 	log := newLogger(string(conf.Log.Level), string(conf.Log.Format))
 	defer log.Sync()
-	ctx, stop := signal.NotifyContext(c.Context(), unix.SIGTERM, unix.SIGINT)
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	places := keeper.PlacesOf(conf)
 	if err := places.Sweep(ctx); err != nil {

@@ -26,6 +26,8 @@ type Agent struct {
 
 	mu     sync.Mutex
 	worker *worker
+	// leaving is set once nothing further is accepted.
+	leaving bool
 	// stopped is closed once a Stop has been answered, or the worker failed.
 	stopped chan struct{}
 	once    sync.Once
@@ -36,22 +38,8 @@ type Agent struct {
 // keeper a worker has nothing to do: nobody guards what it would forward.
 func Main(conn *wire.Conn, newLogger func(level, format string) *zap.Logger) error {
 	a := &Agent{newLogger: newLogger, stopped: make(chan struct{})}
-	a.keeper = wire.NewPeer(conn, map[string]wire.Handler{
-		protocol.Start:     a.start,
-		protocol.Configure: a.configure,
-		protocol.Renew:     a.renew,
-		protocol.Kernel:    a.kernel,
-		protocol.Health:    a.health,
-		protocol.Stop:      a.stop,
-
-		protocol.OpenNamespace:  a.openNamespace,
-		protocol.CloseNamespace: a.closeNamespace,
-	})
-	// The package reads and parses the host's roots once, which takes longer than
-	// all else; the keeper is not ready to start us yet.
-	var roots sync.WaitGroup
-	defer roots.Wait()
-	roots.Go(func() { x509.SystemCertPool() })
+	a.keeper = wire.NewPeer(conn, a.handlers())
+	defer a.preload()()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -69,6 +57,30 @@ func Main(conn *wire.Conn, newLogger func(level, format string) *zap.Logger) err
 	case <-time.After(time.Second):
 	}
 	return a.err
+}
+
+// handlers answer the keeper.
+func (a *Agent) handlers() map[string]wire.Handler {
+	return map[string]wire.Handler{
+		protocol.Start:     a.start,
+		protocol.Configure: a.configure,
+		protocol.Renew:     a.renew,
+		protocol.Kernel:    a.kernel,
+		protocol.Health:    a.health,
+		protocol.Stop:      a.stop,
+
+		protocol.OpenNamespace:  a.openNamespace,
+		protocol.CloseNamespace: a.closeNamespace,
+	}
+}
+
+// preload reads and parses the host's roots, which takes longer than all else at
+// the start and is done once: the keeper is not ready to start us yet. The
+// function that it gives waits for that.
+func (a *Agent) preload() (wait func()) {
+	var roots sync.WaitGroup
+	roots.Go(func() { x509.SystemCertPool() })
+	return roots.Wait
 }
 
 // current gives the running worker.
@@ -96,6 +108,10 @@ func (a *Agent) start(_ context.Context, m *wire.Message) (any, []*os.File, erro
 	if a.worker != nil {
 		m.CloseFiles()
 		return nil, nil, errors.New("start: already started")
+	}
+	if a.leaving {
+		m.CloseFiles()
+		return nil, nil, errors.New("start: the worker is being stopped")
 	}
 	w, err := newWorker(a.keeper, &args, m.Files, a.newLogger)
 	if err != nil {

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // CheckPrivileges makes sure that the process is what a worker must be: not
-// root, no groups, empty capability sets, no new privileges. It asks the kernel
+// root, no further groups, empty capability sets, no new privileges. It asks the kernel
 // rather than trusting whoever started us, and closes the last door: a process
 // that is not dumpable cannot be traced by others of its uid. Any error must end
 // the process before anything of a workload is read.
@@ -24,8 +25,9 @@ func CheckPrivileges() error {
 	if err != nil {
 		return fmt.Errorf("worker: groups: %w", err)
 	}
-	if len(groups) > 0 {
-		return fmt.Errorf("worker: has groups %v: must have none", groups)
+	// User= of a unit calls initgroups(3), which lists the primary group too.
+	if slices.ContainsFunc(groups, func(g int) bool { return g != gid }) {
+		return fmt.Errorf("worker: has groups %v: must have none but %d, its own", groups, gid)
 	}
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -55,12 +55,13 @@ type worker struct {
 	config atomic.Pointer[settings]
 	report atomic.Pointer[protocol.HealthArgs]
 
-	// serving ends with stop; the audit goes on until everything else ended.
-	serving context.Context
-	cancel  context.CancelFunc
-	running sync.WaitGroup
-	auditor sync.WaitGroup
-	endLog  context.CancelFunc
+	// serving ends when nothing more is accepted, working when what was accepted has
+	// ended; the audit goes on until everything else ended.
+	serving, working context.Context
+	cancel, endWork  context.CancelFunc
+	running, workers sync.WaitGroup
+	auditor          sync.WaitGroup
+	endLog           context.CancelFunc
 }
 
 // settings is a configuration in force.
@@ -121,6 +122,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 		}
 	}
 	w.serving, w.cancel = context.WithCancel(context.Background())
+	w.working, w.endWork = context.WithCancel(context.Background())
 	w.setHealth(&args.Health)
 	return w, nil
 }
@@ -310,21 +312,23 @@ func (w *worker) run(failed func(error)) {
 			failed(fmt.Errorf("audit: %w", err))
 		}
 	})
-	start := func(name string, f func(context.Context) error) {
-		w.running.Go(func() {
-			if err := f(w.serving); err != nil && w.serving.Err() == nil {
+	begin := func(all *sync.WaitGroup, ctx context.Context, name string, f func(context.Context) error) {
+		all.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
 				w.log.Error("ended", zap.String("part", name), zap.Error(err))
 				failed(fmt.Errorf("%s: %w", name, err))
 			}
 		})
 	}
-	start("memory", keepMemory)
-	start("host addresses", func(ctx context.Context) error { return w.own.book.Run(ctx, nil) })
-	start("upstream pool", w.pool.Run)
-	start("resolver", w.resolver.Run)
-	start("stages", w.stages.Run)
-	start("health checks", w.balance.Run)
-	start("proxy", w.proxy.Run)
+	work := func(name string, f func(context.Context) error) { begin(&w.workers, w.working, name, f) }
+	work("memory", keepMemory)
+	work("host addresses", func(ctx context.Context) error { return w.own.book.Run(ctx, nil) })
+	work("upstream pool", w.pool.Run)
+	work("resolver", w.resolver.Run)
+	work("stages", w.stages.Run)
+	work("health checks", w.balance.Run)
+	work("proxy", w.proxy.Run)
+	start := func(name string, f func(context.Context) error) { begin(&w.running, w.serving, name, f) }
 	for _, l := range w.files.tcp {
 		start("listener", func(ctx context.Context) error { return w.proxy.Serve(ctx, l) })
 	}
@@ -350,6 +354,8 @@ func (w *worker) stop(drain time.Duration) error {
 	w.proxy.Apply(s.proxySettings(timeouts))
 	w.cancel()
 	w.running.Wait()
+	w.endWork()
+	w.workers.Wait()
 	if err := w.stages.Close(); err != nil {
 		w.log.Warn("stages", zap.Error(err))
 	}

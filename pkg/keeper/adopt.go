@@ -3,7 +3,6 @@ package keeper
 import (
 	"fmt"
 	"net/netip"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -20,15 +19,27 @@ func adopt(st *store.Store, name string, role protocol.Role, want netip.AddrPort
 		return heldSocket{}, false
 	}
 	defer f.Close()
-	addr, err := boundTo(f, role)
+	raw, err := f.SyscallConn() // Fd would make the socket blocking, for others too
+	if err != nil {
+		return heldSocket{}, false
+	}
+	fd := -1
+	var addr netip.AddrPort
+	cerr := raw.Control(func(n uintptr) {
+		if addr, err = boundTo(int(n), role); err == nil {
+			fd, err = duplicate(int(n))
+		}
+	})
+	if err == nil {
+		err = cerr
+	}
 	if err == nil && (addr.Addr() != want.Addr() || want.Port() != 0 && addr.Port() != want.Port()) {
 		err = fmt.Errorf("bound to %s", addr)
 	}
-	fd := -1
-	if err == nil {
-		fd, err = duplicate(int(f.Fd()))
-	}
 	if err != nil {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
 		_ = st.Drop(name) // the service manager forgets it with the service at the latest
 		return heldSocket{}, false
 	}
@@ -36,8 +47,7 @@ func adopt(st *store.Store, name string, role protocol.Role, want netip.AddrPort
 }
 
 // boundTo gives the local address of a listening TCP socket, or of a UDP socket.
-func boundTo(f *os.File, role protocol.Role) (netip.AddrPort, error) {
-	fd := int(f.Fd())
+func boundTo(fd int, role protocol.Role) (netip.AddrPort, error) {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
 		return netip.AddrPort{}, err

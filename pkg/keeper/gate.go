@@ -36,13 +36,21 @@ type gate struct {
 	log   *zap.Logger
 	// store keeps listeners beyond this process; nil: nobody does.
 	store *store.Store
+	// adopted says that the guard may hold more than state: what an earlier keeper
+	// let through.
+	adopted bool
 
 	mu sync.Mutex
-	ls *listeners
+	// elsewhere are the tagged cgroups outside of the slice, by path.
+	elsewhere map[string]workload.Cgroup
+	ls        *listeners
 	// probe is where the self-probe's second connection is sent.
 	probe netip.AddrPort
 	// state is what the guard must hold now.
 	state guard.State
+	// others takes over exceptions for the tables of other network namespaces,
+	// before BPF knows them.
+	others func(guard.State)
 }
 
 // Missing says which parts of the host an instance needs and does not have; the
@@ -90,6 +98,9 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 	if g.tagged, err = ensureCgroup(g.tree, i.Tagged); err != nil {
 		return g, fmt.Errorf("tagged cgroup: %w", err)
 	}
+	if err := g.recallElsewhere(); err != nil {
+		return g, err
+	}
 	// The two locks do not need each other, and each takes its time.
 	guarded := make(chan error, 1)
 	go func() { guarded <- g.guardAndListen(c) }()
@@ -98,6 +109,9 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 		err = gerr
 	}
 	if err != nil {
+		return g, err
+	}
+	if err := g.attachElsewhere(); err != nil {
 		return g, err
 	}
 	if err := g.ls.register(g.data, g.probe); err != nil {
@@ -129,17 +143,29 @@ func (g *gate) guardAndListen(c *config.Config) (err error) {
 		below = append(below, guard.Cgroup{ID: cg.ID(), Level: cg.Level()})
 	}
 	g.state.Tagged = g.withTagged(below)
-	if err := g.guard.Apply(g.state); err != nil {
+	// What an earlier keeper let through beside our listeners stays until we know
+	// what that is: taking it away would reset those connections.
+	g.adopted = true
+	if err := g.guard.Adopt(g.state); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
 	return nil
 }
 
-// withTagged gives the tagged cgroup and those below it that the guard knows by
+// withTagged gives the tagged cgroups and those below them that the guard knows by
 // themselves, in one order.
 func (g *gate) withTagged(below []guard.Cgroup) []guard.Cgroup {
 	below = slices.SortedFunc(slices.Values(below), func(a, b guard.Cgroup) int { return cmp.Compare(a.ID, b.ID) })
-	return append([]guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}, below...)
+	all := []guard.Cgroup{{ID: g.tagged.ID(), Level: g.tagged.Level()}}
+	for _, cg := range g.sortedElsewhere() {
+		all = append(all, guard.Cgroup{ID: cg.ID(), Level: cg.Level()})
+	}
+	for _, cg := range below {
+		if !slices.Contains(all, cg) {
+			all = append(all, cg)
+		}
+	}
+	return all
 }
 
 // goHome moves the keeper into a cgroup of its own, unless a service manager
@@ -152,8 +178,8 @@ func (g *gate) goHome() error {
 	}
 	g.came = own
 	if g.instance.Name == servicePrefix && own.Level() > 0 && os.Getenv("INVOCATION_ID") != "" {
-		g.home = own
-		return nil
+		g.home, err = g.serviceHome(own)
+		return err
 	}
 	if g.home, err = ensureCgroup(g.tree, g.instance.Home); err != nil {
 		return fmt.Errorf("keeper's cgroup: %w", err)
@@ -162,6 +188,23 @@ func (g *gate) goHome() error {
 		return fmt.Errorf("enter keeper's cgroup: %w", err)
 	}
 	return nil
+}
+
+// serviceHome gives the cgroup below which a service manager starts us: our slice.
+// Our own cgroup is made anew at each start, but a listener belongs for life to
+// the one in which it was made, and listeners outlive us in the descriptor store.
+// Outside of our slice it is our own cgroup, and stored listeners are of no use.
+func (g *gate) serviceHome(own workload.Cgroup) (workload.Cgroup, error) {
+	slice := filepath.Dir(own.Path())
+	if filepath.Base(slice) != g.instance.Slice() {
+		g.log.Warn("not started in "+g.instance.Slice()+": connections that wait while this process restarts are refused", zap.String("cgroup", own.Path()))
+		return own, g.store.Clear()
+	}
+	home, err := g.tree.Cgroup(slice)
+	if err != nil {
+		return home, fmt.Errorf("keeper's slice: %w", err)
+	}
+	return home, nil
 }
 
 // load takes over the pinned programs and maps, or makes them anew.
@@ -174,9 +217,10 @@ func (g *gate) load() error {
 	var err error
 	g.data, err = datapath.Open(o)
 	if errors.Is(err, datapath.ErrIncompatible) {
-		// Another version's: its pins go once ours are attached beside them.
+		// Another version's: its pins go once ours are attached beside them. What an
+		// interrupted upgrade left is older still, and these are in force.
 		g.log.Warn("pinned programs of another version are replaced", zap.Error(err))
-		defer g.discard(outdated(o.PinDir))
+		g.discard(outdated(o.PinDir))
 		if err := os.Rename(o.PinDir, outdated(o.PinDir)); err != nil {
 			return fmt.Errorf("bpf: %w", err)
 		}
@@ -194,6 +238,9 @@ func (g *gate) load() error {
 	}
 	if err := attach(g.tagged.Dir()); err != nil {
 		return fmt.Errorf("bpf: attach to %s: %w", g.tagged.Path(), err)
+	}
+	if _, err := os.Stat(outdated(o.PinDir)); err == nil {
+		g.discard(outdated(o.PinDir))
 	}
 	return nil
 }
@@ -291,6 +338,9 @@ func (g *gate) setDirect(rules []datapath.DirectRule, tagged []guard.Cgroup, inb
 			return fmt.Errorf("guard: %w", err)
 		}
 		g.state = state
+		if g.others != nil {
+			g.others(state)
+		}
 	}
 	if err := g.data.SetDirect(rules); err != nil {
 		return fmt.Errorf("bpf: direct rules: %w", err)

@@ -77,6 +77,9 @@ func (i Instance) ProbeCgroup() string { return filepath.Join(i.Tagged, "sallypo
 // Trust holds the trust directories of workloads.
 func (i Instance) Trust() string { return filepath.Join(i.Runtime, "trust") }
 
+// Slice is the slice of the service manager in which the keeper's units are.
+func (i Instance) Slice() string { return i.Table + ".slice" }
+
 func (i Instance) lockPath() string { return filepath.Join(i.Runtime, "lock") }
 
 // ErrRunning says that the instance has a living keeper.

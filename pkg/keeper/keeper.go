@@ -62,6 +62,8 @@ type Keeper struct {
 	issued  atomic.Pointer[ca.Material]
 	audit   *file.Files
 	prober  *prober
+	// namespaces are the other network namespaces of workloads.
+	namespaces *namespaces
 	// own are the host's addresses.
 	own *netns.AddressBook
 	// admin is the socket of the admin API; nil for a standalone instance.
@@ -72,6 +74,7 @@ type Keeper struct {
 
 	engines  *engine.Engines
 	registry *workload.Registry
+	claims   claims
 
 	mu sync.Mutex
 	// config is the configuration in force, with its sources.
@@ -89,6 +92,8 @@ type Keeper struct {
 	workers []*process
 	// prestarted is the first worker until it is taken.
 	prestarted *prestarted
+	// proven is the worker with which the self-probe last succeeded.
+	proven *process
 	// serving is set while a started worker answers.
 	serving bool
 	health  health
@@ -116,8 +121,12 @@ type Keeper struct {
 	running  running
 	// events are the kernel's that wait for the worker.
 	events chan datapath.Event
+	// compared is when both locks were last compared, in ns since 1970.
+	compared atomic.Int64
 	// eventsLost counts kernel events that did not reach a worker.
 	eventsLost atomic.Uint64
+	foreign    foreignSockets
+	concerns   concerns
 }
 
 // LoadConfig reads the configuration; without a path it is the built-in one in
@@ -216,6 +225,7 @@ func (k *Keeper) furnish() (err error) {
 	if k.registry, err = workload.NewRegistry(entries(k.config), k.gate.tree, k.engines); err != nil {
 		return err
 	}
+	k.openClaims()
 	if k.own, err = netns.NewAddressBook(nil); err != nil {
 		return fmt.Errorf("host addresses: %w", err)
 	}
@@ -226,6 +236,9 @@ func (k *Keeper) furnish() (err error) {
 	}
 	k.prober, err = openProber(k.gate, k.rejected)
 	if err != nil {
+		return err
+	}
+	if k.namespaces, err = k.openNamespaces(); err != nil {
 		return err
 	}
 	if !k.options.Standalone {
@@ -288,6 +301,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 	start("rejected packets", k.reportRejections)
 	start("guard notices", func(ctx context.Context) error { return k.gate.guard.Watch(ctx, k.prodWatch) })
 	start("probe", k.probeLoop)
+	start("network namespaces", k.namespaces.run)
+	start("guards of network namespaces", k.namespaces.guardLoop)
+	start("probes of network namespaces", k.namespaces.prove)
+	start("worker of network namespaces", k.namespaces.tellLoop)
 	start("reports", k.reportLoop)
 	start("kernel events", k.forwardEvents)
 	start("issuing certificate", func(ctx context.Context) error { return k.root.Renew(ctx, k.renew) })
@@ -297,6 +314,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 	})
 	start("exec", k.serveExec)
 	start("hidden sockets", k.hideAgain)
+	start("cgroups outside of the slice", k.watchClaims)
+	start("foreign sockets", k.watchForeign)
 	start("configuration file", k.watchConfig)
 	<-ctx.Done()
 	wg.Wait()
@@ -309,6 +328,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 // Close ends this process's part and leaves the gate shut.
 func (k *Keeper) Close() {
 	k.closeFiles()
+	k.namespaces.release()
 	k.gate.release()
 }
 
@@ -331,7 +351,10 @@ func (k *Keeper) closeFiles() {
 // something runs in the tagged cgroup.
 func (k *Keeper) Remove(ctx context.Context) error {
 	k.closeFiles()
-	return k.gate.remove(ctx)
+	if err := k.gate.remove(ctx); err != nil {
+		return err
+	}
+	return k.namespaces.remove()
 }
 
 // prodWatch asks for a comparison now instead of at the next tick.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 
 	"go.uber.org/zap"
 
@@ -39,15 +40,23 @@ func (k *Keeper) listenUnix(name string, o socket.Options) (*socket.Socket, erro
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.Listener.File()
-	if err == nil {
-		err = st.Put(name, int(f.Fd()))
-		f.Close()
-	}
-	if err != nil {
+	if err := put(st, name, s.Listener); err != nil {
 		return nil, errors.Join(err, s.Listener.Close(), s.Remove())
 	}
 	return s, nil
+}
+
+// put stores a copy of a socket. File.Fd would make the socket blocking.
+func put(st *store.Store, name string, c syscall.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var perr error
+	if err := raw.Control(func(fd uintptr) { perr = st.Put(name, int(fd)) }); err != nil {
+		return err
+	}
+	return perr
 }
 
 // leaveUnix closes a socket. Its path stays while the service manager holds it
@@ -78,8 +87,14 @@ func (k *Keeper) metricsListener() (*os.File, error) {
 		}
 		k.metrics = l
 	}
-	fd, err := duplicate(int(k.metrics.Fd()))
+	raw, err := k.metrics.SyscallConn()
 	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	var fd int
+	var derr error
+	err = raw.Control(func(n uintptr) { fd, derr = duplicate(int(n)) })
+	if err := errors.Join(err, derr); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
 	return os.NewFile(uintptr(fd), storedMetrics), nil
@@ -110,7 +125,7 @@ func listenMetrics(st *store.Store, at string, listen func() (*net.TCPListener, 
 	if err != nil {
 		return nil, err
 	}
-	if err := st.Put(storedMetrics, int(f.Fd())); err != nil {
+	if err := put(st, storedMetrics, l); err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -48,6 +48,7 @@ func (k *Keeper) watch(ctx context.Context) error {
 		case <-k.prod:
 		}
 		found := k.gate.repair()
+		k.compared.Store(time.Now().UnixNano())
 		for _, f := range found {
 			k.log.Warn("enforcement repaired", zap.String("problem", f))
 			k.note("repaired: " + f)
@@ -107,6 +108,9 @@ func (k *Keeper) probeLoop(ctx context.Context) error {
 		k.health.mu.Lock()
 		repairs := k.health.repairs
 		k.health.mu.Unlock()
+		k.mu.Lock()
+		with := k.worker
+		k.mu.Unlock()
 		err := k.prober.probe(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -127,6 +131,14 @@ func (k *Keeper) probeLoop(ctx context.Context) error {
 			k.log.Error("self-probe failed", zap.Error(err))
 			k.note(err.Error())
 		} else {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-k.namespaces.looked:
+			}
+			k.mu.Lock()
+			k.proven = with
+			k.mu.Unlock()
 			k.readyOnce.Do(func() { close(k.ready) })
 			if proven {
 				k.note("enforcement proven by the self-probe")
@@ -186,23 +198,29 @@ func (k *Keeper) note(sentence string) {
 // healthArgs gives what is known now, without the notes.
 func (k *Keeper) healthArgs() protocol.HealthArgs {
 	k.mu.Lock()
-	confErr := k.configErr
+	confErr, proven := k.configErr, k.proven != nil && k.proven == k.worker
 	k.mu.Unlock()
 	k.health.mu.Lock()
 	defer k.health.mu.Unlock()
+	unproven := k.namespaces.unproven()
 	h := protocol.HealthArgs{
-		EnforcementActive: k.health.probed && len(k.health.locks) == 0,
-		Ready:             k.isReady(),
+		EnforcementActive: k.health.probed && len(k.health.locks) == 0 && len(unproven) == 0,
+		Ready:             k.isReady() && proven,
 		Problems:          slices.Clone(k.health.locks),
 	}
 	if k.health.probe != "" {
 		h.Problems = append(h.Problems, k.health.probe)
 	}
+	h.Problems = append(h.Problems, unproven...)
 	for _, err := range k.trust.Problems() {
 		h.Problems = append(h.Problems, "trust: "+err.Error())
 	}
+	h.Problems = append(h.Problems, k.concerns.all()...)
 	if confErr != nil {
 		h.ConfigError = confErr.Error()
+	}
+	for _, cg := range k.gate.taggedCgroups()[1:] {
+		h.Elsewhere = append(h.Elsewhere, cg.Path())
 	}
 	return h
 }

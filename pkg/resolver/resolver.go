@@ -218,6 +218,8 @@ func (l Limits) defaults() Limits {
 
 // A Resolver answers workloads and the proxy. It is safe for concurrent use.
 type Resolver struct {
+	// yielding says that another process answers further questions.
+	yielding atomic.Bool
 	askers   Asker
 	names    Decider
 	recorder Recorder

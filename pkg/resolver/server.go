@@ -31,11 +31,14 @@ func (r *Resolver) ServeUDP(ctx context.Context, conn *net.UDPConn, netns uint64
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var wg sync.WaitGroup
+	answering, cancel := r.answering(ctx)
+	defer cancel()
 	defer wg.Wait()
 	buf := make([]byte, maxQuestion)
-	for {
+	for last := false; !last; {
 		n, src, err := conn.ReadFromUDPAddrPort(buf)
-		if ctx.Err() != nil {
+		last = ctx.Err() != nil
+		if last && (err != nil || !r.yielding.Load()) {
 			return nil
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -59,12 +62,39 @@ func (r *Resolver) ServeUDP(ctx context.Context, conn *net.UDPConn, netns uint64
 				r.meter.Dropped(DropNoAsker)
 				return
 			}
-			if reply := r.Answer(ctx, client, msg, false); reply != nil {
+			if reply := r.Answer(answering, client, msg, false); reply != nil {
 				// The client that went away is no error of ours.
 				_, _ = conn.WriteToUDPAddrPort(reply, src)
 			}
 		})
 	}
+	return nil
+}
+
+// yieldTime is how long questions that were taken before Yield may go on. A
+// client asks again after 5 s (resolv.conf(5), timeout).
+const yieldTime = 5 * time.Second
+
+// Yield says that somebody else answers what ServeUDP no longer takes once its
+// context ends: what was taken until then is still answered.
+func (r *Resolver) Yield() { r.yielding.Store(true) }
+
+// answering gives the context of questions that were taken while ctx had not
+// ended. It ends with ctx, or later after Yield.
+func (r *Resolver) answering(ctx context.Context) (context.Context, context.CancelFunc) {
+	answering, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if !r.yielding.Load() {
+			cancel()
+			return
+		}
+		select {
+		case <-answering.Done():
+		case <-time.After(yieldTime):
+			cancel()
+		}
+	})
+	return answering, func() { stop(); cancel() }
 }
 
 // ServeTCP answers the questions of one connection, in order, until the client

@@ -53,6 +53,30 @@ const (
 	Leave = "leave"
 )
 
+// What the main process of a worker's service asks of the worker, besides Yield
+// and Reload.
+const (
+	// Ping asks how it is.
+	Ping = "ping"
+)
+
+// What a worker says of itself before it serves and after.
+const (
+	StatusWaiting   = "waiting for sallyport-keeper.service"
+	StatusConnected = "waiting for another worker to give up the listeners"
+	StatusDraining  = "draining"
+)
+
+// PingResult is the result of Ping.
+type PingResult struct {
+	// Ready is set once the self-probe has proven what this worker serves.
+	Ready bool `json:"ready"`
+	// Left is set once the listeners are given up.
+	Left bool `json:"left"`
+	// Status is a line for a person.
+	Status string `json:"status"`
+}
+
 // A Role says what a descriptor of Start is for.
 type Role string
 
@@ -152,6 +176,8 @@ type HealthArgs struct {
 	Lifecycle []string `json:"lifecycle"`
 	// ConfigError is what the last reload said; empty after a good one.
 	ConfigError string `json:"config_error"`
+	// Elsewhere are the tagged cgroups outside of the slice.
+	Elsewhere []string `json:"elsewhere,omitempty"`
 }
 
 // RefusedArgs is the argument of Refused.
@@ -175,6 +201,8 @@ type SnapshotResult struct {
 	Resources     []Resource        `json:"resources"`
 	// Workloads are the cgroups in which something runs.
 	Workloads []workload.Identity `json:"workloads"`
+	// Notes are what a person must know of one of them, by its cgroup.
+	Notes map[string][]string `json:"notes,omitempty"`
 	// Living are the names of all workloads in which something runs, those of
 	// nested cgroups among them; nil where there are too many to tell.
 	Living []string `json:"living"`
@@ -194,6 +222,8 @@ type KernelArgs struct {
 	Ended  []Ended          `json:"ended"`
 	// Rejected is what the guard rejected since the last notice.
 	Rejected []Rejected `json:"rejected"`
+	// Foreign are sockets from outside that were found and ended.
+	Foreign []Foreign `json:"foreign,omitempty"`
 	// Lost counts events that the ring buffer or we had to drop since the last
 	// notice.
 	Lost uint64 `json:"lost"`

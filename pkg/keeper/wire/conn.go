@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -162,8 +163,11 @@ func (c *Conn) Send(m *Message, body any) error {
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
-			fds[i] = int(f.Fd())
+			if fds[i], err = number(f); err != nil {
+				return fmt.Errorf("wire: send %q: %w", m.Method, err)
+			}
 		}
+		defer runtime.KeepAlive(files)
 		oob = unix.UnixRights(fds...)
 	}
 	c.sending.Lock()
@@ -180,6 +184,17 @@ func (c *Conn) Send(m *Message, body any) error {
 		return fmt.Errorf("wire: send %q: %w", m.Method, err)
 	}
 	return nil
+}
+
+// number gives the descriptor of a file. File.Fd would make it blocking, and with
+// it every copy that others accept or read on.
+func number(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	err = raw.Control(func(n uintptr) { fd = int(n) })
+	return fd, err
 }
 
 // Receive waits for one message. It returns io.EOF when the peer has gone.

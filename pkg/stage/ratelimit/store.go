@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,6 +31,10 @@ type Store struct {
 	serial   uint64
 	buffer   []byte
 	failed   bool
+
+	mu sync.Mutex
+	// closed says that the file is no longer ours.
+	closed bool
 }
 
 // OpenStore makes the file the place of the counters: those that it holds and
@@ -61,16 +66,25 @@ func (k *Store) Run(ctx context.Context) error {
 	}
 }
 
-// Close writes the last snapshot.
+// Close writes the last snapshot: nothing is written after it, so that the file
+// may be another process's from then on. A second call does nothing.
 func (k *Store) Close() error {
 	k.write(time.Now())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return nil
+	}
+	k.closed = true
 	return errors.Join(k.file.Sync(), k.file.Close())
 }
 
 // write writes a snapshot if something has changed. Counters that cannot be
 // written go on in memory: refusing all requests would not count better.
 func (k *Store) write(now time.Time) {
-	if !k.counters.changed.Swap(false) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed || !k.counters.changed.Swap(false) {
 		return
 	}
 	s := k.counters.save(now.Unix())

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/config"
+	"sallyport/pkg/keeper"
+	"sallyport/pkg/keeper/store"
+	"sallyport/pkg/supervisor"
+)
+
+// The parts of the daemon, each a unit of systemd's. Without one `run` is all of
+// it but the last.
+const (
+	partKeeper = "keeper"
+	partWorker = "worker"
+	partLock   = "lock"
+)
+
+func (e *env) runPart(c *cobra.Command, part, path string) error {
+	ctx := c.Context()
+	switch part {
+	case "":
+		return e.runDaemon(ctx, path)
+	case partKeeper:
+		return e.runKeeper(ctx, path)
+	case partWorker:
+		return e.runWorker(ctx, path)
+	case partLock:
+		return e.runLock(ctx, path)
+	default:
+		return wrongUse(c, fmt.Errorf("--part %q: want %s, %s or %s", part, partKeeper, partWorker, partLock))
+	}
+}
+
+// statusInterval is how often the keeper's line for the service manager is
+// brought up to date.
+const statusInterval = time.Second
+
+// runKeeper is sallyport-keeper.service.
+func (e *env) runKeeper(ctx context.Context, path string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("run --part keeper: not root: it loads BPF programs and nftables rules")
+	}
+	conf, _, err := keeper.LoadConfig(path, config.Enforce)
+	if err != nil {
+		return configError(err)
+	}
+	log := newLogger(string(conf.Log.Level), string(conf.Log.Format))
+	defer log.Sync()
+	stored, err := store.Open(os.Getenv)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	places := keeper.PlacesOf(conf)
+	if err := places.Sweep(ctx); err != nil {
+		log.Warn("leftovers of an earlier exec", zap.Error(err))
+	}
+	k, err := keeper.Open(keeper.Options{
+		Instance: places.Service(), ConfigPath: path, Apart: true, Store: stored, Version: version, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("run: %w", mistaken(err))
+	}
+	defer k.Close()
+	if err := stored.Clear(); err != nil {
+		log.Warn("stored descriptors", zap.Error(err))
+	}
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, unix.SIGHUP)
+	defer signal.Stop(reload)
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx) }()
+	n := &notifier{env: e, log: log, watchdog: watchdogInterval(log)}
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	armed := k.Armed()
+	for {
+		select {
+		case <-armed:
+			armed = nil
+			n.ready()
+		case <-reload:
+			n.send("RELOADING=1\nMONOTONIC_USEC=" + monotonic())
+			// Its errors are in the log, the status and the audit.
+			_ = k.Reload()
+			n.send(daemon.SdNotifyReady)
+		case <-tick.C:
+			n.status(k.Summary())
+			if k.Watching() {
+				n.beat()
+			}
+		case err := <-ended:
+			return errorOrNil(err, ctx)
+		case <-ctx.Done():
+			n.send(daemon.SdNotifyStopping)
+			return errorOrNil(<-ended, ctx)
+		}
+	}
+}
+
+// runWorker is sallyport.service.
+func (e *env) runWorker(ctx context.Context, path string) error {
+	if os.Geteuid() == 0 {
+		return errors.New("run --part worker: the worker must not be root: its unit says User=sallyport; on a host without systemd use `sallyport run`")
+	}
+	log := newLogger("info", "json")
+	defer log.Sync()
+	places, err := keeper.LenientPlaces(path)
+	if err != nil {
+		log.Warn("configuration: the usual places are assumed", zap.Error(err))
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, unix.SIGHUP)
+	defer signal.Stop(reload)
+	n := &notifier{env: e, log: log}
+	s := supervisor.New(supervisor.Options{
+		Argv:     []string{keeper.Internal, keeper.InternalWork, keeper.WorkerSocket(places.RuntimeDir)},
+		Notify:   n.send,
+		Watchdog: watchdogInterval(log),
+		Reload:   reload,
+		Log:      log,
+	})
+	if err := s.Run(ctx); err != nil {
+		return fmt.Errorf("run --part worker: %w", err)
+	}
+	return nil
+}
+
+// runLock is sallyport-lock.service: it shuts the gate and leaves it shut.
+func (e *env) runLock(ctx context.Context, path string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("run --part lock: not root: it loads BPF programs and nftables rules")
+	}
+	log := newLogger("info", "json")
+	defer log.Sync()
+	places, err := keeper.LenientPlaces(path)
+	if err != nil {
+		log.Warn("configuration: the gate is shut where it does not say otherwise at the usual places", zap.Error(err))
+	}
+	if err := keeper.Shut(ctx, places.Service(), log); err != nil {
+		return fmt.Errorf("run --part lock: the gate is not shut: %w", err)
+	}
+	fmt.Fprintln(e.stderr, "the gate is shut")
+	return nil
+}
+
+// A notifier tells the service manager, or else the person.
+type notifier struct {
+	env      *env
+	log      *zap.Logger
+	watchdog time.Duration
+	last     time.Time
+	said     string
+}
+
+func (n *notifier) send(state string) {
+	sent, err := daemon.SdNotify(false, strings.TrimSuffix(state, "\n"))
+	if err != nil {
+		n.log.Warn("sd_notify", zap.Error(err))
+	}
+	if !sent && strings.Contains(state, daemon.SdNotifyReady) {
+		fmt.Fprintln(n.env.stderr, "ready")
+	}
+}
+
+func (n *notifier) ready() { n.send(daemon.SdNotifyReady) }
+
+// status says a line once.
+func (n *notifier) status(line string) {
+	if line == n.said {
+		return
+	}
+	n.said = line
+	n.send("STATUS=" + line)
+}
+
+// beat says that we live, often enough.
+func (n *notifier) beat() {
+	if n.watchdog == 0 || time.Since(n.last) < n.watchdog/3 {
+		return
+	}
+	n.last = time.Now()
+	n.send(daemon.SdNotifyWatchdog)
+}
+
+// watchdogInterval is how often the service manager wants to hear of us, 0 for
+// never.
+func watchdogInterval(log *zap.Logger) time.Duration {
+	d, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		log.Warn("watchdog", zap.Error(err))
+		return 0
+	}
+	return d
+}
+
+// monotonic is the clock of RELOADING=1 (sd_notify(3)), in µs.
+func monotonic() string {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return "0"
+	}
+	return fmt.Sprint(ts.Nano() / 1000)
+}
