@@ -22,6 +22,9 @@ func (w *worker) kernelEvents(ctx context.Context, k *protocol.KernelArgs) {
 	for _, r := range k.Rejected {
 		w.rejected(ctx, &r)
 	}
+	for i := range k.Foreign {
+		w.foreign(ctx, &k.Foreign[i])
+	}
 	for i := range k.Ended {
 		totals := k.Ended[i].Totals()
 		w.proxy.FlowClosed(k.Ended[i].Flow(), leg(&totals))

@@ -29,6 +29,9 @@ func (k *Keeper) forwardEvents(ctx context.Context) error {
 		k.sendEvents(ctx, k.events)
 	}()
 	err := k.gate.data.Events(ctx, func(e datapath.Event) {
+		if e.Kind == datapath.Refused && e.Reason == datapath.ForeignSocket {
+			k.prodForeign()
+		}
 		select {
 		case k.events <- e:
 		default:

@@ -134,12 +134,14 @@ func (k *Keeper) resources() []protocol.Resource {
 	directories, most := k.trust.Figures()
 	k.health.mu.Lock()
 	notes := len(k.health.notes)
+	sockets, mostSockets := k.foreignSockets().sweeper.Figures()
 	k.health.mu.Unlock()
 	return []protocol.Resource{
 		{Name: "kernel_events", Entries: len(k.events), Capacity: eventQueue},
 		{Name: "commands", Entries: k.callers.total(), Capacity: maxCommands},
 		{Name: "trust_directories", Entries: directories, Capacity: most},
 		{Name: "notices", Entries: notes, Capacity: notesMax},
+		{Name: "sockets_in_order", Entries: sockets, Capacity: mostSockets},
 	}
 }
 

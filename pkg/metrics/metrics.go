@@ -55,6 +55,7 @@ type Metrics struct {
 	enforcement atomic.Bool
 	reload      reload
 	handshakes  [sides][results]atomic.Uint64
+	foreign     foreignSockets
 	cache       [exchange.CacheStatuses]atomic.Uint64
 }
 
@@ -75,6 +76,7 @@ func New(o Options) *Metrics {
 		newDNSCollector(m),
 		newResourceCollector(m),
 		newStateCollector(m),
+		newForeignCollector(m),
 	)
 	if o.Datapath != nil {
 		m.registry.MustRegister(newBPFCollector(o.Datapath))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -72,26 +73,32 @@ func protocols() []uint8 {
 // connections in TIME_WAIT belong to no cgroup and are not among them; nor are
 // raw sockets where the kernel was built without CONFIG_INET_RAW_DIAG. Linux 5.8.
 func Sockets(ns *os.File, cgroup uint64) ([]Socket, error) {
-	var list []Socket
+	list, err := list(ns, func(family, protocol uint8) ([]Socket, error) { return sockets(family, protocol, cgroup) })
+	if err != nil {
+		return nil, fmt.Errorf("sockets of cgroup %d: %w", cgroup, err)
+	}
+	return list, nil
+}
+
+// list joins the dumps of every family and protocol in ns.
+func list(ns *os.File, one func(family, protocol uint8) ([]Socket, error)) ([]Socket, error) {
+	var all []Socket
 	err := Do(ns, func() error {
 		for _, protocol := range protocols() {
 			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-				part, err := dump(func() ([]Socket, error) { return sockets(family, protocol, cgroup) })
+				part, err := dump(func() ([]Socket, error) { return one(family, protocol) })
 				if errors.Is(err, unix.ENOENT) {
 					continue // this kernel has no such protocol, or no sock_diag for it
 				}
 				if err != nil {
 					return err
 				}
-				list = append(list, part...)
+				all = append(all, part...)
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("sockets of cgroup %d: %w", cgroup, err)
-	}
-	return list, nil
+	return all, err
 }
 
 // sockets makes one dump.
@@ -100,20 +107,24 @@ func sockets(family, protocol uint8, cgroup uint64) ([]Socket, error) {
 	// One piece: the library would put an attribute before raw data.
 	filter := nl.NewRtAttr(inetDiagReqBytes, cgroupFilter(cgroup)).Serialize()
 	request.AddRawData(append(diagRequest(family, protocol, Socket{}), filter...))
+	list, err := execute(request, protocol)
+	// Raw sockets are listed without regard to the filter before Linux 5.17.
+	return slices.DeleteFunc(list, func(s Socket) bool { return s.Cgroup != cgroup }), err
+}
+
+// execute sends a request and reads the sockets that answer it.
+func execute(request *nl.NetlinkRequest, protocol uint8) ([]Socket, error) {
 	answers, err := request.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	if err != nil {
 		return nil, err
 	}
-	var list []Socket
+	list := make([]Socket, 0, len(answers))
 	for _, b := range answers {
 		s, err := parseSocket(b, protocol)
 		if err != nil {
 			return nil, err
 		}
-		// Raw sockets are listed without regard to the filter before Linux 5.17.
-		if s.Cgroup == cgroup {
-			list = append(list, s)
-		}
+		list = append(list, s)
 	}
 	return list, nil
 }

@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"context"
+
+	"sallyport/pkg/audit"
+	"sallyport/pkg/datapath"
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/metrics"
+	"sallyport/pkg/policy"
+)
+
+// foreign records a socket that was connected before its process, or the tag,
+// came to the workload.
+func (w *worker) foreign(ctx context.Context, f *protocol.Foreign) {
+	id, err := w.identities.look(ctx, f.Cgroup, 0)
+	if err != nil {
+		id.Identity.Name = metrics.OtherName
+	}
+	id.Exe = f.Exe
+	w.metrics.ForeignSocket(f.Outcome)
+	w.audit.Record(&audit.Event{
+		Time: f.Time, Kind: audit.ForeignSocket, Verdict: policy.Deny.String(), Reason: datapath.ForeignSocket.String(),
+		Mode:     w.config.Load().policy.WorkloadMode(id.Identity.Name).String(),
+		Workload: auditWorkload(&id, f.PID, f.UID), Flow: f.Flow,
+		Dst:     audit.Destination{IP: f.Dst.Addr(), Port: f.Dst.Port()},
+		Message: foreignMessage(f),
+	})
+}
+
+// foreignMessage explains it to a person.
+func foreignMessage(f *protocol.Foreign) string {
+	what := f.Kind + " socket"
+	switch {
+	case f.Listening:
+		what = f.Kind + " listener"
+	case f.Dst.IsValid():
+		what = f.Kind + " connection"
+	}
+	switch {
+	case f.Tagged:
+		what += " that is older than the gate"
+	case f.Maker != "":
+		what += " made in " + f.Maker
+	default:
+		what += " made elsewhere"
+	}
+	switch f.Outcome {
+	case "destroyed":
+		return what + ": destroyed"
+	case "process_ended":
+		return what + ": the kernel cannot destroy it, so its process was ended"
+	}
+	return what + ": it could not be ended: " + f.Error
+}

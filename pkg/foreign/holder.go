@@ -1,0 +1,155 @@
+package foreign
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/workload"
+)
+
+// A holder is a process with a descriptor that has to be judged.
+type holder struct {
+	cgroup workload.Cgroup
+	pid    int
+	pidfd  int
+	uid    uint32
+	exe    string
+	// fresh says, once asked, whether the process may not have executed yet.
+	asked, fresh bool
+}
+
+// openHolder makes sure that pid is a process of the cgroup: its number may have
+// become another's since it was read.
+func openHolder(tree *workload.Tree, cg workload.Cgroup, pid int) (*holder, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, err
+	}
+	h := &holder{cgroup: cg, pid: pid, pidfd: pidfd}
+	at, err := tree.OfProcess(pid)
+	if err == nil && at.ID() != cg.ID() {
+		err = unix.ESRCH // it moved on: who looks at its new place sees it there
+	}
+	if err == nil {
+		err = h.lives()
+	}
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *holder) close() { _ = unix.Close(h.pidfd) }
+
+// lives fails with ESRCH once the process has been reaped.
+func (h *holder) lives() error {
+	if err := unix.PidfdSendSignal(h.pidfd, 0, nil, 0); !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	return nil
+}
+
+// take duplicates a descriptor of the process.
+func (h *holder) take(e entry) (int, error) {
+	if e.tid == h.pid {
+		return unix.PidfdGetfd(h.pidfd, e.fd, 0)
+	}
+	thread, err := unix.PidfdOpen(e.tid, pidfdThread)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(thread)
+	// A number that has become another's is not one of this process's threads.
+	if _, err := os.Stat(threadFile(h.pid, e.tid, "fd")); err != nil {
+		return -1, err
+	}
+	return unix.PidfdGetfd(thread, e.fd, 0)
+}
+
+// kill ends the process.
+func (h *holder) kill() error { return unix.PidfdSendSignal(h.pidfd, unix.SIGKILL, nil, 0) }
+
+// describe learns what the audit tells.
+func (h *holder) describe() {
+	if h.exe != "" {
+		return
+	}
+	if p, err := workload.LookUp(h.pid); err == nil {
+		h.uid, h.exe = p.UID, p.Exe
+	}
+}
+
+// freshFor is how long after its start a process is given to execute.
+const freshFor = 2 * time.Second
+
+// forked reports whether the descriptor is one that a process has only because it
+// was forked and has not executed yet: a service manager's child that is in the
+// unit's cgroup from its first instant, or our own. What its parent has open (the
+// host's socket units, our listeners) is closed as soon as it executes, and must
+// not be destroyed. Such a process is young, runs its parent's file, its parent is
+// not tagged, and the descriptor is closed on exec.
+func (h *holder) forked(e entry) bool {
+	if !h.asked {
+		h.asked, h.fresh = true, h.notExecuted()
+	}
+	if !h.fresh || e.fd < 0 {
+		return false
+	}
+	data, err := os.ReadFile(threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
+	if err != nil {
+		return false
+	}
+	_, flags, _ := strings.Cut(string(data), "flags:")
+	flags, _, _ = strings.Cut(flags, "\n")
+	n, err := strconv.ParseUint(strings.TrimSpace(flags), 8, 32)
+	return err == nil && n&unix.O_CLOEXEC != 0
+}
+
+func (h *holder) notExecuted() bool {
+	age, parent, err := ageOf(h.pid)
+	if err != nil || age > freshFor {
+		return false
+	}
+	if at, err := os.ReadFile("/proc/" + strconv.Itoa(parent) + "/cgroup"); err != nil {
+		return false
+	} else if path, err := workload.ParseProcCgroup(string(at)); err != nil || path == h.cgroup.Path() || strings.HasPrefix(path, h.cgroup.Path()+"/") {
+		return false
+	}
+	var own, theirs unix.Stat_t
+	if unix.Stat("/proc/"+strconv.Itoa(h.pid)+"/exe", &own) != nil || unix.Stat("/proc/"+strconv.Itoa(parent)+"/exe", &theirs) != nil {
+		return false
+	}
+	return own.Dev == theirs.Dev && own.Ino == theirs.Ino
+}
+
+// ageOf gives how long ago a process started, and its parent.
+func ageOf(pid int) (age time.Duration, parent int, err error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name, in parentheses, may contain anything: the last one ends it.
+	fields := strings.Fields(string(data)[strings.LastIndexByte(string(data), ')')+1:])
+	const parentField, startField, ticks = 4 - 3, 22 - 3, 100 // USER_HZ is 100 everywhere
+	if len(fields) <= startField {
+		return 0, 0, errors.New("stat is too short")
+	}
+	if parent, err = strconv.Atoi(fields[parentField]); err != nil {
+		return 0, 0, err
+	}
+	start, err := strconv.ParseUint(fields[startField], 10, 64)
+	if err != nil {
+		return 0, 0, err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, 0, err
+	}
+	return time.Duration(now.Nano()) - time.Duration(start)*(time.Second/ticks), parent, nil
+}

@@ -1,0 +1,306 @@
+package foreign
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/netns"
+	"sallyport/pkg/workload"
+)
+
+// pidfdThread is PIDFD_THREAD of linux/pidfd.h (6.9).
+const pidfdThread = unix.O_EXCL
+
+// A look is one Sweep.
+type look struct {
+	s        *Sweeper
+	found    []Found
+	stubborn map[stubborn]struct{}
+	// holder is the process that is being looked at.
+	holder *holder
+	// holders of later.
+	holders []*holder
+	// later are sockets of which no descriptor could be had: they are looked up all
+	// together, since that reads every socket of the namespace.
+	later      []unresolved
+	namespaces []*os.File
+}
+
+// stubborn is a process that was to be killed for a socket.
+type stubborn struct {
+	pid   int
+	inode uint32
+}
+
+// unresolved is a socket that is known by its number, or by the name of its
+// protocol, alone.
+type unresolved struct {
+	holder *holder
+	entry  entry
+	name   string
+}
+
+func (l *look) close() {
+	for _, h := range l.holders {
+		h.close()
+	}
+	for _, ns := range l.namespaces {
+		ns.Close()
+	}
+}
+
+// process looks at one process.
+func (l *look) process(cg workload.Cgroup, pid int) error {
+	l.holder = nil
+	var errs []error
+	err := l.s.tables.of(pid, func(e entry) {
+		if !e.ring && l.s.knows(e.inode) {
+			return
+		}
+		if err := l.consider(cg, pid, e); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("descriptor %d: %w", e.fd, err))
+		}
+	})
+	if err != nil && !gone(err) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// consider judges a descriptor that is not known.
+func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
+	if l.holder == nil {
+		h, err := openHolder(l.s.o.Tree, cg, pid)
+		if err != nil {
+			return err
+		}
+		l.holder = h
+		l.holders = append(l.holders, h)
+	}
+	h := l.holder
+	if e.ring {
+		return l.ring(h, e)
+	}
+	fd, err := h.take(e)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// kernel.yama.ptrace_scope=3 or another security module forbids it, or the
+		// table is that of one thread and the kernel is older than 6.9.
+		l.later = append(l.later, unresolved{holder: h, entry: e})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.s.closer.close(fd)
+	return l.judge(h, e, fd)
+}
+
+// ring judges the sockets that an io_uring holds.
+func (l *look) ring(h *holder, e entry) error {
+	inodes, unnamed, err := registered(h.pid, e)
+	if err != nil {
+		return err
+	}
+	for _, inode := range inodes {
+		if !l.s.knows(inode) {
+			l.later = append(l.later, unresolved{holder: h, entry: entry{tid: e.tid, fd: -1, inode: inode}})
+		}
+	}
+	for _, name := range unnamed {
+		l.later = append(l.later, unresolved{holder: h, entry: entry{tid: e.tid, fd: -1}, name: name})
+	}
+	return nil
+}
+
+// judge decides on a socket by a descriptor of it.
+func (l *look) judge(h *holder, e entry, fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil // the number is another file's by now
+	}
+	// What was taken is what is judged, whatever the number led to before.
+	e.inode = uint32(st.Ino)
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	switch domain {
+	case unix.AF_UNIX, unix.AF_NETLINK, unix.AF_ALG:
+		l.s.inOrder(e.inode)
+		return nil
+	case unix.AF_INET, unix.AF_INET6:
+		return l.judgeInternet(h, e, fd)
+	}
+	return l.end(h, e, familyName(domain), netns.Socket{})
+}
+
+// judgeInternet decides on an internet socket.
+func (l *look) judgeInternet(h *holder, e entry, fd int) error {
+	if l.s.o.Decided != nil {
+		ours, err := l.s.o.Decided(fd)
+		if err != nil {
+			return err
+		}
+		if ours {
+			l.s.inOrder(e.inode)
+			return nil
+		}
+	}
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil {
+		return err
+	}
+	kind := protocolName(protocol)
+	kindOf, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return err
+	}
+	switch {
+	case kindOf == unix.SOCK_RAW:
+		kind = "raw"
+	case protocol == unix.IPPROTO_TCP, protocol == unix.IPPROTO_UDP, protocol == unix.IPPROTO_UDPLITE, protocol == unix.IPPROTO_MPTCP:
+		return l.judgeConnection(h, e, fd, kind)
+	}
+	// Raw, ping and SCTP sockets send anywhere at any time, by calls that no hook
+	// sees, and nothing takes that from them.
+	s, err := netns.SocketOf(fd)
+	if err != nil {
+		s = netns.Socket{}
+	}
+	return l.end(h, e, kind, s)
+}
+
+// judgeConnection decides on a socket whose calls of connect and sendmsg are
+// refused to tagged processes: only what is connected already leads anywhere.
+func (l *look) judgeConnection(h *holder, e entry, fd int, kind string) error {
+	s, err := netns.SocketOf(fd)
+	if err != nil {
+		return err
+	}
+	if s.Idle() {
+		return nil // not remembered: whoever shares it outside may connect it
+	}
+	ns, err := netns.NamespaceOf(fd)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	known, err := netns.Find(ns, s)
+	if err != nil {
+		// getpeername does not tell where a connection is still being made to, and
+		// of several listeners of a port only one is found by its address.
+		known, err = findByCookie(ns, s.Cookie)
+	}
+	if err == nil {
+		s = known
+	}
+	if err == nil && l.s.o.Tagged(s.Cgroup) {
+		if l.s.o.Decided == nil {
+			l.s.inOrder(e.inode)
+			return nil
+		}
+		if s.Listening() {
+			return nil // older than the tag: what it accepts can send nothing
+		}
+	}
+	if h.forked(e) {
+		return nil
+	}
+	h.describe() // while it lives: what it does about the loss is its own affair
+	derr := netns.Destroy(ns, s)
+	if !quiet(fd) {
+		derr = errors.Join(derr, netns.Disconnect(fd))
+	}
+	if !quiet(fd) {
+		return errors.Join(derr, l.end(h, e, kind, s))
+	}
+	l.tell(h, kind, s, Destroyed, nil)
+	return nil
+}
+
+// quiet reports whether a socket leads nowhere any more. One that cannot be asked
+// is taken for one that does.
+func quiet(fd int) bool {
+	s, err := netns.SocketOf(fd)
+	return err == nil && s.Idle()
+}
+
+// findByCookie looks a socket up among all of its namespace.
+func findByCookie(ns *os.File, cookie uint64) (netns.Socket, error) {
+	all, err := netns.AllSockets(ns)
+	if err != nil {
+		return netns.Socket{}, err
+	}
+	for _, s := range all {
+		if s.Cookie == cookie {
+			return s, nil
+		}
+	}
+	return netns.Socket{}, os.ErrNotExist
+}
+
+// end kills a process that holds what cannot be destroyed.
+func (l *look) end(h *holder, e entry, kind string, s netns.Socket) error {
+	if h.forked(e) {
+		return nil
+	}
+	h.describe()
+	err, outcome := h.kill(), Ended
+	if err != nil {
+		outcome = Failed
+		err = fmt.Errorf("a %s socket leads out of the host and its process could not be ended: %w", kind, err)
+	}
+	// What takes its time to die, or does not, is told once.
+	again := stubborn{h.pid, e.inode}
+	if _, told := l.s.stubborn[again]; !told {
+		l.tell(h, kind, s, outcome, err)
+	}
+	l.stubborn[again] = struct{}{}
+	return err
+}
+
+// tell adds what was found. The holder has been described.
+func (l *look) tell(h *holder, kind string, s netns.Socket, o Outcome, err error) {
+	l.found = append(l.found, Found{
+		Socket: s, Kind: kind, PID: uint32(h.pid), UID: h.uid, Exe: h.exe, Cgroup: h.cgroup.ID(), Outcome: o, Err: err,
+	})
+}
+
+// protocolName names a transport as messages do.
+func protocolName(p int) string {
+	switch p {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_UDPLITE:
+		return "udplite"
+	case unix.IPPROTO_MPTCP:
+		return "mptcp"
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		return "ping"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	}
+	return "ip-" + strconv.Itoa(p)
+}
+
+// familyName names the families that programs are likely to have.
+func familyName(domain int) string {
+	switch domain {
+	case unix.AF_PACKET:
+		return "packet"
+	case unix.AF_VSOCK:
+		return "vsock"
+	case unix.AF_XDP:
+		return "xdp"
+	}
+	return "family-" + strconv.Itoa(domain)
+}

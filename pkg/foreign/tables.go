@@ -1,0 +1,163 @@
+package foreign
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// tables reads descriptor tables from /proc. It has the buffers, so that a look
+// allocates nothing.
+type tables struct {
+	entries [32 << 10]byte
+	link    [128]byte
+	threads []int
+	apart   []int
+}
+
+// An entry is a descriptor that matters.
+type entry struct {
+	tid, fd int
+	inode   uint32 // of a socket
+	ring    bool   // an io_uring instead
+}
+
+// kcmpFiles is KCMP_FILES of linux/kcmp.h.
+const kcmpFiles = 2
+
+// maxApart bounds the tables of one process that threads are compared with. A
+// thread that shares none of them is looked at by itself.
+const maxApart = 8
+
+// of calls f for each socket and ring in any descriptor table of a process.
+// Threads can have tables of their own (clone(2) without CLONE_FILES,
+// unshare(CLONE_FILES)), and where the first thread has ended only those are left.
+func (t *tables) of(pid int, f func(entry)) error {
+	if err := t.listThreads(pid); err != nil {
+		return err
+	}
+	t.apart = t.apart[:0]
+	var errs []error
+	for _, tid := range t.threads {
+		if len(t.threads) > 1 {
+			if t.shared(tid) {
+				continue
+			}
+			if len(t.apart) < maxApart {
+				t.apart = append(t.apart, tid)
+			}
+		}
+		if err := t.table(pid, tid, f); err != nil && !gone(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// shared reports whether a thread has a table that was read already. Where the
+// kernel does not tell (CONFIG_KCMP, a security module) each table is read.
+func (t *tables) shared(tid int) bool {
+	for _, other := range t.apart {
+		order, _, e := unix.Syscall6(unix.SYS_KCMP, uintptr(other), uintptr(tid), kcmpFiles, 0, 0, 0)
+		if e == 0 && order == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// listThreads fills t.threads.
+func (t *tables) listThreads(pid int) error {
+	t.threads = t.threads[:0]
+	dir, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return t.each(dir, func(name []byte) error {
+		if tid, ok := number(name); ok {
+			t.threads = append(t.threads, tid)
+		}
+		return nil
+	})
+}
+
+// table reads one thread's table.
+func (t *tables) table(pid, tid int, f func(entry)) error {
+	dir, err := unix.Open(threadFile(pid, tid, "fd"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return t.each(dir, func(name []byte) error {
+		fd, ok := number(name)
+		if !ok {
+			return nil
+		}
+		// The name ends in a NUL: it lies in a struct linux_dirent64.
+		n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(unsafe.SliceData(name))), uintptr(unsafe.Pointer(&t.link[0])), uintptr(len(t.link)), 0, 0)
+		if e != 0 {
+			if gone(e) {
+				return nil
+			}
+			return e
+		}
+		target := t.link[:n]
+		if inode, ok := socketInode(target); ok {
+			f(entry{tid: tid, fd: fd, inode: inode})
+		} else if string(target) == ringTarget {
+			f(entry{tid: tid, fd: fd, ring: true})
+		}
+		return nil
+	})
+}
+
+// each calls f with the name of each entry of a directory. f must not keep it.
+func (t *tables) each(dir int, f func(name []byte) error) error {
+	for {
+		n, err := unix.Getdents(dir, t.entries[:])
+		if err != nil || n == 0 {
+			return err
+		}
+		for rest := t.entries[:n]; len(rest) > 0; {
+			d := (*unix.Dirent)(unsafe.Pointer(&rest[0]))
+			name := rest[unsafe.Offsetof(d.Name):d.Reclen]
+			rest = rest[d.Reclen:]
+			if end := bytes.IndexByte(name, 0); end > 0 {
+				if err := f(name[:end]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// socketInode reads "socket:[INODE]" (sockfs_dname).
+func socketInode(target []byte) (uint32, bool) {
+	const prefix = "socket:["
+	if len(target) <= len(prefix) || string(target[:len(prefix)]) != prefix || target[len(target)-1] != ']' {
+		return 0, false
+	}
+	n, ok := number(target[len(prefix) : len(target)-1])
+	return uint32(n), ok
+}
+
+// number reads a decimal number without allocating.
+func number(digits []byte) (int, bool) {
+	n := 0
+	for _, c := range digits {
+		if c < '0' || c > '9' || n > 1<<40 {
+			return 0, false
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n, len(digits) > 0
+}
+
+// threadFile is a file of one thread in /proc.
+func threadFile(pid, tid int, name string) string {
+	return "/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(tid) + "/" + name
+}
