@@ -21,6 +21,7 @@ const version = "v1"
 // several goroutines at once.
 type Datapath struct {
 	options Options
+	absent  bool // see Absent
 	maps    bpf.SallyportMaps
 	progs   bpf.SallyportPrograms
 
@@ -148,6 +149,9 @@ func newDatapath(o Options) *Datapath {
 // Close gives the descriptors back and leaves the pins in force. Events must have
 // returned.
 func (d *Datapath) Close() error {
+	if d.absent {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var errs []error
@@ -163,6 +167,9 @@ func (d *Datapath) Close() error {
 // programs of egress go last, so that nothing leaves in between. Events must have
 // returned.
 func (d *Datapath) Unload() error {
+	if d.absent {
+		return nil
+	}
 	d.mu.Lock()
 	var errs []error
 	for i := len(d.links) - 1; i >= 0; i-- {

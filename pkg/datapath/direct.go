@@ -40,6 +40,9 @@ type directPrefix struct {
 // packet. It fails, and changes nothing, where a prefix has more than 16 port
 // ranges or where there are more than 8192 prefixes.
 func (d *Datapath) SetDirect(rules []DirectRule) error {
+	if d.absent {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	names, err := nameRules(rules)

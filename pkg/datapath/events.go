@@ -42,6 +42,10 @@ const (
 // time and must not block for long: what does not fit into the buffer meanwhile is
 // counted by EventsLost. Only one Events may run.
 func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
+	if d.absent {
+		<-ctx.Done()
+		return nil
+	}
 	reader, err := ringbuf.NewReader(d.maps.Events)
 	if err != nil {
 		return fmt.Errorf("datapath: ring buffer: %w", err)

@@ -3,7 +3,9 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -16,6 +18,9 @@ import (
 // unless net.ListenConfig.SetMultipathTCP(false) is called. Its cgroup at the time
 // it was made must be below Options.KeeperCgroup.
 func (d *Datapath) MarkListener(fd uintptr) error {
+	if d.absent {
+		return nil
+	}
 	if err := d.maps.Marks.Update(int32(fd), uint32(1), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("datapath: mark of a listener: %w", err)
 	}
@@ -40,6 +45,10 @@ func (d *Datapath) SetListeners(netns uint64, l Listeners) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.absent {
+		d.listeners[netns] = l
+		return nil
+	}
 	if err := d.maps.Listeners.Update(netns, l.value(), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("datapath: listeners of namespace %d: %w", netns, err)
 	}
@@ -51,11 +60,21 @@ func (d *Datapath) SetListeners(netns uint64, l Listeners) error {
 func (d *Datapath) RemoveListeners(netns uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.maps.Listeners.Delete(netns); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("datapath: listeners of namespace %d: %w", netns, err)
+	if !d.absent {
+		if err := d.maps.Listeners.Delete(netns); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("datapath: listeners of namespace %d: %w", netns, err)
+		}
 	}
 	delete(d.listeners, netns)
 	return nil
+}
+
+// ListenerNamespaces gives the cookies of the network namespaces that have
+// listeners, those that an earlier process had set among them.
+func (d *Datapath) ListenerNamespaces() []uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.listeners))
 }
 
 func (l Listeners) value() bpf.SallyportSpListeners {
@@ -73,6 +92,9 @@ func (l Listeners) value() bpf.SallyportSpListeners {
 // stands for the loopback addresses 127.0.0.1 and ::1; what else it covers must be
 // listed.
 func (d *Datapath) SetOwnAddresses(addrs []netip.AddrPort) error {
+	if d.absent {
+		return nil
+	}
 	want := make(map[bpf.SallyportSpEndpoint]bool)
 	for _, a := range addrs {
 		if !a.IsValid() || a.Port() == 0 {
@@ -97,6 +119,9 @@ func (d *Datapath) SetOwnAddresses(addrs []netip.AddrPort) error {
 // SetInbound replaces the ports on which workloads may answer other hosts.
 // Connections that were accepted before keep what held then; the guard ends them.
 func (d *Datapath) SetInbound(ports []InboundPort) error {
+	if d.absent {
+		return nil
+	}
 	want := make(map[bpf.SallyportSpInboundKey]bool)
 	for _, p := range ports {
 		if p.Port == 0 {
@@ -115,6 +140,9 @@ func (d *Datapath) SetInbound(ports []InboundPort) error {
 
 // SetProbe says which cgroup is the self-probe's. The zero Probe means none.
 func (d *Datapath) SetProbe(p Probe) error {
+	if d.absent {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.config.ProbeCgroup = p.Cgroup

@@ -28,6 +28,9 @@ const batch = 256
 
 // Flows gives every flow that holds a place.
 func (d *Datapath) Flows() ([]FlowStats, error) {
+	if d.absent {
+		return nil, nil
+	}
 	clock, err := newClock()
 	if err != nil {
 		return nil, err
@@ -75,6 +78,9 @@ func (d *Datapath) stats(f *bpf.SallyportSpFlow, clock clock) FlowStats {
 // Refusals gives how often each reason was given since Create. Every reason is
 // there, also with 0.
 func (d *Datapath) Refusals() (map[Reason]uint64, error) {
+	if d.absent {
+		return map[Reason]uint64{}, nil
+	}
 	all := make(map[Reason]uint64, reasonCount)
 	for _, r := range Reasons() {
 		n, err := d.counter(uint32(r))
@@ -88,7 +94,12 @@ func (d *Datapath) Refusals() (map[Reason]uint64, error) {
 
 // EventsLost gives how many events did not fit into their buffers. What they told
 // is in Refusals.
-func (d *Datapath) EventsLost() (uint64, error) { return d.counter(countEventsLost) }
+func (d *Datapath) EventsLost() (uint64, error) {
+	if d.absent {
+		return 0, nil
+	}
+	return d.counter(countEventsLost)
+}
 
 // counter sums one counter over the CPUs. Single CPUs may be negative: what one
 // took another may give back.
@@ -106,6 +117,9 @@ func (d *Datapath) counter(index uint32) (uint64, error) {
 
 // Resources gives every bounded table and how full it is.
 func (d *Datapath) Resources() ([]Resource, error) {
+	if d.absent {
+		return nil, nil
+	}
 	var out []Resource
 	for _, c := range []struct {
 		name    string
@@ -158,6 +172,9 @@ func (d *Datapath) Sweep() error {
 }
 
 func (d *Datapath) sweep() error {
+	if d.absent {
+		return nil
+	}
 	var idle []uint64
 	err := eachEntry(d.maps.Shares, func(id uint64, s *bpf.SallyportSpShare) error {
 		if s.Places <= 0 && s.Askers <= 0 {

@@ -63,6 +63,9 @@ func (d *Datapath) tag(dir string, slice bool) error {
 		}
 	}
 	d.tagged[dir] = tag{id: id, level: level, slice: slice}
+	if d.absent {
+		return nil
+	}
 	// The tag comes first: sock_create refuses without it, and the programs on the
 	// root know by it whom to refuse foreign sockets.
 	err = d.writeTag(dir)
@@ -103,6 +106,9 @@ func (d *Datapath) untag(dir string) error {
 		}
 	}
 	delete(d.tagged, dir)
+	if d.absent {
+		return nil
+	}
 	if err := d.maps.Tagged.Delete(t.id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		errs = append(errs, fmt.Errorf("datapath: tag of %s: %w", dir, err))
 	}

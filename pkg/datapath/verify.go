@@ -16,6 +16,9 @@ import (
 // costs two system calls for each link. Links of cgroups that are gone are no
 // problem: nothing runs there.
 func (d *Datapath) Verify() ([]Problem, error) {
+	if d.absent {
+		return nil, nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var problems []Problem
@@ -87,6 +90,9 @@ func (d *Datapath) fault(a *attachment) (string, error) {
 // Repair restores what Verify finds. What happened in between stays closed:
 // sockets made without sock_create have no owner and cannot connect.
 func (d *Datapath) Repair() error {
+	if d.absent {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	errs := []error{d.writeConfig()}
