@@ -127,8 +127,6 @@ type Keeper struct {
 	eventsLost atomic.Uint64
 	foreign    foreignSockets
 	concerns   concerns
-	foreign    foreignSockets
-	concerns   concerns
 }
 
 // LoadConfig reads the configuration; without a path it is the built-in one in
@@ -316,7 +314,6 @@ func (k *Keeper) Run(ctx context.Context) error {
 	})
 	start("exec", k.serveExec)
 	start("hidden sockets", k.hideAgain)
-	start("foreign sockets", k.watchForeign)
 	start("cgroups outside of the slice", k.watchClaims)
 	start("foreign sockets", k.watchForeign)
 	start("configuration file", k.watchConfig)

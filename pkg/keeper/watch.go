@@ -216,7 +216,6 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 		h.Problems = append(h.Problems, "trust: "+err.Error())
 	}
 	h.Problems = append(h.Problems, k.concerns.all()...)
-	h.Problems = append(h.Problems, k.concerns.all()...)
 	if confErr != nil {
 		h.ConfigError = confErr.Error()
 	}

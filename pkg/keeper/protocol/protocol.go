@@ -224,8 +224,6 @@ type KernelArgs struct {
 	Rejected []Rejected `json:"rejected"`
 	// Foreign are sockets from outside that were found and ended.
 	Foreign []Foreign `json:"foreign,omitempty"`
-	// Foreign are sockets from outside that were found and ended.
-	Foreign []Foreign `json:"foreign,omitempty"`
 	// Lost counts events that the ring buffer or we had to drop since the last
 	// notice.
 	Lost uint64 `json:"lost"`
