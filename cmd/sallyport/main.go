@@ -116,6 +116,7 @@ the program, no way around.`,
 		e.reloadCommand(), e.configCommand(), e.policyCommand(), e.caCommand(), e.doctorCommand(),
 		e.teardownCommand(), e.versionCommand(), e.cacheCommand(), e.convertCommand(), e.reportCommand(),
 	)
+	root.AddCommand(e.tagCommand(), e.untagCommand(), e.containerArgsCommand())
 	root.AddCommand(e.unbuiltCommands()...)
 	return root
 }

@@ -42,7 +42,8 @@ func (w *worker) taggedPeer(p *admin.Peer) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	return path == w.args.Slice || strings.HasPrefix(path, w.args.Slice+"/"), nil
+	tagged := append([]string{w.args.Slice}, w.report.Load().Elsewhere...)
+	return slices.ContainsFunc(tagged, func(t string) bool { return path == t || strings.HasPrefix(path, t+"/") }), nil
 }
 
 // Ready is nil when everything is as it must be.
@@ -94,13 +95,14 @@ func (w *worker) Status(context.Context) (*admin.Status, error) {
 		flows[w.nameOf(snapshot.Flows[i].Cgroup)]++
 	}
 	for _, id := range snapshot.Workloads {
-		note := ""
+		var notes []string
 		if !id.Confined && id.Command != "" {
-			note = "root: not confined"
+			notes = append(notes, "root: not confined")
 		}
+		notes = append(notes, snapshot.Notes[id.Cgroup]...)
 		out.Workloads = append(out.Workloads, admin.Workload{
 			Name: id.Name, Cgroup: id.Cgroup, Unit: id.Unit, Container: id.Container, Command: id.Command,
-			Mode: s.policy.WorkloadMode(id.Name).String(), Flows: flows[id.Name], Note: note,
+			Mode: s.policy.WorkloadMode(id.Name).String(), Flows: flows[id.Name], Note: strings.Join(notes, "; "),
 		})
 	}
 	return out, nil

@@ -3,13 +3,15 @@ package confine
 import (
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // Inaccessible are the paths that a service of that user must not reach: what
 // HiddenSockets names, and the agents that hold keys, which a command of `exec`
 // may use because its user started it. Where HiddenSockets keeps the files of a
-// directory, the sockets in it are named one by one. Each may be missing.
+// directory, the sockets in it are named one by one. Each may be missing. A
+// negative uid is one that is not known yet.
 func Inaccessible(uid int, home string, env []string) []string {
 	// A runtime directory holds nothing that a service needs, and every socket of
 	// a session: buses, agents, engines.
@@ -19,7 +21,7 @@ func Inaccessible(uid int, home string, env []string) []string {
 		if rest, ok := strings.CutPrefix(path, "/var/run/"); ok {
 			path = "/run/" + rest // FHS 3.0: the one is a link to the other
 		}
-		if strings.HasPrefix(path, "/run/user/") {
+		if strings.HasPrefix(path, "/run/user/") || uid < 0 && strings.HasSuffix(path, strconv.Itoa(uid)) {
 			continue
 		}
 		if h.KeepFiles {

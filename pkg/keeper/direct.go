@@ -47,7 +47,7 @@ func (k *Keeper) applyDirect() error {
 	want.tag(k.prober.cgroup)
 	hosts, nets := split(k.own.Prefixes())
 	if hasExceptions(c) {
-		cgroups, err := below(k.gate.tagged, maxDirectCgroups)
+		cgroups, err := k.belowAll(maxDirectCgroups)
 		if err != nil {
 			return err
 		}
@@ -133,6 +133,21 @@ func directRule(cgroup uint64, r policy.DirectRule) datapath.DirectRule {
 		protocol = datapath.UDP
 	}
 	return datapath.DirectRule{Cgroup: cgroup, Prefix: r.Prefix, First: r.First, Last: r.Last, Protocol: protocol, Rule: r.Rule}
+}
+
+// belowAll lists every tagged cgroup and all below them, at most n.
+func (k *Keeper) belowAll(n int) ([]workload.Cgroup, error) {
+	var all []workload.Cgroup
+	for _, cg := range k.gate.taggedCgroups() {
+		some, err := below(cg, n-len(all))
+		if errors.Is(err, workload.ErrGone) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
 }
 
 // below lists a cgroup and all below it, at most n.

@@ -200,6 +200,12 @@ func (k *Keeper) serveCaller(ctx context.Context, c *net.UnixConn, group int) er
 	if !who.proven(m.Sender) {
 		return refuse(errors.New("the caller's pid is not proven: another process answered"))
 	}
+	if cg, err := k.gate.tree.OfProcess(who.pid); err != nil || k.gate.inside(cg.Path()) {
+		return refuse(errors.New("the caller runs in a tagged cgroup: a workload must not start others"))
+	}
+	if m.Method == methodTag {
+		return k.serveTag(ctx, conn, who, m, refuse)
+	}
 	var args RemoteLaunch
 	if err := m.Decode(&args); err != nil {
 		return refuse(err)

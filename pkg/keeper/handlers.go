@@ -19,6 +19,7 @@ func (k *Keeper) handlers() map[string]wire.Handler {
 		protocol.Identify: k.identify,
 		protocol.Snapshot: k.snapshot,
 		protocol.Rotate:   k.rotate,
+		protocol.DialDNS:  k.dialDNS,
 		protocol.Reopen: func(context.Context, *wire.Message) (any, []*os.File, error) {
 			if k.audit == nil {
 				return nil, nil, errNoAuditFile
@@ -105,7 +106,7 @@ func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("guard: %w", err)
 	}
-	out.GuardRejected = counters.Rejected()
+	out.GuardRejected = counters.Rejected() + k.namespaces.rejectedPackets()
 	resources, err := k.gate.data.Resources()
 	if err != nil {
 		return nil, nil, fmt.Errorf("resources: %w", err)
@@ -120,7 +121,7 @@ func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, 
 		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
 	}
 	out.Resources = append(out.Resources, k.resources()...)
-	if out.Workloads, err = k.workloads(); err != nil {
+	if out.Workloads, out.Notes, err = k.workloads(); err != nil {
 		return nil, nil, fmt.Errorf("workloads: %w", err)
 	}
 	if out.Living, err = k.living(); err != nil {
@@ -141,6 +142,7 @@ func (k *Keeper) resources() []protocol.Resource {
 		{Name: "commands", Entries: k.callers.total(), Capacity: maxCommands},
 		{Name: "trust_directories", Entries: directories, Capacity: most},
 		{Name: "notices", Entries: notes, Capacity: notesMax},
+		k.namespaces.resource(),
 		{Name: "sockets_in_order", Entries: sockets, Capacity: mostSockets},
 	}
 }
@@ -148,7 +150,7 @@ func (k *Keeper) resources() []protocol.Resource {
 // living names every workload in which something runs; nil where there are more
 // cgroups than are looked at.
 func (k *Keeper) living() ([]string, error) {
-	cgroups, err := below(k.gate.tagged, maxDirectCgroups)
+	cgroups, err := k.belowAll(maxDirectCgroups)
 	if err != nil || len(cgroups) == maxDirectCgroups {
 		return nil, err
 	}
@@ -162,28 +164,4 @@ func (k *Keeper) living() ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// workloads names the populated cgroups directly below the tagged one; deeper
-// ones belong to them.
-func (k *Keeper) workloads() ([]workload.Identity, error) {
-	children, err := k.gate.tagged.Children()
-	if err != nil {
-		return nil, err
-	}
-	var out []workload.Identity
-	for _, cg := range children {
-		if cg.ID() == k.prober.cgroup.ID() {
-			continue
-		}
-		if populated, err := cg.Populated(); err != nil || !populated {
-			continue
-		}
-		id, err := k.registry.Identify(cg.ID())
-		if err != nil {
-			continue // it ended while we asked
-		}
-		out = append(out, id)
-	}
-	return out, nil
 }

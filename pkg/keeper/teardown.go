@@ -82,13 +82,23 @@ func Teardown(ctx context.Context, c *config.Config, stop bool) error {
 // vacate makes sure that nothing runs behind any of the gates.
 func vacate(ctx context.Context, tree *workload.Tree, instances []Instance, stop bool) error {
 	busy := &BusyError{}
+	var tagged []workload.Cgroup
 	for _, i := range instances {
 		cg, err := tree.Cgroup(i.Tagged)
-		if errors.Is(err, workload.ErrGone) {
-			continue
-		} else if err != nil {
+		if err == nil {
+			tagged = append(tagged, cg)
+		} else if !errors.Is(err, workload.ErrGone) {
 			return err
 		}
+		elsewhere, err := readElsewhere(i, tree)
+		if err != nil {
+			return err
+		}
+		for _, cg := range elsewhere {
+			tagged = append(tagged, cg)
+		}
+	}
+	for _, cg := range tagged {
 		if stop {
 			if err := cg.Kill(ctx); err != nil {
 				return err

@@ -264,3 +264,12 @@ func Named(tags []Record) []workload.Named {
 	}
 	return named
 }
+
+// Names reports whether a unit's tag is that of this unit; that of a template is
+// that of its instances.
+func (r Record) Names(unit string) bool {
+	if before, after, ok := strings.Cut(r.Name, "@."); ok {
+		return strings.HasPrefix(unit, before+"@") && strings.HasSuffix(unit, "."+after)
+	}
+	return r.Name == unit
+}

@@ -1,0 +1,245 @@
+package tag
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sallyport/pkg/ca"
+	"sallyport/pkg/config"
+	"sallyport/pkg/confine"
+	"sallyport/pkg/systemd"
+)
+
+// A Host is what tagging needs to know of the host.
+type Host struct {
+	Config *config.Config
+	Store  Store
+	// Trust is what workloads trust, kept current by the daemon.
+	Trust *ca.Directory
+}
+
+// OpenHost reads the host's trust, and makes it where the daemon has not run yet:
+// a unit that starts before it would have none else.
+func OpenHost(c *config.Config) (*Host, error) {
+	root, err := ca.OpenRoot(c.TLS.CADir)
+	if err != nil {
+		return nil, err
+	}
+	t, err := ca.NewTrust(ca.TrustOptions{
+		Shared:    filepath.Join(c.StateDir, "trust"),
+		Workloads: filepath.Join(c.RuntimeDir, "service", "trust"),
+		Root:      root.PEM(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := t.Build(); err != nil {
+		return nil, err
+	}
+	return &Host{Config: c, Store: StoreOf(c.StateDir), Trust: t.Lasting()}, nil
+}
+
+// own are sallyport's paths that no workload may reach: what is secret, and the
+// sockets by which it is told what to do.
+func (h *Host) own() []string {
+	c := h.Config
+	own := []string{c.RuntimeDir, c.TLS.CADir, c.BPFDir, c.Audit.File.Path}
+	if dir := filepath.Dir(c.Admin.Socket); dir != c.RuntimeDir && dir != "/run" && dir != "/tmp" {
+		own = append(own, dir)
+	}
+	return own
+}
+
+// A Tagged tells what tagging a unit came to.
+type Tagged struct {
+	Unit *systemd.Unit
+	// Late says that the unit runs and is captured at its next start.
+	Late     bool
+	Warnings []string
+}
+
+// TagUnit writes the drop-in of a unit and has systemd read it. A unit that is no
+// service, is sallyport's own or a user's manager is refused with what to do
+// instead.
+func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload string, allow []Opening) (*Tagged, error) {
+	name, err := systemd.UnitName(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := Taggable(name); err != nil {
+		return nil, err
+	}
+	template := strings.Contains(name, "@.")
+	u := &systemd.Unit{Name: name, User: "?"}
+	if !template {
+		if u, err = m.Unit(ctx, name); errors.Is(err, systemd.ErrNoUnit) {
+			return nil, fmt.Errorf("%w; systemctl list-unit-files shows those that there are. The units of a user's manager (systemctl --user) are the user's own, who could undo the tag: make it a unit of the system, with User=", err)
+		} else if err != nil {
+			return nil, err
+		}
+		if err := Taggable(u.Name); err != nil {
+			return nil, err // what the alias leads to
+		}
+		if u.LoadState == "masked" {
+			return nil, fmt.Errorf("unit %s is masked: it never starts", u.Name)
+		}
+	}
+	t := &Tagged{Unit: u, Late: u.Active()}
+	uid, home := h.userOf(u, t)
+	set, kept := Variables(u.Environment, h.Trust)
+	for _, k := range kept {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("%s=%s is set by the unit and kept: put sallyport's certificate into that file (sallyport ca bundle), or take the variable away", k.Variable, k.Path))
+	}
+	if len(u.EnvironmentFiles) > 0 {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("variables in %s go before those of the tag", strings.Join(u.EnvironmentFiles, ", ")))
+	}
+	text := (&Unit{
+		Slice: h.Config.Slice, Workload: workload, Allow: allow,
+		Hidden: confine.Inaccessible(uid, home, u.Environment), Own: h.own(),
+		Families: FamiliesOf(u.Families, u.FamiliesAllowed),
+		Mounts:   h.Mounts(), Environment: set,
+	}).DropIn()
+	if _, err := systemd.WriteDropIn(h.Store.Units, u.Name, []byte(text)); err != nil {
+		return nil, err
+	}
+	if err := m.DaemonReload(ctx); err != nil {
+		return nil, err
+	}
+	if template {
+		return t, nil
+	}
+	now, err := m.Unit(ctx, u.Name)
+	if err != nil {
+		return nil, err
+	}
+	t.Unit = now
+	if now.Slice != h.Config.Slice {
+		return nil, fmt.Errorf("unit %s is in %s although it is tagged: another drop-in sets Slice=; take that away (systemctl cat %s)", now.Name, now.Slice, now.Name)
+	}
+	// A drop-in that was there already: it may run in the slice since its start.
+	t.Late = now.Active() && !inSlice(now.Cgroup, h.Config.Slice)
+	return t, nil
+}
+
+// inSlice reports whether a cgroup lies below the slice.
+func inSlice(cgroup, slice string) bool {
+	return strings.Contains(cgroup+"/", "/"+slice+"/")
+}
+
+// ownUnits are sallyport's.
+var ownUnits = [...]string{"sallyport.service", "sallyport-keeper.service", "sallyport-lock.service", "sallyport.slice"}
+
+// Taggable says why a unit cannot be tagged.
+func Taggable(name string) error {
+	switch kind := systemd.KindOf(name); {
+	case slices.Contains(ownUnits[:], name):
+		return fmt.Errorf("unit %s is sallyport's own: it would stop itself", name)
+	case strings.HasPrefix(name, "user@"):
+		return fmt.Errorf("unit %s is a user's manager: all that the user starts would be one workload, and the user could undo the hardening; tag a unit of the system with User=", name)
+	case kind == "service":
+		return nil
+	case kind == "slice":
+		return fmt.Errorf("unit %s is a slice, whose place its name says: tag the services in it, or capture its cgroup with a match, or make it `slice` in the configuration", name)
+	case kind == "scope":
+		return fmt.Errorf("unit %s is a scope: a program made it around processes that run, and no file starts it again; tag cgroup captures its cgroup for as long as it is there", name)
+	case kind == "socket":
+		return fmt.Errorf("unit %s is a socket: tag the service that it starts (%s)", name, strings.TrimSuffix(name, ".socket")+".service")
+	default:
+		return fmt.Errorf("unit %s is a %s, which has no processes: tag the service that it starts", name, kind)
+	}
+}
+
+// userOf finds the user of a unit with its home, and warns of root.
+func (h *Host) userOf(u *systemd.Unit, t *Tagged) (uid int, home string) {
+	if u.User == "?" {
+		return -1, "" // of a template nothing is known yet
+	}
+	if u.Dynamic {
+		return -1, ""
+	}
+	if u.User == "" || u.User == "root" || u.User == "0" {
+		t.Warnings = append(t.Warnings, "it runs as root: the hardening of the tag makes it hard to leave the gate, but root that finds a way can always leave; give the unit User=")
+		return 0, "/root"
+	}
+	who, err := user.Lookup(u.User)
+	if err != nil {
+		who, err = user.LookupId(u.User)
+	}
+	if err != nil {
+		return -1, ""
+	}
+	uid, err = strconv.Atoi(who.Uid)
+	if err != nil {
+		return -1, ""
+	}
+	return uid, who.HomeDir
+}
+
+// Mounts are those of the trust directory and, for the variables, the directory
+// itself at its own path.
+func (h *Host) Mounts() []ca.Mount {
+	return append(h.Trust.Mounts(), ca.Mount{Source: h.Trust.Path(), Target: h.Trust.Path()})
+}
+
+// ContainerFor gives what a container needs; of a configured workload also what its
+// match demands. A workload without a container to match is an error: nothing would
+// give the container its name.
+func (h *Host) ContainerFor(workload string) (*Container, error) {
+	set, _ := Variables(nil, h.Trust)
+	c := &Container{Slice: h.Config.Slice, Mounts: h.Mounts(), Environment: set}
+	if workload == "" {
+		return c, nil
+	}
+	for _, w := range h.Config.Workloads {
+		if w.Key != workload {
+			continue
+		}
+		if w.Match != nil {
+			for _, m := range w.Match.Containers {
+				if c.of(m) {
+					return c, nil
+				}
+			}
+		}
+		return nil, fmt.Errorf("workload %s has no match.container with a name or label that is no pattern: add one, so that the container is recognised", workload)
+	}
+	return nil, fmt.Errorf("workload %q is not configured: add it with match: { container: { name: … } }", workload)
+}
+
+// of takes the name and labels that a match demands; false where one of them is a
+// pattern, or an image decides alone.
+func (c *Container) of(m config.ContainerMatch) bool {
+	literal := func(globs config.Globs) (string, bool) {
+		for _, g := range globs {
+			if s := g.String(); !strings.ContainsAny(s, "*?[{\\") {
+				return s, true
+			}
+		}
+		return "", false
+	}
+	name, labels := "", []string(nil)
+	if len(m.Name) > 0 {
+		var ok bool
+		if name, ok = literal(m.Name); !ok {
+			return false
+		}
+	}
+	for _, l := range m.Labels {
+		value, ok := literal(l.Values)
+		if !ok {
+			return false
+		}
+		labels = append(labels, l.Key+"="+value)
+	}
+	if name == "" && len(labels) == 0 {
+		return false
+	}
+	c.Name, c.Labels = name, labels
+	return true
+}
