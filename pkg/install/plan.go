@@ -1,0 +1,217 @@
+package install
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/systemd"
+)
+
+// An Action is what is to be done with one file.
+type Action string
+
+const (
+	// Create puts down a file that is not there.
+	Create Action = "create"
+	// Replace puts another content in its place.
+	Replace Action = "replace"
+	// Keep leaves a configuration that somebody has edited.
+	Keep Action = "keep"
+	// Same leaves what is as it must be.
+	Same Action = "same"
+)
+
+// A Step is one file and what is to be done with it.
+type Step struct {
+	File   File
+	Action Action
+}
+
+// ErrPackaged says that the files belong to a package manager.
+var ErrPackaged = errors.New("a package has installed sallyport here")
+
+// A Target is a file system to install on.
+type Target struct {
+	// Root is the directory that stands for "/"; empty means "/".
+	Root string
+	// Binary is the file that becomes Binary on the host.
+	Binary string
+	// State is where it is remembered what the configuration was when it was put
+	// down, so that one which nobody edited follows a newer version.
+	State string
+}
+
+func (t *Target) path(p string) string { return filepath.Join("/", t.Root, p) }
+
+// remembered is the file below State that holds the checksum of the
+// configuration that was put down.
+const remembered = "installed-config.sha256"
+
+// Plan compares the host with Files and changes nothing. It returns ErrPackaged
+// where a package manager put them there.
+func (t *Target) Plan() ([]Step, error) {
+	if _, err := os.Lstat(t.path(PackageMark)); err == nil {
+		return nil, fmt.Errorf("%w (%s): use its package manager", ErrPackaged, PackageMark)
+	}
+	var steps []Step
+	for _, f := range Files() {
+		want, err := t.content(f)
+		if err != nil {
+			return nil, err
+		}
+		s := Step{f, Create}
+		have, err := readRegular(t.path(f.Path))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return nil, err
+		case bytes.Equal(have, want):
+			s.Action = Same
+		case f.Config && t.remembered() != sum(have):
+			s.Action = Keep
+		default:
+			s.Action = Replace
+		}
+		steps = append(steps, s)
+	}
+	return steps, nil
+}
+
+// Apply does what the plan says. Each file appears whole, by a rename; what runs
+// from a replaced one goes on.
+func (t *Target) Apply(steps []Step) error {
+	for _, s := range steps {
+		if s.Action == Keep {
+			continue
+		}
+		content, err := t.content(s.File)
+		if err != nil {
+			return err
+		}
+		// The mode of a file with the right content may be wrong.
+		if err := put(t.path(s.File.Path), content, s.File.Mode, s.Action == Same); err != nil {
+			return fmt.Errorf("install %s: %w", s.File.Path, err)
+		}
+		if s.File.Config {
+			if err := put(t.path(filepath.Join(t.State, remembered)), []byte(sum(content)+"\n"), 0o644, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove deletes the files, and the directories that are ours alone and empty by
+// then. The configuration stays unless purge is set; so does what a package
+// manager put there.
+func (t *Target) Remove(purge bool) error {
+	if _, err := os.Lstat(t.path(PackageMark)); err == nil {
+		return fmt.Errorf("%w (%s): use its package manager", ErrPackaged, PackageMark)
+	}
+	files := Files()
+	var errs []error
+	// The binary is the first of the list and goes last: a removal that failed can
+	// be tried again.
+	for i := len(files) - 1; i >= 0; i-- {
+		f := files[i]
+		if f.Config && !purge {
+			continue
+		}
+		if err := os.Remove(t.path(f.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if purge {
+		errs = append(errs, os.RemoveAll(t.path(filepath.Dir(Config))))
+	}
+	errs = append(errs, removeFile(t.path(filepath.Join(t.State, remembered))))
+	for _, dir := range append(Directories(), t.State) {
+		if err := os.Remove(t.path(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// content is what a file is to hold.
+func (t *Target) content(f File) ([]byte, error) {
+	if f.Source == "" {
+		return readRegular(t.Binary)
+	}
+	return systemd.Files.ReadFile(f.Source)
+}
+
+// remembered is the checksum of the configuration that was put down last; empty
+// where there was none.
+func (t *Target) remembered() string {
+	data, err := os.ReadFile(t.path(filepath.Join(t.State, remembered)))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func sum(data []byte) string {
+	s := sha256.Sum256(data)
+	return hex.EncodeToString(s[:])
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// readRegular reads a file that is one: what lies in a file's place and is
+// something else is nothing to replace.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return io.ReadAll(f)
+}
+
+// put writes a file by a rename; with same the content is right already.
+func put(path string, content []byte, mode fs.FileMode, same bool) error {
+	if same {
+		st, err := os.Stat(path)
+		if err != nil || st.Mode().Perm() == mode {
+			return err
+		}
+		return os.Chmod(path, mode)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".sallyport-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	return err
+}
