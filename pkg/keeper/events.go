@@ -29,6 +29,9 @@ func (k *Keeper) forwardEvents(ctx context.Context) error {
 		k.sendEvents(ctx, k.events)
 	}()
 	err := k.gate.data.Events(ctx, func(e datapath.Event) {
+		if e.Kind == datapath.Refused && e.Reason == datapath.NoListener {
+			k.namespaces.prod()
+		}
 		if e.Kind == datapath.Refused && e.Reason == datapath.ForeignSocket {
 			k.prodForeign()
 		}

@@ -9,14 +9,18 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/netns"
 	"sallyport/pkg/workload"
 )
 
@@ -101,7 +105,7 @@ func (p *prober) probe(ctx context.Context) error {
 	if !strings.HasPrefix(blocked, "refused") {
 		return fmt.Errorf("self-probe: the guard let a connection pass that it must reject: %s", blocked)
 	}
-	if passed, err := p.passed(); err != nil {
+	if passed, err := arrived(p.target); err != nil {
 		return fmt.Errorf("self-probe: %w", err)
 	} else if passed {
 		return errors.New("self-probe: a connection that the guard must reject arrived")
@@ -116,10 +120,10 @@ func (p *prober) probe(ctx context.Context) error {
 	return nil
 }
 
-// passed reports whether anything arrived at the target. The kernel is asked: Go
+// arrived reports whether anything arrived at a target. The kernel is asked: Go
 // does not even look at a listener whose deadline has passed.
-func (p *prober) passed() (bool, error) {
-	raw, err := p.target.SyscallConn()
+func arrived(target *net.TCPListener) (bool, error) {
+	raw, err := target.SyscallConn()
 	if err != nil {
 		return false, err
 	}
@@ -136,10 +140,10 @@ func (p *prober) passed() (bool, error) {
 	}
 	// Taken away, so that the next probe does not see it again. One that was
 	// reset meanwhile is not there any more; it did arrive.
-	if err := p.target.SetDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := target.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return true, err
 	}
-	if c, err := p.target.Accept(); err == nil {
+	if c, err := target.Accept(); err == nil {
 		c.Close()
 	}
 	return true, nil
@@ -147,13 +151,18 @@ func (p *prober) passed() (bool, error) {
 
 // spawn runs the probing process inside the probe's cgroup and gives its pid
 // and what it printed.
-func (p *prober) spawn(ctx context.Context) (int, string, error) {
+func (p *prober) spawn(ctx context.Context) (int, string, error) { return p.spawnIn(ctx, nil) }
+
+// spawnIn is spawn with the connections made inside each of some network
+// namespaces, of which there are two lines each.
+func (p *prober) spawnIn(ctx context.Context, namespaces []*os.File) (int, string, error) {
 	dir, err := p.cgroup.Open()
 	if err != nil {
 		return 0, "", err
 	}
 	defer dir.Close()
-	cmd := exec.CommandContext(ctx, self, Internal, InternalProbe)
+	cmd := exec.CommandContext(ctx, self, Internal, InternalProbe, strconv.Itoa(len(namespaces)))
+	cmd.ExtraFiles = namespaces
 	cmd.Args[0] = "sallyport"
 	cmd.Env = []string{}
 	cmd.Dir = "/"
@@ -167,21 +176,51 @@ func (p *prober) spawn(ctx context.Context) (int, string, error) {
 	return cmd.Process.Pid, out.String(), nil
 }
 
+// insideTimeout bounds each step of a probe inside another network namespace: one
+// where nothing answers must not take the others' time.
+const insideTimeout = probeTimeout / 4
+
 // Probe is the probing process: it makes both connections and prints how each
-// ended, a line each.
-func Probe(stdout io.Writer) int {
-	fmt.Fprintln(stdout, probeFirst())
-	fmt.Fprintln(stdout, probeSecond())
+// ended, a line each. With a number of network namespaces, whose descriptors it
+// has, it does so inside each of them instead.
+func Probe(stdout io.Writer, args []string) int {
+	inside := 0
+	if len(args) == 1 {
+		inside, _ = strconv.Atoi(args[0])
+	}
+	if inside == 0 {
+		fmt.Fprintln(stdout, probeFirst(probeTimeout))
+		fmt.Fprintln(stdout, probeSecond(probeTimeout))
+		return 0
+	}
+	lines := make([]string, 2*inside)
+	var wg sync.WaitGroup
+	for i := range inside {
+		wg.Go(func() {
+			ns := os.NewFile(uintptr(3+i), "netns")
+			err := netns.Do(ns, func() error {
+				lines[2*i], lines[2*i+1] = probeFirst(insideTimeout), probeSecond(insideTimeout)
+				return nil
+			})
+			if err != nil {
+				lines[2*i], lines[2*i+1] = err.Error(), err.Error()
+			}
+		})
+	}
+	wg.Wait()
+	for _, line := range lines {
+		fmt.Fprintln(stdout, strings.ReplaceAll(line, "\n", " "))
+	}
 	return 0
 }
 
-func probeFirst() string {
-	c, err := probeDial(probeCaptured)
+func probeFirst(timeout time.Duration) string {
+	c, err := probeDial(probeCaptured, timeout)
 	if err != nil {
 		return err.Error()
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(probeTimeout))
+	c.SetDeadline(time.Now().Add(timeout))
 	line, err := bufio.NewReader(io.LimitReader(c, 256)).ReadString('\n')
 	if err != nil {
 		return err.Error()
@@ -189,8 +228,8 @@ func probeFirst() string {
 	return strings.TrimSpace(line)
 }
 
-func probeSecond() string {
-	c, err := probeDial(probeBlocked)
+func probeSecond(timeout time.Duration) string {
+	c, err := probeDial(probeBlocked, timeout)
 	if err == nil {
 		c.Close()
 		return "connected"
@@ -202,8 +241,8 @@ func probeSecond() string {
 	return err.Error()
 }
 
-func probeDial(to netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{Timeout: probeTimeout}
+func probeDial(to netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	d := net.Dialer{Timeout: timeout}
 	d.SetMultipathTCP(false)
 	return d.Dial("tcp4", to.String())
 }

@@ -26,7 +26,9 @@ func TestAddressesOfAnotherNamespace(t *testing.T) {
 				t.Errorf("the refusal does not say what reaches it: %s", r.text)
 			}
 			get(t, g.dial(1, s.dst()), "api.example.com", "/").mustRefuse(t, 403, "address_denied")
-			ask(t, g.dial(1, "203.0.113.1:80"), "CONNECT "+s.dst()+" HTTP/1.1\r\nHost: x\r\n\r\n").mustRefuse(t, 403, "address_denied")
+			tunnel := g.dial(1, "203.0.113.1:80")
+			ask(t, tunnel, "CONNECT "+s.dst()+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			get(t, tunnel, "127.0.0.1", "/").mustRefuse(t, 403, "address_denied")
 			if n := s.conns.Load(); n != 0 {
 				t.Errorf("%d connections to the host's own address", n)
 			}

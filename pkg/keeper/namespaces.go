@@ -1,0 +1,436 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"go.uber.org/zap"
+
+	"sallyport/pkg/guard"
+	"sallyport/pkg/netns"
+	"sallyport/pkg/workload"
+)
+
+const (
+	// findInterval is how often tagged processes are asked for their network
+	// namespaces, and findSoon how often in the time after something came or went.
+	findInterval = 100 * time.Millisecond
+	findSoon     = 10 * time.Millisecond
+	soonFor      = 2 * time.Second
+	// findRest is how many times as long as looking took nobody looks again: a
+	// twentieth of one processor, whatever a workload makes.
+	findRest = 20
+	// findSlowest is how long that may be at most.
+	findSlowest = 2 * time.Second
+	// leaveAfter is how long nothing tagged must have run in a namespace before it
+	// is given up: a process that execs or forks is missed at times.
+	leaveAfter = 300 * time.Millisecond
+	// openAgain is how soon a namespace is tried again that could not be opened;
+	// each further time it takes twice as long, up to openLatest.
+	openAgain, openLatest = time.Second, 10 * time.Second
+	// maxWatched bounds the cgroups that are watched for what comes and goes. The
+	// others are found at the next interval.
+	maxWatched = 1024
+	// watchedFor is how long it is believed that what is watched still is: watches
+	// end with their cgroups.
+	watchedFor = 10 * time.Second
+	// maxNamespacesNamed bounds the namespaces that problems name.
+	maxNamespacesNamed = 16
+)
+
+// namespaces own what is ours in every network namespace of workloads but the
+// keeper's own: there, listeners and table are the gate's.
+//
+// A namespace that is not known has no entry in the kernel's table of listeners,
+// so that everything in it is refused. That is how one begins, and how it is left
+// where it cannot be guarded.
+type namespaces struct {
+	k   *Keeper
+	log *zap.Logger
+	own uint64 // inode of the keeper's namespace
+
+	// wake asks to look now, news to tell the worker now, proof to prove now.
+	wake, news, proof chan struct{}
+	// looked is closed once everything was looked at for the first time.
+	looked chan struct{}
+
+	// These belong to the goroutine that looks.
+	places  *quota
+	refused map[uint64]*refusedNamespace // by inode
+	watched map[string]struct{}
+	// watchedAt is when watched was true.
+	watchedAt time.Time
+
+	mu         sync.Mutex
+	open       map[uint64]*namespace // by inode: ours keep it from being used again
+	exceptions guard.State
+	// rejected adds up what the tables of closed namespaces had counted.
+	rejected uint64
+	// informed are the cookies of the namespaces that the worker has.
+	informed map[uint64]struct{}
+}
+
+// A refusedNamespace is one that has no listeners although something tagged runs
+// in it.
+type refusedNamespace struct {
+	workload string
+	why      string
+	until    time.Time
+	pause    time.Duration
+}
+
+func (k *Keeper) openNamespaces() (*namespaces, error) {
+	ns, err := netns.Current()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	own, err := netns.Inode(ns)
+	if err != nil {
+		return nil, err
+	}
+	n := &namespaces{
+		k: k, log: k.log.Named("namespaces"), own: own,
+		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), proof: make(chan struct{}, 1), looked: make(chan struct{}),
+		places: newQuota(maxNamespaces, maxOfWorkload), refused: make(map[uint64]*refusedNamespace), watched: make(map[string]struct{}),
+		open: make(map[uint64]*namespace), informed: make(map[uint64]struct{}),
+	}
+	k.gate.mu.Lock()
+	n.exceptions = k.gate.state
+	k.gate.others = n.setExceptions
+	k.gate.mu.Unlock()
+	return n, nil
+}
+
+// prod asks to look now: something was refused in a namespace that is not known.
+func (n *namespaces) prod() { poke(n.wake) }
+
+func (n *namespaces) prodTell() { poke(n.news) }
+
+func (n *namespaces) prodProof() { poke(n.proof) }
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run looks for namespaces until ctx ends. What is open then stays as it is: the
+// gate outlives the process.
+func (n *namespaces) run(ctx context.Context) error {
+	notices, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch cgroups: %w", err)
+	}
+	defer notices.Close()
+	var soon time.Time
+	for first := true; ; first = false {
+		changed, took := n.look(time.Now(), notices)
+		if changed {
+			soon = time.Now().Add(soonFor)
+		}
+		if first {
+			n.forgetOthers()
+			close(n.looked)
+		}
+		pause := findInterval
+		if time.Now().Before(soon) {
+			pause = findSoon
+		}
+		rest := min(findRest*took, findSlowest)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rest):
+		}
+		timer := time.NewTimer(max(pause-rest, 0))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		case <-n.wake:
+		case e := <-notices.Events:
+			// A cgroup came or went, or became populated or empty.
+			soon = time.Now().Add(soonFor)
+			if e.Has(fsnotify.Remove) {
+				delete(n.watched, e.Name)
+			}
+		case err := <-notices.Errors:
+			n.log.Debug("watch of cgroups", zap.Error(err)) // the interval finds what was lost
+		}
+		timer.Stop()
+	}
+}
+
+// look opens and closes namespaces so that they are those in which something
+// tagged runs. It reports whether anything changed, and how long it took to see
+// what there is; opening has bounds of its own.
+func (n *namespaces) look(now time.Time, notices *fsnotify.Watcher) (changed bool, took time.Duration) {
+	f := finder{own: n.own, visited: func(cg workload.Cgroup) { n.watch(notices, cg) }}
+	if n.k.options.Instance.Name == servicePrefix {
+		f.slice = n.k.gate.tagged.ID()
+	}
+	if !n.k.gate.listening() {
+		// Nobody takes connections: they must fail at once, here too.
+		for _, ns := range n.all() {
+			n.leave(ns, true)
+		}
+		return false, 0
+	}
+	if now.Sub(n.watchedAt) > watchedFor {
+		n.watched, n.watchedAt = make(map[string]struct{}), now
+		for _, dir := range notices.WatchList() {
+			n.watched[dir] = struct{}{}
+		}
+	}
+	sighted := f.find(n.k.gate.taggedCgroups())
+	took = time.Since(now)
+	for _, inode := range byTurns(sighted) {
+		s := sighted[inode]
+		if ns := n.open[inode]; ns != nil {
+			ns.seen = now
+			changed = n.present(ns, s) || changed
+			continue
+		}
+		changed = n.admit(inode, s, now) || changed
+	}
+	for inode := range n.refused {
+		if sighted[inode] == nil {
+			delete(n.refused, inode)
+		}
+	}
+	for _, ns := range n.all() {
+		ns.mu.Lock()
+		broken := ns.broken
+		ns.mu.Unlock()
+		switch {
+		case broken != nil:
+			n.withdraw(ns, sighted[ns.inode], broken, now)
+			changed = true
+		case now.Sub(ns.seen) > leaveAfter:
+			n.leave(ns, false)
+			changed = true
+		}
+	}
+	n.places.tidy(now)
+	n.k.concern("network namespaces", n.refusals()...)
+	if changed {
+		n.prodTell()
+	}
+	return changed, took
+}
+
+// admit opens a namespace if it has a place and a turn.
+func (n *namespaces) admit(inode uint64, s *sighting, now time.Time) bool {
+	r := n.refused[inode]
+	if r != nil && now.Before(r.until) {
+		return false
+	}
+	refuse := func(why string, pause time.Duration) {
+		if r == nil {
+			r = &refusedNamespace{workload: n.workloadOf(s)}
+			n.refused[inode] = r
+		}
+		r.why, r.pause, r.until = why, pause, now.Add(pause)
+	}
+	id := s.workload.ID()
+	if full := n.places.full(id); full != "" {
+		refuse(full, openAgain)
+		return false
+	}
+	if !n.places.now(id, now) {
+		return false // its turn comes
+	}
+	ns, err := n.openNamespace(inode, s)
+	if errors.Is(err, netns.ErrGone) || errors.Is(err, workload.ErrGone) {
+		return false
+	}
+	if err != nil {
+		pause := openAgain
+		if r != nil {
+			pause = min(2*r.pause, openLatest)
+		}
+		n.log.Warn("network namespace not opened", zap.String("workload", s.workload.Path()), zap.Error(err))
+		refuse(err.Error(), pause)
+		return false
+	}
+	delete(n.refused, inode)
+	n.places.take(id)
+	n.mu.Lock()
+	n.open[inode] = ns
+	n.mu.Unlock()
+	n.prodTell()
+	n.log.Info("network namespace opened", zap.String("workload", ns.name), zap.Uint64("cookie", ns.cookie), zap.Duration("took", time.Since(now)))
+	return true
+}
+
+// present notes which cgroups are in a namespace now, and who is counted for it.
+func (n *namespaces) present(ns *namespace, s *sighting) bool {
+	if _, stays := s.cgroups[ns.workload]; !stays {
+		n.places.give(ns.workload)
+		ns.workload = s.workload.ID()
+		n.places.take(ns.workload)
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if maps.Equal(ns.cgroups, s.cgroups) {
+		return false
+	}
+	ns.cgroups = s.cgroups
+	if err := n.adjust(ns); err != nil {
+		ns.broken = err
+	}
+	return true
+}
+
+// adjust makes the table of a namespace what it must be now; ns.mu is held.
+func (n *namespaces) adjust(ns *namespace) error {
+	state := n.stateFor(ns)
+	if ns.closed || sameExceptions(&state, &ns.state) {
+		return nil
+	}
+	if err := ns.guard.Apply(state); err != nil {
+		return err
+	}
+	ns.state = state
+	return nil
+}
+
+// setExceptions takes what workloads may reach without us, before BPF is told.
+func (n *namespaces) setExceptions(state guard.State) {
+	n.mu.Lock()
+	n.exceptions = state
+	n.mu.Unlock()
+	for _, ns := range n.all() {
+		ns.mu.Lock()
+		if err := n.adjust(ns); err != nil {
+			ns.broken = err
+			n.prod()
+		}
+		ns.mu.Unlock()
+	}
+}
+
+// leave gives a namespace up. With keep its table stays.
+func (n *namespaces) leave(ns *namespace, keep bool) {
+	n.count(ns)
+	n.mu.Lock()
+	delete(n.open, ns.inode)
+	n.mu.Unlock()
+	n.places.give(ns.workload)
+	if err := n.closeNamespace(ns, keep); err != nil {
+		n.log.Warn("close network namespace", zap.String("workload", ns.name), zap.Error(err))
+	}
+	n.prodTell()
+}
+
+// withdraw refuses everything in a namespace that was open.
+func (n *namespaces) withdraw(ns *namespace, s *sighting, why error, now time.Time) {
+	n.log.Error("network namespace refused", zap.String("workload", ns.name), zap.Error(why))
+	n.leave(ns, true)
+	if s != nil {
+		n.refused[ns.inode] = &refusedNamespace{workload: n.workloadOf(s), why: why.Error(), pause: openAgain, until: now.Add(openAgain)}
+	}
+}
+
+// all lists what is open.
+func (n *namespaces) all() []*namespace {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Values(n.open))
+}
+
+// release closes descriptors and leaves the gate shut.
+func (n *namespaces) release() {
+	for _, ns := range n.all() {
+		ns.ls.close()
+		ns.release(true)
+	}
+}
+
+// remove takes out what is left, behind everything that ran. The kernel's table of
+// listeners has gone with the gate.
+func (n *namespaces) remove() error {
+	var errs []error
+	for _, ns := range n.all() {
+		n.mu.Lock()
+		delete(n.open, ns.inode)
+		n.mu.Unlock()
+		errs = append(errs, ns.dropListeners(), ns.release(false))
+	}
+	return errors.Join(errs...)
+}
+
+// forgetOthers drops what an earlier keeper had set for namespaces that are gone
+// or that have nothing tagged any more.
+func (n *namespaces) forgetOthers() {
+	known := map[uint64]bool{n.k.gate.ls.cookie: true}
+	for _, ns := range n.all() {
+		known[ns.cookie] = true
+	}
+	for _, cookie := range n.k.gate.data.ListenerNamespaces() {
+		if known[cookie] {
+			continue
+		}
+		if err := n.k.gate.data.RemoveListeners(cookie); err != nil {
+			n.log.Warn("listeners of a namespace that is gone", zap.Error(err))
+		}
+	}
+	st := n.k.options.Store
+	for _, name := range st.Names() {
+		if cookie, ok := storedCookie(name); !ok || known[cookie] {
+			continue
+		}
+		st.Take(name).Close()
+		if err := st.Drop(name); err != nil {
+			n.log.Warn("stored listener of a namespace that is gone", zap.Error(err))
+		}
+	}
+}
+
+// watch asks for notices of what comes and goes in a cgroup.
+func (n *namespaces) watch(notices *fsnotify.Watcher, cg workload.Cgroup) {
+	dir := cg.Dir()
+	if _, ok := n.watched[dir]; ok || len(n.watched) >= maxWatched {
+		return
+	}
+	// Without a notice the interval finds it.
+	if notices.Add(dir) == nil {
+		n.watched[dir] = struct{}{}
+	}
+}
+
+// refusals are sentences for status, one for each workload and cause.
+func (n *namespaces) refusals() []string {
+	var all []string
+	for _, r := range n.refused {
+		sentence := r.workload + ": " + r.why + ": everything in that network namespace is refused"
+		if !slices.Contains(all, sentence) {
+			all = append(all, sentence)
+		}
+	}
+	slices.Sort(all)
+	if len(all) > maxNamespacesNamed {
+		all = append(all[:maxNamespacesNamed], "more workloads have network namespaces in which everything is refused")
+	}
+	return all
+}
+
+// workloadOf names the workload of a sighting for a person.
+func (n *namespaces) workloadOf(s *sighting) string {
+	path := s.workload.Path()
+	id, err := n.k.registry.Identify(s.in.ID())
+	if err != nil || strings.HasSuffix(path, "/"+id.Name) {
+		return path
+	}
+	return id.Name + " (" + path + ")"
+}
