@@ -10,9 +10,9 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # The entry point notes the signals that the caller ignores or blocks before Go's
 # runtime changes them: exec hands them on (pkg/confine/entry_*.s).
 GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
-SOURCES := $(shell find cmd pkg bpf -name '*.go' -o -name '*.o' -o -name '*.json' -o -name '*.pgo') go.mod go.sum
+SOURCES := $(shell find cmd pkg bpf systemd -name '*.go' -o -name '*.o' -o -name '*.json' -o -name '*.pgo' -o -path 'systemd/*' -type f) go.mod go.sum
 
-.PHONY: help build generate drift test test-vm unit e2e lint fuzz bench profile soak demo clean setup setup-test setup-demo
+.PHONY: help packages build generate drift test test-vm unit e2e lint fuzz bench profile soak demo clean setup setup-test setup-demo
 
 # Only scripts/profile has another place, and more to tell go build.
 BINARY := bin/sallyport
@@ -82,6 +82,14 @@ bench: setup-test build ## what it costs beside others in the same run, each wit
 
 profile: setup-test ## a new cmd/sallyport/default.pgo, by which go build optimises
 	scripts/profile
+
+DIST ?= dist
+packages: export GO_LDFLAGS := $(GO_LDFLAGS)
+packages: setup bin/nfpm ## .deb and .rpm for amd64 and arm64, into DIST; BINARY=F packs that one
+	@scripts/packages '$(VERSION)' '$(DIST)' $(if $(filter-out bin/sallyport,$(BINARY)),'$(BINARY)')
+
+bin/nfpm: scripts/tools/go.mod
+	go -C scripts/tools build -o $(CURDIR)/$@ github.com/goreleaser/nfpm/v2/cmd/nfpm
 
 SOAKTIME ?= 10m
 soak: setup-test build ## 2,000 mixed connections for SOAKTIME; nothing is lost, wrong or left behind
