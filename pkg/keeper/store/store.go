@@ -57,7 +57,7 @@ func Open(getenv func(string) string) (*Store, error) {
 
 // inherit takes the descriptors that are for this process.
 func (s *Store) inherit(getenv func(string) string) error {
-	if pid, err := strconv.Atoi(getenv("LISTEN_PID")); err != nil || pid != os.Getpid() {
+	if pid, err := strconv.Atoi(getenv("LISTEN_PID")); err != nil || pid != os.Getpid() || getenv("LISTEN_FDS") == "" {
 		return nil // none, or those of a parent
 	}
 	n, err := strconv.Atoi(getenv("LISTEN_FDS"))
