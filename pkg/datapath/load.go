@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"sallyport/bpf"
@@ -23,6 +24,7 @@ func Supported() error {
 	if err != nil {
 		return err
 	}
+	unlimit()
 	// Loading is the probe: versions say nothing about what a vendor's kernel has.
 	c, err := ebpf.NewCollection(spec)
 	if err == nil {
@@ -34,6 +36,11 @@ func Supported() error {
 	}
 	return errors.Join(append([]error{fmt.Errorf("datapath: %w: %w", ErrNotSupported, err)}, missing(spec)...)...)
 }
+
+// unlimit lifts RLIMIT_MEMLOCK where maps count against it, which is before Linux
+// 5.11: there it would be named as what is missing, and be what is not. Without
+// the privilege to, the limit speaks for itself.
+func unlimit() { _ = rlimit.RemoveMemlock() }
 
 // missing names each map type and each helper of a program type that the kernel
 // does not have.
@@ -84,6 +91,7 @@ func (d *Datapath) load(pinned map[string]*ebpf.Map) error {
 	if err != nil {
 		return err
 	}
+	unlimit()
 	// Sizes were chosen when the maps were made.
 	for name, m := range pinned {
 		if spec.Maps[name] != nil {

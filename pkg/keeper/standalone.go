@@ -69,7 +69,12 @@ func StartStandalone(verbose bool) (*wire.Conn, error) {
 // Nothing else of the caller's goes along: a pipe that stayed open here would
 // have no end for its reader when the command has ended, a lock would stay.
 func Detach(args ...string) error {
-	if err := unix.CloseRange(4, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	// Kernels before 5.11 cannot; what else such a kernel lacks the keeper says.
+	err := unix.CloseRange(4, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if errors.Is(err, unix.EINVAL) {
+		err = closeOnExec(4)
+	}
+	if err != nil {
 		return fmt.Errorf("start keeper: inherited descriptors: %w", err)
 	}
 	cmd := exec.Command(self, args...)
@@ -78,6 +83,20 @@ func Detach(args ...string) error {
 	cmd.ExtraFiles = []*os.File{os.NewFile(3, "wire")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd.Start()
+}
+
+// closeOnExec marks every descriptor from first on, one by one.
+func closeOnExec(first int) error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // RunStandalone is the keeper of one `exec`: it answers one launch on conn,

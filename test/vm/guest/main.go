@@ -1,6 +1,6 @@
 // Command guest is the inside of test/vm: `guest rows` runs the rows and
-// reports them, `guest internet` is what lies beyond the machine's cable, and
-// `guest load` is a program behind the gate.
+// reports them, `guest internet` is what lies beyond the machine's cable,
+// `guest count` what has come there, and `guest load` a program behind the gate.
 package main
 
 import (
@@ -22,13 +22,15 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("usage: guest rows|internet|load [flags]")
+		return fmt.Errorf("usage: guest rows|internet|count|load [flags]")
 	}
 	switch args[0] {
 	case "rows":
 		return runRows(ctx)
 	case "internet":
 		return runInternet(ctx, args[1:])
+	case "count":
+		return showCounts()
 	case "load":
 		return runLoad(ctx, args[1:])
 	default:

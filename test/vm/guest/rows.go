@@ -128,7 +128,7 @@ func runRow(ctx context.Context, s step, phase int) (r report, again bool) {
 	text := readAll(log.Name())
 	fmt.Printf("=== %s: ok=%v\n%s\n", s.Row, r.OK, text)
 	if !r.OK {
-		services, _ := exec.Command("journalctl", "-b", "--no-pager", "-o", "short-monotonic", "-n", "60", "-u", "sallyport*", "-u", "mcp*", "-u", "vm-*", "--no-hostname").Output()
+		services, _ := exec.Command("journalctl", "-b", "--no-pager", "-o", "short-monotonic", "-n", "60", "-u", "sallyport*", "-u", "mcp*", "-u", "vm-internet*", "--no-hostname").Output()
 		r.Log = keepEnd(text) + "\n--- journal:\n" + keepEnd(string(services))
 	}
 	return r, false

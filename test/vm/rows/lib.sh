@@ -41,10 +41,96 @@ gotest() {
     figure passed "$(grep -c '^ *--- PASS' "$out" || true)"
     figure skipped "$(grep -c '^ *--- SKIP' "$out" || true)"
     figure failed "$(grep -c '^ *--- FAIL' "$out" || true)"
-    grep -A3 -E '^ *--- (SKIP|FAIL)' "$out" || true
+    grep -B12 -E '^ *--- (SKIP|FAIL)' "$out" | grep -vE '=== |--- PASS' || true
     if [ $status -ne 0 ]; then
         tail -n 40 "$out"
         fail "$name: $(grep -E '^ *--- FAIL' "$out" | head -n 5 | tr -s ' \n' ' ')"
     fi
     grep -q '^ *--- PASS' "$out" || fail "$name: no test ran"
 }
+
+# What follows is the story that the rows from 50 on tell of one host.
+
+# internet_up: a name server and origins beyond a cable, as a unit that is there
+# after a reboot too, before anything that is tagged. The origin is
+# 203.0.113.10 under every name; port 9000 is one that no rule allows.
+internet_up() {
+    cat >/opt/vm/cable <<'SH'
+#!/bin/sh -e
+ip netns del internet 2>/dev/null || true
+ip netns add internet
+ip link add eth0 type veth peer name eth0 netns internet
+ip addr add 203.0.113.2/24 dev eth0
+ip link set eth0 up
+ip -n internet addr add 203.0.113.10/24 dev eth0
+ip -n internet addr add 203.0.113.53/24 dev eth0
+ip -n internet link set lo up
+ip -n internet link set eth0 up
+ip route add default via 203.0.113.10
+SH
+    chmod 755 /opt/vm/cable
+    cat >/etc/systemd/system/vm-internet.service <<'UNIT'
+[Unit]
+DefaultDependencies=no
+After=local-fs.target systemd-sysctl.service
+Before=basic.target
+[Service]
+ExecStartPre=/opt/vm/cable
+ExecStart=ip netns exec internet /opt/vm/guest internet
+RuntimeDirectory=vm
+RuntimeDirectoryPreserve=yes
+[Install]
+WantedBy=basic.target
+UNIT
+    echo 'nameserver 203.0.113.53' >/etc/resolv.conf
+    systemctl enable -q --now vm-internet.service
+    eventually 20 test -S /run/vm/internet.sock
+}
+
+# came NAME: how many the internet has seen: proxied, direct (requests), forbidden
+# (connections to port 9000), datagrams, queries.
+came() { counts | awk -v n="$1" '$1 == n { print $2 }'; }
+counts() { guest count; }
+
+# nothing_leaked: nothing came but what was proxied, since `remember`.
+remember() { counts >/opt/vm/counts; }
+nothing_leaked() {
+    local name before now
+    for name in direct forbidden datagrams; do
+        before=$(awk -v n=$name '$1 == n { print $2 }' /opt/vm/counts)
+        now=$(came $name)
+        [ "$now" = "$before" ] || fail "leaked: $name went from $before to $now"
+    done
+    figure leaked 0
+}
+
+# load_unit NAME [ARGUMENT…]: an ordinary service of an ordinary user that makes
+# 50 requests a second and knocks at the forbidden port; its tally is
+# /run/vm-NAME/load.json.
+load_unit() {
+    local name=$1
+    shift
+    id mcp >/dev/null 2>&1 || useradd --system --no-create-home mcp
+    cat >"/etc/systemd/system/$name.service" <<UNIT
+[Unit]
+After=vm-internet.service
+[Service]
+User=mcp
+RuntimeDirectory=vm-$name
+RuntimeDirectoryPreserve=yes
+ExecStart=/opt/vm/guest load -out /run/vm-$name/load.json $*
+TimeoutStopSec=25s
+[Install]
+WantedBy=multi-user.target
+UNIT
+    systemctl daemon-reload
+}
+
+# tally NAME FIELD: a number of a unit's load.
+tally() { sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p" "/run/vm-$1/load.json"; }
+
+# loading NAME: has it begun, and does it go on?
+loading() { [ -e "/run/vm-$1/load.json" ] && [ "$(tally "$1" ok)" -gt "${2:-0}" ]; }
+
+# ready: is the gate?
+ready() { sallyport status --json 2>/dev/null | grep -q '"ready": *true'; }

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A load makes requests at a steady rate, each on a connection of its own, and
+// knocks at a port that no policy allows. What it cannot know is what came: the
+// internet counts that.
+type load struct {
+	client *http.Client
+
+	mu     sync.Mutex
+	tally  tally
+	took   []time.Duration
+	errors map[string]int
+}
+
+// A tally is what a load has to tell.
+type tally struct {
+	Tried    int            `json:"tried"`
+	OK       int            `json:"ok"`
+	Lost     int            `json:"lost"`     // a request without its answer
+	Knocked  int            `json:"knocked"`  // attempts at the forbidden port, TCP and UDP
+	Answered int            `json:"answered"` // of those, by the origin itself
+	P50      float64        `json:"p50_ms"`
+	P99      float64        `json:"p99_ms"`
+	Max      float64        `json:"max_ms"`
+	Errors   map[string]int `json:"errors,omitempty"`
+}
+
+// runLoad loads until ctx ends, then writes its tally.
+func runLoad(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("load", flag.ExitOnError)
+	rate := flags.Int("rate", 50, "requests a `second`; every 25th is HTTPS")
+	host := flags.String("host", "api.example.com", "the `name` that is asked")
+	forbidden := flags.String("forbidden", "203.0.113.10:9000", "the `address` that no rule allows, tried five times a second by TCP and by UDP")
+	trust := flags.String("trust", "/opt/vm/internet-ca.pem", "the `file` of authorities that are trusted beside those of SSL_CERT_FILE")
+	out := flags.String("out", "/run/vm/load.json", "the `file` for the tally")
+	flags.Parse(args)
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return err
+	}
+	// Also the origin's own: a direct connection must succeed to be counted.
+	b, err := os.ReadFile(*trust)
+	if err != nil {
+		return err
+	}
+	roots.AppendCertsFromPEM(b)
+	l := &load{errors: map[string]int{}, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+	}}}
+	var all sync.WaitGroup
+	all.Go(func() { l.knock(ctx, *forbidden) })
+	tick := time.NewTicker(time.Second / time.Duration(*rate))
+	defer tick.Stop()
+	// Once at the start, so that a row can wait until it has begun.
+	if err := l.write(*out); err != nil {
+		return err
+	}
+	for i := 0; ctx.Err() == nil; i++ {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			scheme := "http"
+			if i%25 == 0 {
+				scheme = "https"
+			}
+			all.Go(func() { l.request(fmt.Sprintf("%s://%s/%d", scheme, *host, i)) })
+			if i%*rate == 0 {
+				if err := l.write(*out); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	all.Wait()
+	return l.write(*out)
+}
+
+// request asks once; it is not broken off when the load ends.
+func (l *load) request(url string) {
+	start := time.Now()
+	err := func() error {
+		r, err := l.client.Get(url)
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %d", r.StatusCode)
+		}
+		return nil
+	}()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tally.Tried++
+	if err != nil {
+		l.tally.Lost++
+		if len(l.errors) < 10 {
+			l.errors[err.Error()]++
+		}
+		return
+	}
+	l.tally.OK++
+	l.took = append(l.took, time.Since(start))
+}
+
+func (l *load) knock(ctx context.Context, address string) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		answered := 0
+		if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+			c.SetDeadline(time.Now().Add(time.Second))
+			if b, _ := io.ReadAll(c); len(b) > 0 {
+				answered = 1
+			}
+			c.Close()
+		}
+		if c, err := net.Dial("udp", address); err == nil {
+			c.Write([]byte("knock"))
+			c.Close()
+		}
+		l.mu.Lock()
+		l.tally.Knocked += 2
+		l.tally.Answered += answered
+		l.mu.Unlock()
+	}
+}
+
+// write replaces the file at once: who reads it sees a whole tally.
+func (l *load) write(file string) error {
+	l.mu.Lock()
+	t := l.tally
+	took := slices.Clone(l.took)
+	t.Errors = l.errors
+	b, err := json.Marshal(withTimes(t, took))
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file+".new", append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+func withTimes(t tally, took []time.Duration) tally {
+	if len(took) == 0 {
+		return t
+	}
+	slices.Sort(took)
+	at := func(share float64) float64 {
+		d := took[min(len(took)-1, int(share*float64(len(took))))]
+		return float64(d.Microseconds()) / 1000
+	}
+	t.P50, t.P99, t.Max = at(.5), at(.99), at(1)
+	return t
+}
