@@ -43,9 +43,9 @@ generate: ## BPF objects, their Go bindings, the JSON Schema and its reference
 # Changes that are not committed yet are no drift: what counts is whether
 # generating changes anything.
 drift: ## fails when what is generated is not what the sources give
-	@before=$$(git diff -- bpf pkg docs | sha256sum); $(MAKE) --no-print-directory generate; \
-	if [ "$$before" != "$$(git diff -- bpf pkg docs | sha256sum)" ]; then \
-		git diff --stat -- bpf pkg docs >&2; echo "make generate has changed the files above: commit them" >&2; exit 1; fi
+	@before=$$(git diff -- bpf pkg docs systemd | sha256sum); $(MAKE) --no-print-directory generate; \
+	if [ "$$before" != "$$(git diff -- bpf pkg docs systemd | sha256sum)" ]; then \
+		git diff --stat -- bpf pkg docs systemd >&2; echo "make generate has changed the files above: commit them" >&2; exit 1; fi
 
 test: setup-test build lint drift unit e2e ## everything that proves something
 
