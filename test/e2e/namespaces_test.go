@@ -393,7 +393,7 @@ func TestNamespaceUnprovable(t *testing.T) {
 	b := h.newBox().plug()
 	b.occupy("box")
 	// Something before our table takes the probe's second connection away.
-	if r := b.sh(`nft 'table inet spoiler { chain output { type filter hook output priority -500; ip daddr 127.0.0.1 tcp flags syn drop; } }'`); r.code != 0 {
+	if r := b.sh(`nft 'table inet spoiler { chain output { type filter hook output priority -500; ip daddr 127.0.0.1 tcp flags syn drop; }; }'`); r.code != 0 {
 		t.Fatal(r)
 	}
 	eventually(t, patience(40*time.Second), "status names it", func() bool {

@@ -1,0 +1,152 @@
+package netns
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+// stay starts a process that waits in new namespaces.
+func stay(t *testing.T, flags uintptr) *exec.Cmd {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: network namespaces")
+	}
+	c := exec.Command("sh", "-c", "echo there; exec cat")
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+	if flags&syscall.CLONE_NEWUSER != 0 {
+		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 65534, Size: 1}}
+	}
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); c.Process.Kill(); c.Wait() })
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestOpenProven(t *testing.T) {
+	c := stay(t, syscall.CLONE_NEWNET)
+	fine := func() error { return nil }
+	ns, err := OpenProven(c.Process.Pid, fine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	want, err := InodeOf(c.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Inode(ns); err != nil || got != want {
+		t.Errorf("inode %d, %v, want %d", got, err, want)
+	}
+	no := errors.New("another cgroup")
+	if _, err := OpenProven(c.Process.Pid, func() error { return no }); !errors.Is(err, no) {
+		t.Errorf("without proof: %v", err)
+	}
+	// It ends after its namespace was opened: nobody knows whose pid it is now.
+	_, err = OpenProven(c.Process.Pid, func() error { c.Process.Kill(); c.Wait(); return nil })
+	if !errors.Is(err, ErrGone) {
+		t.Errorf("a process that ended meanwhile: %v", err)
+	}
+	if _, err := OpenProven(c.Process.Pid, fine); !errors.Is(err, ErrGone) {
+		t.Errorf("a process that has ended: %v", err)
+	}
+}
+
+func TestSameRuler(t *testing.T) {
+	for flags, want := range map[uintptr]bool{syscall.CLONE_NEWNET: true, syscall.CLONE_NEWNET | syscall.CLONE_NEWUSER: false} {
+		ns, err := OpenPID(stay(t, flags).Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := SameRuler(ns); err != nil || got != want {
+			t.Errorf("flags %#x: %v, %v", flags, got, err)
+		}
+		ns.Close()
+	}
+}
+
+func TestRaiseLoopback(t *testing.T) {
+	ns, err := OpenPID(stay(t, syscall.CLONE_NEWNET).Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	l, err := ListenTCP(ns, netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	if c, err := Dial(t.Context(), ns, "tcp", addr); err == nil {
+		c.Close()
+		t.Error("a new namespace has its loopback up")
+	}
+	for _, want := range []bool{true, false} {
+		if raised, err := RaiseLoopback(ns); err != nil || raised != want {
+			t.Fatalf("raised %v, %v, want %v", raised, err, want)
+		}
+	}
+	// What listens there is reached from there alone.
+	if c, err := Dial(t.Context(), nil, "tcp", addr); err == nil {
+		c.Close()
+		t.Error("reached from another namespace")
+	}
+	c, err := Dial(t.Context(), ns, "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+func TestGateways(t *testing.T) {
+	ns, err := OpenPID(stay(t, syscall.CLONE_NEWNET).Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if list, err := Gateways(ns); err != nil || len(list) > 0 {
+		t.Errorf("a new namespace: %v, %v", list, err)
+	}
+	err = Do(ns, func() error {
+		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "v0"}, PeerName: "v1"}
+		if err := netlink.LinkAdd(link); err != nil {
+			return err
+		}
+		addr, _ := netlink.ParseAddr("198.51.100.2/24")
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		_, all, _ := net.ParseCIDR("0.0.0.0/0")
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Gw: net.ParseIP("198.51.100.1")})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := Gateways(ns)
+	if want := []netip.Addr{netip.MustParseAddr("198.51.100.1")}; err != nil || !slices.Equal(list, want) {
+		t.Errorf("%v, %v, want %v", list, err, want)
+	}
+}
