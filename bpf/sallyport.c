@@ -11,6 +11,7 @@
 #include "maps.h"
 
 #include "sock.h"
+#include "group.h"
 #include "connect.h"
 #include "udp.h"
 #include "peername.h"

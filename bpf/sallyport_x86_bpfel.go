@@ -212,6 +212,7 @@ const (
 	SallyportProgRecvmsg6        = "recvmsg6"
 	SallyportProgSendmsg4        = "sendmsg4"
 	SallyportProgSendmsg6        = "sendmsg6"
+	SallyportProgSetOption       = "set_option"
 	SallyportProgSockCreate      = "sock_create"
 	SallyportProgSockOps         = "sock_ops"
 	SallyportProgSockOpsAccept   = "sock_ops_accept"
@@ -274,6 +275,7 @@ type SallyportProgramSpecs struct {
 	Recvmsg6        *ebpf.ProgramSpec `ebpf:"recvmsg6"`
 	Sendmsg4        *ebpf.ProgramSpec `ebpf:"sendmsg4"`
 	Sendmsg6        *ebpf.ProgramSpec `ebpf:"sendmsg6"`
+	SetOption       *ebpf.ProgramSpec `ebpf:"set_option"`
 	SockCreate      *ebpf.ProgramSpec `ebpf:"sock_create"`
 	SockOps         *ebpf.ProgramSpec `ebpf:"sock_ops"`
 	SockOpsAccept   *ebpf.ProgramSpec `ebpf:"sock_ops_accept"`
@@ -401,6 +403,7 @@ type SallyportPrograms struct {
 	Recvmsg6        *ebpf.Program `ebpf:"recvmsg6"`
 	Sendmsg4        *ebpf.Program `ebpf:"sendmsg4"`
 	Sendmsg6        *ebpf.Program `ebpf:"sendmsg6"`
+	SetOption       *ebpf.Program `ebpf:"set_option"`
 	SockCreate      *ebpf.Program `ebpf:"sock_create"`
 	SockOps         *ebpf.Program `ebpf:"sock_ops"`
 	SockOpsAccept   *ebpf.Program `ebpf:"sock_ops_accept"`
@@ -422,6 +425,7 @@ func (p *SallyportPrograms) Close() error {
 		p.Recvmsg6,
 		p.Sendmsg4,
 		p.Sendmsg6,
+		p.SetOption,
 		p.SockCreate,
 		p.SockOps,
 		p.SockOpsAccept,

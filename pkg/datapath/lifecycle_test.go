@@ -69,7 +69,7 @@ func TestVerifyAndRepair(t *testing.T) {
 	clean()
 	for _, tt := range []struct{ owner, name string }{
 		{id, "connect4"}, {id, "connect6"}, {id, "sendmsg4"}, {id, "sendmsg6"}, {id, "recvmsg4"}, {id, "recvmsg6"},
-		{id, "getpeername4"}, {id, "getpeername6"}, {id, "sock_create"}, {id, "sock_release"}, {id, "sock_ops"}, {id, "egress"},
+		{id, "getpeername4"}, {id, "getpeername6"}, {id, "sock_create"}, {id, "sock_release"}, {id, "set_option"}, {id, "sock_ops"}, {id, "egress"},
 		{"root", "connect4"}, {"root", "connect6"}, {"root", "sendmsg4"}, {"root", "sendmsg6"}, {"keeper", "sock_ops"},
 	} {
 		t.Run(tt.owner+"-"+tt.name, func(t *testing.T) {

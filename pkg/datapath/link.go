@@ -24,6 +24,7 @@ func taggedHooks() []hook {
 	return []hook{
 		{"egress", ebpf.AttachCGroupInetEgress, func(d *Datapath) *ebpf.Program { return d.progs.Egress }},
 		{"sock_create", ebpf.AttachCGroupInetSockCreate, func(d *Datapath) *ebpf.Program { return d.progs.SockCreate }},
+		{"set_option", ebpf.AttachCGroupSetsockopt, func(d *Datapath) *ebpf.Program { return d.progs.SetOption }},
 		{"sock_release", ebpf.AttachCgroupInetSockRelease, func(d *Datapath) *ebpf.Program { return d.progs.SockRelease }},
 		{"sock_ops", ebpf.AttachCGroupSockOps, func(d *Datapath) *ebpf.Program { return d.progs.SockOps }},
 		{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg, func(d *Datapath) *ebpf.Program { return d.progs.Recvmsg4 }},

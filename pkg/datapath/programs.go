@@ -27,6 +27,7 @@ type (
 		Recvmsg6      *ebpf.Program `ebpf:"recvmsg6"`
 		Sendmsg4      *ebpf.Program `ebpf:"sendmsg4"`
 		Sendmsg6      *ebpf.Program `ebpf:"sendmsg6"`
+		SetOption     *ebpf.Program `ebpf:"set_option"`
 		SockCreate    *ebpf.Program `ebpf:"sock_create"`
 		SockOps       *ebpf.Program `ebpf:"sock_ops"`
 		SockOpsAccept *ebpf.Program `ebpf:"sock_ops_accept"`
@@ -55,7 +56,7 @@ func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
 		ForeignSendmsg4: first.ForeignSendmsg4, ForeignSendmsg6: first.ForeignSendmsg6,
 		Egress: second.Egress, Getpeername4: second.Getpeername4, Getpeername6: second.Getpeername6,
 		Recvmsg4: second.Recvmsg4, Recvmsg6: second.Recvmsg6, Sendmsg4: second.Sendmsg4, Sendmsg6: second.Sendmsg6,
-		SockCreate: second.SockCreate, SockOps: second.SockOps, SockOpsAccept: second.SockOpsAccept, SockRelease: second.SockRelease,
+		SetOption: second.SetOption, SockCreate: second.SockCreate, SockOps: second.SockOps, SockOpsAccept: second.SockOpsAccept, SockRelease: second.SockRelease,
 	}
 	if err != nil {
 		// The half that succeeded must not stay.
