@@ -1,0 +1,566 @@
+package bypass
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/audit"
+)
+
+// nobody is an ordinary user: its uid and gid. It has no name in the account
+// files that exec looks into; user has.
+const (
+	nobody   = 65534
+	user     = 61234
+	userName = "mcp-user"
+)
+
+// Where programs lie on a host.
+const (
+	sallyportPath = "/srv/bin/sallyport"
+	attackerPath  = "/srv/bin/attacker"
+	setuidPath    = "/srv/setuid/attacker"
+	selfPath      = "/srv/bin/bypass"
+	configPath    = "/srv/daemon/policy.yaml"
+)
+
+var hostSerial atomic.Uint32
+
+// A host is one Linux host under test: a network and a mount namespace, with an
+// internet at the other end of its cable.
+type host struct {
+	t     *testing.T
+	name  string
+	pid   int
+	net   *internet
+	slice string
+	// attacker is the attacker's program outside of the host.
+	attacker string
+}
+
+// attackerProgram gives the path of the compiled attacker.
+var attackerProgram = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("SALLYPORT_ATTACKER"); path != "" {
+		return filepath.Abs(path)
+	}
+	dir, err := os.MkdirTemp("", "bypass")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "attacker")
+	out, err := exec.Command("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-o", path, "attacker/attacker.c").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("gcc: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("the bypass table needs root")
+	}
+	binary := os.Getenv("SALLYPORT_BINARY")
+	if binary == "" {
+		binary = "../../bin/sallyport"
+	}
+	binary, err := filepath.Abs(binary)
+	if err == nil {
+		_, err = os.Stat(binary)
+	}
+	if err != nil {
+		t.Fatalf("%v: make builds it", err)
+	}
+	attacker, err := attackerProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := fmt.Sprintf("spb%d-%d", os.Getpid(), hostSerial.Add(1))
+	h := &host{t: t, name: n, slice: strings.ReplaceAll(n, "-", "_") + ".slice", attacker: attacker}
+	h.net = newInternet(t)
+	h.boot(binary)
+	h.net.connect(h)
+	return h
+}
+
+// boot starts the process that holds the host's namespaces.
+func (h *host) boot(binary string) {
+	h.t.Helper()
+	holder := exec.Command("/proc/self/exe", "host", binary, h.attacker)
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
+	// The holder ends with its input, also when the test is killed.
+	in, err := holder.StdinPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	holder.Stderr = &stderr
+	if err := holder.Start(); err != nil {
+		h.t.Fatalf("start host: %v", err)
+	}
+	h.pid = holder.Process.Pid
+	h.t.Cleanup(func() {
+		in.Close()
+		holder.Process.Kill()
+		holder.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "booted\n" {
+		holder.Wait()
+		h.t.Fatalf("the host did not boot: %v: %s", err, stderr.String())
+	}
+}
+
+// beHost makes the host's file tree, that of the machine with fresh tmpfs over
+// what sallyport writes and what the tests change, and stays until its input ends.
+func beHost(args []string) error {
+	binary, attacker := args[0], args[1]
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("private mounts: %w", err)
+	}
+	programs := map[string][]byte{}
+	for place, path := range map[string]string{sallyportPath: binary, attackerPath: attacker, selfPath: "/proc/self/exe"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		programs[place] = b
+	}
+	programs[setuidPath] = programs[attackerPath]
+	accounts := map[string]string{
+		"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/nonexistent:/bin/false\n" +
+			fmt.Sprintf("%s:x:%d:%d::/srv/home:/bin/sh\n", userName, user, user),
+		"/etc/group":       fmt.Sprintf("root:x:0:\nnogroup:x:65534:\nsallyport:x:61235:\n%s:x:%d:\n", userName, user),
+		"/etc/hosts":       "127.0.0.1 localhost\n::1 localhost\n",
+		"/etc/resolv.conf": "nameserver " + dnsV4 + "\n",
+	}
+	for _, dir := range []string{"/srv", "/run", "/var/lib", "/var/log", "/tmp", "/etc/sallyport"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+	}
+	if err := os.Chmod("/tmp", 0o1777); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/srv/bin", "/srv/setuid", "/srv/etc", "/srv/daemon", "/srv/home", "/run/lock"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for place, b := range programs {
+		if err := os.WriteFile(place, b, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(setuidPath, 0o755|fs.ModeSetuid); err != nil {
+		return err
+	}
+	for path, content := range accounts {
+		own := "/srv" + path
+		if err := os.WriteFile(own, []byte(content), 0o644); err != nil {
+			return err
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			if err := os.WriteFile(path, nil, 0o644); err != nil {
+				return err
+			}
+		}
+		if err := unix.Mount(own, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	// Each host has its own pins.
+	for unix.Unmount("/sys/fs/bpf", 0) == nil {
+	}
+	fmt.Println("booted")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// path gives the path under which the test reaches a file of the host.
+func (h *host) path(p string) string { return filepath.Join("/proc", strconv.Itoa(h.pid), "root", p) }
+
+func (h *host) write(p, content string) {
+	h.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(h.path(p)), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(h.path(p), []byte(content), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// cgroupRoot is where cgroup2 is mounted: hybrid hosts have it elsewhere.
+var cgroupRoot = sync.OnceValue(func() string {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line)
+		if strings.Contains(line, " - cgroup2 ") && fields[3] == "/" {
+			return fields[4]
+		}
+	}
+	return "/sys/fs/cgroup"
+})
+
+// below makes a cgroup below the host's slice and gives its directory.
+func (h *host) below(cgroup string) string {
+	h.t.Helper()
+	dir := filepath.Join(cgroupRoot(), h.slice, cgroup)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	return dir
+}
+
+// An identity is whose the attack is.
+type identity struct {
+	uid int
+	nnp bool
+}
+
+func (i identity) String() string {
+	if i.nnp {
+		return fmt.Sprintf("uid %d, no_new_privs", i.uid)
+	}
+	return fmt.Sprintf("uid %d", i.uid)
+}
+
+// become gives the statements by which the attacker turns into that identity.
+func (i identity) become() []string {
+	var s []string
+	if i.uid != 0 {
+		s = append(s, "become "+strconv.Itoa(i.uid))
+	}
+	if i.nnp {
+		s = append(s, "nnp")
+	}
+	return s
+}
+
+// outside prepares the attacker on the host, in no cgroup of ours.
+func (h *host) outside(who identity, statements ...string) *exec.Cmd {
+	return h.program(nil, append(who.become(), statements...))
+}
+
+// inside prepares the attacker in a cgroup below the slice: a workload that
+// nothing but the two locks confines. What comes first is done outside.
+func (h *host) inside(cgroup string, who identity, first []string, statements ...string) *exec.Cmd {
+	h.t.Helper()
+	in := append([]string{"in " + h.below(cgroup)}, who.become()...)
+	return h.program(first, append(in, statements...))
+}
+
+func (h *host) program(first, then []string) *exec.Cmd {
+	args := append([]string{"enter " + strconv.Itoa(h.pid)}, first...)
+	c := exec.Command(h.attacker, append(args, then...)...)
+	c.Env = []string{"HOME=/srv/home", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	c.WaitDelay = 5 * time.Second
+	return c
+}
+
+// sallyport prepares the binary, as root and untagged.
+func (h *host) sallyport(args ...string) *exec.Cmd {
+	return h.program(nil, append([]string{"run " + sallyportPath}, args...))
+}
+
+// lines runs an attacker to its end, at most half a minute, and gives what it said.
+func (h *host) lines(c *exec.Cmd) []string {
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	if err := c.Start(); err != nil {
+		return []string{"start " + err.Error()}
+	}
+	kill := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
+	defer kill.Stop()
+	c.Wait()
+	return strings.Split(strings.TrimSpace(stdout.String()+stderr.String()), "\n")
+}
+
+// resultOf gives what came of the last statement of a name, "" if it was not made.
+func resultOf(lines []string, statement string) string {
+	result := ""
+	for _, line := range lines {
+		if what, ok := strings.CutPrefix(line, statement+" "); ok {
+			result = what
+		}
+	}
+	return result
+}
+
+// A running attacker pauses now and then.
+type running struct {
+	h     *host
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   *bufio.Reader
+	said  []string
+}
+
+// start starts an attacker and reads on to its first pause.
+func (h *host) start(c *exec.Cmd) *running {
+	h.t.Helper()
+	p := &running{h: h, cmd: c}
+	var err error
+	if p.stdin, err = c.StdinPipe(); err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c.Stderr = os.Stderr
+	p.out = bufio.NewReader(out)
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(p.end)
+	p.read("pause")
+	return p
+}
+
+func (p *running) end() {
+	p.stdin.Close()
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
+}
+
+// read reads lines up to one of a statement, or to the end, and gives the last.
+func (p *running) read(until string) string {
+	for {
+		line, err := p.out.ReadString('\n')
+		if err != nil {
+			return ""
+		}
+		line = strings.TrimSuffix(line, "\n")
+		p.said = append(p.said, line)
+		if word, _, _ := strings.Cut(line, " "); word == until {
+			return line
+		}
+	}
+}
+
+// tell ends a pause.
+func (p *running) tell() { io.WriteString(p.stdin, "\n") }
+
+// goOn ends a pause and reads on to the next one, or to the end.
+func (p *running) goOn() {
+	p.tell()
+	p.read("pause")
+}
+
+func (p *running) result(statement string) string { return resultOf(p.said, statement) }
+
+// A daemon is `sallyport run` on a host.
+type daemon struct {
+	h      *host
+	cmd    *exec.Cmd
+	pid    int
+	ended  chan struct{}
+	mu     sync.Mutex
+	stderr bytes.Buffer
+}
+
+func (d *daemon) Write(b []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stderr.Write(b)
+}
+
+func (d *daemon) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stderr.String()
+}
+
+// config gives a configuration of this host's with rules.
+func (h *host) config(rest string) string {
+	return fmt.Sprintf(`version: 1
+slice: %s
+nft_table: %s
+tls: { upstream_ca_files: [/srv/etc/internet.crt] }
+%s`, h.slice, h.table(), rest)
+}
+
+func (h *host) table() string { return strings.ReplaceAll(h.name, "-", "_") }
+
+// startDaemon starts the daemon and waits until it is ready.
+func (h *host) startDaemon(conf string, flags ...string) *daemon {
+	h.t.Helper()
+	d, err := h.tryDaemon(conf, flags...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return d
+}
+
+func (h *host) tryDaemon(conf string, flags ...string) (*daemon, error) {
+	h.t.Helper()
+	h.write(configPath, conf)
+	h.write("/srv/etc/internet.crt", string(h.net.ca.pem))
+	d := &daemon{h: h, cmd: h.sallyport(append([]string{"run", "--config", configPath}, flags...)...), ended: make(chan struct{})}
+	d.cmd.Stderr = d
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	d.pid = d.cmd.Process.Pid
+	go func() { d.cmd.Wait(); close(d.ended) }()
+	h.t.Cleanup(func() {
+		d.stop()
+		// The gate stays shut after a stop; nothing may stay behind a test.
+		if out, err := h.sallyport("teardown", "--stop", "--config", configPath).CombinedOutput(); err != nil {
+			h.t.Errorf("teardown: %v: %s", err, out)
+		}
+	})
+	for deadline := time.Now().Add(time.Minute); ; {
+		if strings.Contains("\n"+d.String(), "\nready\n") {
+			return d, nil
+		}
+		select {
+		case <-d.ended:
+			return nil, fmt.Errorf("run ended: %s", d)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("run is not ready: %s", d)
+		}
+	}
+}
+
+// stop ends the daemon and waits for it.
+func (d *daemon) stop() {
+	d.cmd.Process.Signal(unix.SIGTERM)
+	d.cmd.Process.Signal(unix.SIGCONT)
+	select {
+	case <-d.ended:
+	case <-time.After(40 * time.Second):
+		d.cmd.Process.Kill()
+		<-d.ended
+		d.h.t.Errorf("run did not stop within 40 s: %s", d)
+	}
+}
+
+// worker finds the daemon's worker: its child that does not run as root.
+func (d *daemon) worker() int {
+	children, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, path := range children {
+		b, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(b), "\nPPid:\t"+strconv.Itoa(d.pid)+"\n") || strings.Contains(string(b), "\nUid:\t0\t") {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		return pid
+	}
+	return 0
+}
+
+// A statusReport is what `status --json` says.
+type statusReport struct {
+	Ready             bool     `json:"ready"`
+	EnforcementActive bool     `json:"enforcement_active"`
+	Problems          []string `json:"problems"`
+}
+
+func (h *host) status() (s statusReport) {
+	out, _ := h.sallyport("status", "--json", "--config", configPath).Output()
+	json.Unmarshal(out, &s)
+	return s
+}
+
+// audit reads every event of the host's audit file.
+func (h *host) audit() []audit.Event {
+	f, err := os.Open(h.path("/var/log/sallyport/audit.jsonl"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var all []audit.Event
+	for r := audit.NewReader(f); ; {
+		var e audit.Event
+		if _, err := r.Next(&e); err != nil {
+			return all
+		}
+		all = append(all, e)
+	}
+}
+
+// within polls a condition, at most for the time given.
+func within(limit time.Duration, cond func() bool) bool {
+	for deadline := time.Now().Add(limit); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// newNetns makes a network namespace that lives as long as its descriptor.
+func newNetns(t *testing.T) *os.File {
+	t.Helper()
+	var f *os.File
+	done := make(chan error)
+	go func() {
+		// The thread is not unlocked: it ends with the goroutine.
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			f, err = os.Open("/proc/thread-self/ns/net")
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("new network namespace: %v", err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// inNetns runs f on a thread inside the namespace and waits for it.
+func inNetns(ns *os.File, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// here runs f in the host's network namespace.
+func (h *host) here(f func() error) {
+	h.t.Helper()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.pid))
+	if err == nil {
+		defer ns.Close()
+		err = inNetns(ns, f)
+	}
+	if err != nil {
+		h.t.Errorf("in the host's network: %v", err)
+	}
+}

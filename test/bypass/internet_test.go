@@ -1,0 +1,373 @@
+package bypass
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// Addresses of the cable. The host's end is in 203.0.113.0/24 as well, so that
+// nothing here is a private address by accident.
+const (
+	hostV4     = "203.0.113.1"
+	hostV6     = "2001:db8:113::1"
+	originV4   = "203.0.113.10"
+	originV6   = "2001:db8:113::10"
+	otherV4    = "203.0.113.11"
+	dnsV4      = "203.0.113.53"
+	metadataV4 = "169.254.169.254"
+
+	linkLocal, linkLocalFar = "fe80::1", "fe80::10"
+)
+
+// An arrival is one connection or datagram that somebody received: at the origin,
+// or at a relay on the host itself.
+type arrival struct {
+	at, network string
+	from        netip.AddrPort
+	data        []byte
+}
+
+// arrivals counts what was received, by whomever.
+type arrivals struct {
+	mu   sync.Mutex
+	list []*arrival
+}
+
+func (a *arrivals) add(at, network string, from net.Addr) *arrival {
+	one := &arrival{at: at, network: network}
+	if addr, err := netip.ParseAddrPort(from.String()); err == nil {
+		one.from = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.list = append(a.list, one)
+	return one
+}
+
+func (a *arrivals) more(one *arrival, data []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(one.data) < 1<<16 {
+		one.data = append(one.data, data...)
+	}
+}
+
+// count gives how many arrivals satisfy want.
+func (a *arrivals) count(want func(*arrival) bool) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, one := range a.list {
+		if want(one) {
+			n++
+		}
+	}
+	return n
+}
+
+// fromPort and marked tell whose an arrival is.
+func fromPort(port int) func(*arrival) bool {
+	return func(a *arrival) bool { return int(a.from.Port()) == port }
+}
+
+func marked(marker string) func(*arrival) bool {
+	return func(a *arrival) bool { return bytes.Contains(a.data, []byte(marker)) }
+}
+
+// An internet is the other end of the host's cable: a DNS server, and origins on
+// many ports that count who came and what they brought.
+type internet struct {
+	t  *testing.T
+	ns *os.File
+	ca *authority
+	arrivals
+	names map[string][]string
+}
+
+func newInternet(t *testing.T) *internet {
+	return &internet{t: t, ca: newAuthority(t), ns: newNetns(t), names: map[string][]string{
+		"api.example.com":             {originV4, originV6},
+		"other.example.com":           {otherV4},
+		"loopback.rebind.example":     {"127.0.0.1"},
+		"loopback6.rebind.example":    {"::1"},
+		"mapped.rebind.example":       {"::ffff:127.0.0.1"},
+		"unspecified.rebind.example":  {"0.0.0.0"},
+		"host.rebind.example":         {hostV4},
+		"metadata.rebind.example":     {metadataV4},
+		"nat64.rebind.example":        {"64:ff9b::a9fe:a9fe"},
+		"mapped-meta.rebind.example":  {"::ffff:169.254.169.254"},
+		"private.rebind.example":      {"10.0.0.1"},
+		"both-at-once.rebind.example": {"127.0.0.1", metadataV4},
+	}}
+}
+
+// connect lays the cable and starts the servers.
+func (n *internet) connect(h *host) {
+	n.t.Helper()
+	err := inNetns(n.ns, func() error {
+		if err := linkUp("lo"); err != nil {
+			return err
+		}
+		cable := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsPid(h.pid)}
+		cable.Name = "ve0"
+		if err := netlink.LinkAdd(cable); err != nil {
+			return fmt.Errorf("cable: %w", err)
+		}
+		return plug("ve0", originV4+"/24", otherV4+"/24", dnsV4+"/24", metadataV4+"/32", "10.0.0.1/32", originV6+"/64", linkLocalFar+"/64")
+	})
+	if err == nil {
+		h.here(func() error {
+			if err := linkUp("lo"); err != nil {
+				return err
+			}
+			if err := plug("eth0", hostV4+"/24", hostV6+"/64", linkLocal+"/64"); err != nil {
+				return err
+			}
+			for _, gateway := range []string{originV4, originV6} {
+				if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)}); err != nil {
+					return fmt.Errorf("route: %w", err)
+				}
+			}
+			settings := map[string]string{"ipv4/ping_group_range": "0 2147483647", "ipv4/tcp_fastopen": "1"}
+			for name, value := range settings {
+				// /proc/net leads to the namespace of the thread, /proc/sys too.
+				if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		err = inNetns(n.ns, n.serve)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func linkUp(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetUp(link)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// plug gives an interface its addresses. IPv6 ones do without duplicate
+// detection, which takes a second.
+func plug(name string, addresses ...string) error {
+	if err := linkUp(name); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		addr, err := netlink.ParseAddr(a)
+		if err != nil {
+			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = 0x02 // IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("%s on %s: %w", a, name, err)
+		}
+	}
+	return nil
+}
+
+// The origin's ports.
+var (
+	tcpPorts = []int{53, 80, 3128, 7443, 8088}
+	tlsPorts = []int{443, 853}
+	udpPorts = []int{53, 123, 443, 7443}
+)
+
+// greetingPort is where the origin speaks first, once it is told to.
+const greetingPort = 7777
+
+func (n *internet) serve() error {
+	for _, port := range tcpPorts {
+		if err := n.serveTCP(port, nil); err != nil {
+			return err
+		}
+	}
+	config := &tls.Config{GetCertificate: n.ca.certificate}
+	for _, port := range tlsPorts {
+		if err := n.serveTCP(port, config); err != nil {
+			return err
+		}
+	}
+	for _, port := range udpPorts {
+		if err := n.serveUDP(port); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serveTCP receives what comes, and answers each line feed pair as HTTP does.
+func (n *internet) serveTCP(port int, config *tls.Config) error {
+	ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+	if err != nil {
+		return err
+	}
+	n.t.Cleanup(func() { ln.Close() })
+	go receive(ln, config, "origin", &n.arrivals)
+	return nil
+}
+
+// receive notes each connection of a listener and what it brings.
+func receive(ln net.Listener, config *tls.Config, at string, to *arrivals) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		one := to.add(at, "tcp", c.RemoteAddr())
+		go func() {
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(time.Minute))
+			if config != nil {
+				c = tls.Server(c, config)
+			}
+			buf := make([]byte, 4096)
+			for {
+				k, err := c.Read(buf)
+				to.more(one, buf[:k])
+				if err != nil {
+					return
+				}
+				if bytes.Contains(buf[:k], []byte("\r\n\r\n")) {
+					c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nreached"))
+				}
+			}
+		}()
+	}
+}
+
+// serveUDP receives datagrams; on port 53 they are questions.
+func (n *internet) serveUDP(port int) error {
+	// A socket for each address: a question is answered from where it was asked.
+	for _, addr := range []string{originV4, otherV4, dnsV4, originV6} {
+		pc, err := net.ListenPacket("udp", net.JoinHostPort(addr, strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		n.t.Cleanup(func() { pc.Close() })
+		go func() {
+			buf := make([]byte, 4096)
+			for {
+				k, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				n.more(n.add("origin", "udp", from), buf[:k])
+				if answer := n.resolve(buf[:k]); port == 53 && answer != nil {
+					pc.WriteTo(answer, from)
+				}
+			}
+		}()
+	}
+	return nil
+}
+
+// resolve answers A and AAAA from the table.
+func (n *internet) resolve(question []byte) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(question) != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	q := m.Questions[0]
+	addrs, known := n.names[strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")]
+	m.Response, m.RecursionAvailable, m.Authoritative = true, true, true
+	m.Additionals = nil
+	if !known {
+		m.RCode = dnsmessage.RCodeNameError
+	}
+	for _, a := range addrs {
+		head := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60}
+		addr := netip.MustParseAddr(a)
+		switch {
+		case q.Type == dnsmessage.TypeA && addr.Is4():
+			m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: addr.As4()}})
+		case q.Type == dnsmessage.TypeAAAA && !addr.Is4():
+			m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
+		}
+	}
+	answer, _ := m.Pack()
+	return answer
+}
+
+// An authority is the internet's own certificate authority.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "Internet Test Authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
+}
+
+// certificate mints a leaf for the name that the client asks for.
+func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	name := hello.ServerName
+	if name == "" {
+		name = "unnamed.example"
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}

@@ -1,0 +1,182 @@
+package bypass
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// atOnce is how many attackers run at a time: most of their time is waiting.
+const atOnce = 64
+
+// TestTable is the bypass table: every way out, whoever tries it, under both
+// locks and under each alone: refused or proxied, never direct. Without locks
+// each of them does lead out: that is what makes it an attack.
+func TestTable(t *testing.T) {
+	w := newWorld(t)
+	rows := chosen(t)
+	r := newReport(t)
+	for name := range strings.SplitSeq(*onlyLocks, ",") {
+		l := locks(name)
+		t.Run(string(l), func(t *testing.T) {
+			again := w.h.only(l, w.d)
+			w.sweep(t, r, l, rows)
+			again()
+			if l == none || l == redirects {
+				// What was let out may still say goodbye.
+				within(5*time.Second, func() bool { return len(w.wire.packets()) == 0 })
+			}
+		})
+	}
+	for l, outcomes := range r.outcomes {
+		t.Logf("%s: %v", l, outcomes)
+	}
+}
+
+// TestRedirectMode is the same table in nft redirect mode.
+func TestRedirectMode(t *testing.T) {
+	w := newWorld(t, "--locks", "nft")
+	r := newReport(t)
+	w.sweep(t, r, nft, chosen(t))
+	t.Logf("%s: %v", nft, r.outcomes[nft])
+}
+
+// chosen gives the rows that -rows names.
+func chosen(t *testing.T) []row {
+	t.Helper()
+	only, err := regexp.Compile(*onlyRows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(table(), func(r row) bool { return !only.MatchString(r.subject + ": " + r.name) })
+}
+
+// sweep makes every row of the table under the locks that are in force.
+func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
+	t.Helper()
+	type done struct {
+		x       *trial
+		said    []string
+		reached int
+	}
+	w.wire.packets()
+	firstPort := w.port
+	var all []*done
+	var wait sync.WaitGroup
+	places := make(chan struct{}, atOnce)
+	for i := range rows {
+		row := &rows[i]
+		if row.states != nil && !slices.Contains(row.states, l) {
+			continue
+		}
+		users := row.users
+		if users == nil {
+			users = identities
+		}
+		if row.stated != "" && (row.statedUnder == nil || slices.Contains(row.statedUnder, l)) {
+			r.add(line{Row: row.name, Subject: row.subject, Locks: l, Outcome: stated, Reason: row.stated})
+			continue
+		}
+		if l == none && row.control != nil {
+			controlled := *row
+			controlled.statements, row = row.control, &controlled
+			users = identities[2:]
+		}
+		for _, who := range users {
+			d := &done{x: &trial{row: row, w: w, locks: l, who: who, port: w.nextPort()}}
+			all = append(all, d)
+			places <- struct{}{}
+			wait.Go(func() {
+				defer func() { <-places }()
+				if row.scenario != nil {
+					d.reached, d.said = row.scenario(d.x)
+					return
+				}
+				d.said = w.h.lines(w.h.inside("attacker", who, d.x.fill(row.first), d.x.fill(row.statements)...))
+			})
+		}
+	}
+	wait.Wait()
+	seen := w.wire.packets()
+	time.Sleep(50 * time.Millisecond) // for those who receive to have noted it
+	claimed := make([]bool, len(seen))
+	for _, d := range all {
+		x := d.x
+		trace := ""
+		if x.trace != "" {
+			trace = x.fill([]string{x.trace})[0]
+		}
+		var lines []string
+		for k, p := range seen {
+			if p.source == x.port || trace != "" && strings.Contains(p.text, trace) {
+				claimed[k] = true
+				if !x.older {
+					lines = append(lines, p.text)
+				}
+			}
+		}
+		want := fromPort(x.port)
+		if x.marker != "" {
+			want = marked(x.fill([]string{x.marker})[0])
+		}
+		at := w.h.net.count(want)
+		reached := at + d.reached + len(lines)
+		if x.must != "" && strings.HasPrefix(resultOf(d.said, x.must), "ok") {
+			reached++
+		}
+		out := line{Row: x.name, Subject: x.subject, Locks: l, UID: x.who.uid, NNP: x.who.nnp, OriginCount: at + d.reached, WireCount: len(lines), Outcome: refused}
+		reason := unsupported(d.said)
+		if x.uncontrolled != "" {
+			reason = x.uncontrolled
+		}
+		whose := fmt.Sprintf("%s: %s (%s)", x.subject, x.name, x.who)
+		open := l == none || l == redirects && x.sneaks
+		switch {
+		case reached > 0 && (l == none || l == redirects):
+			out.Outcome = reachedIt
+		case reached > 0:
+			out.Outcome = direct
+			t.Errorf("%s: left the host: %d arrived, on the wire %q; the program saw %q", whose, at+d.reached, lines, d.said)
+		case open && reason != "":
+			out.Outcome, out.Reason = impossible, reason
+		case open:
+			out.Outcome, out.Reason = notAnAttack, strings.Join(d.said, "; ")
+			t.Errorf("%s: is no attack: nothing left the host; the program saw %q", whose, d.said)
+		case connected(d.said):
+			out.Outcome = proxied
+		}
+		r.add(out)
+	}
+	for k, p := range seen {
+		// The worker asks the resolver, and fetches what is allowed. Where something
+		// may leave, sockets of an earlier round repeat themselves.
+		if claimed[k] || l == none || l == redirects || p.source != 0 && p.source <= firstPort || ours(p) {
+			continue
+		}
+		t.Errorf("left the host, by whomever: %q", p.text)
+	}
+}
+
+// ours says of a packet that it may be the worker's.
+func ours(p packet) bool {
+	for _, dst := range []string{dnsV4 + ":53", originV4 + ":80", originV4 + ":443", "[" + originV6 + "]:80", "[" + originV6 + "]:443", originV4 + ":7443"} {
+		if p.source >= 32768 && strings.HasSuffix(p.text, "> "+dst) {
+			return true
+		}
+	}
+	return false
+}
+
+// connected: the program saw a connection, or a datagram that was taken.
+func connected(said []string) bool {
+	for _, what := range []string{"connect", "fastopen", "uring", "uringsend", "uringfastopen", "sendto", "sendhexto", "talk"} {
+		if strings.HasPrefix(resultOf(said, what), "ok") {
+			return true
+		}
+	}
+	return false
+}
