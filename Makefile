@@ -58,6 +58,7 @@ unit: ## packages, with the seeds of the fuzz targets, on the real kernel
 
 e2e: bin/sallyport ## real clients against the real binary on the real kernel
 	go test -count=1 -timeout=20m ./test/e2e/...
+	go test -count=1 -timeout=10m ./test/bypass/...
 
 test-vm: build ## real Debian machines with systemd, one for each kernel, in qemu
 	@scripts/setup vm
