@@ -3,8 +3,6 @@ package keeper
 import (
 	"context"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +48,7 @@ func (k *Keeper) foreignSockets() *foreignSockets {
 	f := &k.foreign
 	f.once.Do(func() {
 		o := foreign.Options{Tree: k.gate.tree, Tagged: k.gate.below}
-		if k.gate.data != nil {
+		if !k.gate.oneLock() {
 			o.Decided = k.gate.data.Decides
 		}
 		f.sweeper, f.prod = foreign.New(o), make(chan struct{}, 1)
@@ -175,15 +173,4 @@ func (g *gate) below(id uint64) bool {
 		return false
 	}
 	return g.inside(path)
-}
-
-// taggedCgroups are the cgroups that are tagged; what is below them belongs to
-// them.
-func (g *gate) taggedCgroups() []workload.Cgroup { return []workload.Cgroup{g.tagged} }
-
-// inside reports whether a path is that of a tagged cgroup or below one.
-func (g *gate) inside(path string) bool {
-	return slices.ContainsFunc(g.taggedCgroups(), func(cg workload.Cgroup) bool {
-		return path == cg.Path() || strings.HasPrefix(path, cg.Path()+"/")
-	})
 }
