@@ -9,7 +9,7 @@ import (
 // unbuilt are the commands of the contract that do not exist yet. They are
 // refused by name, so that a script which needs one does not go on without it.
 var unbuilt = []string{
-	"audit", "install", "uninstall", "inject", "top", "web",
+	"audit", "inject", "top", "web",
 }
 
 func (e *env) unbuiltCommands() []*cobra.Command {

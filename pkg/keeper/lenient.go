@@ -19,9 +19,16 @@ var scalar = regexp.MustCompile(`^(slice|nft_table|bpf_dir|runtime_dir):[ \t]+["
 // it does not clearly say is the default. The error says what is wrong with the
 // file; the places are good all the same.
 func LenientPlaces(path string) (Places, error) {
+	conf, err := LenientConfig(path)
+	return PlacesOf(conf), err
+}
+
+// LenientConfig is LenientPlaces for who takes things away: where the file is
+// wrong all but the places is default.
+func LenientConfig(path string) (*config.Config, error) {
 	conf, _, err := LoadConfig(path, config.Enforce)
 	if err == nil {
-		return PlacesOf(conf), nil
+		return conf, nil
 	}
 	data, rerr := os.ReadFile(path)
 	if rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
@@ -44,5 +51,5 @@ func LenientPlaces(path string) (Places, error) {
 			conf.RuntimeDir = filepath.Clean(value)
 		}
 	}
-	return PlacesOf(conf), err
+	return conf, err
 }
