@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/pkg/config"
+	"sallyport/pkg/keeper"
 	"sallyport/pkg/policy"
 )
 
@@ -97,6 +98,8 @@ type checked struct {
 	Valid    bool     `json:"valid"`
 	Errors   []string `json:"errors"`
 	Warnings []string `json:"warnings"`
+	// Late is what a match captures at its next start only, on this host now.
+	Late []string `json:"late"`
 }
 
 func (e *env) configCheckCommand() *cobra.Command {
@@ -104,7 +107,7 @@ func (e *env) configCheckCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "check [FILE]",
 		Short:   "Validate a configuration and print every error with its line",
-		Long:    "Validate a configuration and print every error with its line. Warnings tell what is allowed and can hardly be\nmeant, such as a rule that is never reached; with --strict they are failures.",
+		Long:    "Validate a configuration and print every error with its line. Warnings tell what is allowed and can hardly be\nmeant, such as a rule that is never reached; with --strict they are failures. What a match captures on this host at its\nnext start only is listed as \"captured late\".",
 		Example: "  sallyport config check\n  sallyport config check ./sallyport.yaml --strict\n  sallyport config check ./sallyport.yaml --json",
 		Args:    usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -123,11 +126,19 @@ func (e *env) configCheckCommand() *cobra.Command {
 				_, err = policy.Compile(conf)
 			}
 			mistakes, ok := errors.AsType[config.Errors](err)
+			late := []string{}
+			if err == nil {
+				lines, lateErr := keeper.Late(conf)
+				if lateErr != nil {
+					fmt.Fprintf(e.stderr, "sallyport: config check: what is captured late is not known: %v\n", lateErr)
+				}
+				late = append(late, lines...)
+			}
 			switch {
 			case err != nil && !ok:
 				return err
 			case asJSON:
-				out := checked{File: path, Valid: err == nil, Errors: []string{}, Warnings: []string{}}
+				out := checked{File: path, Valid: err == nil, Errors: []string{}, Warnings: []string{}, Late: late}
 				for _, m := range mistakes {
 					out.Errors = append(out.Errors, m.Error())
 				}
@@ -141,6 +152,9 @@ func (e *env) configCheckCommand() *cobra.Command {
 				for _, w := range warnings {
 					w.Message = "warning: " + w.Message
 					fmt.Fprintln(e.stderr, w)
+				}
+				for _, l := range late {
+					fmt.Fprintln(e.stderr, "captured late: "+l)
 				}
 				if _, err := fmt.Fprintf(e.stdout, "%s: valid: mode %s, workloads %d, rules %d\n", path, conf.Mode, len(conf.Workloads), len(conf.Rules)); err != nil {
 					return err

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -41,8 +41,10 @@ type claims struct {
 	generation uint64
 	// seen are the cgroups of the last look; nil before the first.
 	seen map[uint64]bool
-	// unclaimed are those that nothing claims, as far as is known now.
+	// unclaimed are those that nothing claims; unsure, those of which an engine has
+	// to tell, with when to ask again.
 	unclaimed map[uint64]bool
+	unsure    map[uint64]patience
 	failed    map[uint64]string
 
 	mu   sync.Mutex
@@ -50,26 +52,29 @@ type claims struct {
 	late []lateCgroup
 }
 
+// A patience is how long an engine is left alone about a container that it did not
+// know. One that starts is known within moments; most others are never.
+type patience struct {
+	wait time.Duration
+	next time.Time
+}
+
+const (
+	firstPatience = 50 * time.Millisecond
+	mostPatience  = time.Minute
+)
+
+func (p patience) longer() patience {
+	p.wait = min(max(2*p.wait, firstPatience), mostPatience)
+	p.next = time.Now().Add(p.wait)
+	return p
+}
+
 // A lateCgroup is one that is claimed and that something runs in since before.
 type lateCgroup struct {
 	cgroup workload.Cgroup
 	id     workload.Identity
 	by     string
-}
-
-func (l *lateCgroup) String() string {
-	what := "cgroup " + l.cgroup.Path()
-	switch {
-	case l.id.Container != "":
-		what = "container " + l.id.Container[:min(len(l.id.Container), 12)]
-	case l.id.Unit != "":
-		what = "unit " + l.id.Unit
-	}
-	why := "workload " + l.by + " matches it"
-	if l.by == "tag" {
-		why = "it is tagged"
-	}
-	return fmt.Sprintf("%s in %s: %s, but it runs since before: restart it", what, l.cgroup.Path(), why)
 }
 
 // openClaims reads the tags, so that names are known before the first flow.
@@ -166,7 +171,7 @@ func (k *Keeper) look(ctx context.Context) {
 	k.mu.Unlock()
 	if changed || generation != c.generation || c.unclaimed == nil {
 		c.generation = generation
-		c.unclaimed, c.failed = make(map[uint64]bool), make(map[uint64]string)
+		c.unclaimed, c.unsure, c.failed = make(map[uint64]bool), make(map[uint64]patience), make(map[uint64]string)
 	}
 	if forgot, err := k.gate.forgetElsewhere(); err != nil {
 		k.log.Error("cgroups tagged outside of the slice", zap.Error(err))
@@ -179,7 +184,7 @@ func (k *Keeper) look(ctx context.Context) {
 		k.setLate(nil)
 		return
 	}
-	l := look{k: k, ctx: ctx, first: c.seen == nil, seen: make(map[uint64]bool)}
+	l := look{k: k, ctx: ctx, places: ownPlaces{k.gate.tagged.Path(), k.gate.home.Path(), k.options.Instance.Table}, first: c.seen == nil, seen: make(map[uint64]bool)}
 	root, err := k.gate.tree.Cgroup("/")
 	if err == nil {
 		err = l.walk(root)
@@ -187,11 +192,9 @@ func (k *Keeper) look(ctx context.Context) {
 	if err != nil {
 		k.log.Error("cgroups of the host", zap.Error(err))
 	}
-	for id := range c.unclaimed {
-		if !l.seen[id] {
-			delete(c.unclaimed, id)
-		}
-	}
+	maps.DeleteFunc(c.unclaimed, func(id uint64, _ bool) bool { return !l.seen[id] })
+	maps.DeleteFunc(c.unsure, func(id uint64, _ patience) bool { return !l.seen[id] })
+	maps.DeleteFunc(c.failed, func(id uint64, _ string) bool { return !l.seen[id] })
 	c.watch.keep(l.seen)
 	c.seen = l.seen
 	k.setLate(l.late)
@@ -228,6 +231,7 @@ func (k *Keeper) lateNow() []lateCgroup {
 type look struct {
 	k      *Keeper
 	ctx    context.Context
+	places ownPlaces
 	first  bool
 	seen   map[uint64]bool
 	late   []lateCgroup
@@ -236,7 +240,7 @@ type look struct {
 
 func (l *look) walk(cg workload.Cgroup) error {
 	g := l.k.gate
-	if cg.ID() == g.tagged.ID() || l.ours(cg) {
+	if l.places.ours(cg.Path()) {
 		return nil
 	}
 	if len(l.seen) >= maxClaimCgroups {
@@ -252,7 +256,7 @@ func (l *look) walk(cg workload.Cgroup) error {
 	}
 	// Before its children are read: one that is made in between gives a notice.
 	l.k.claims.watch.add(cg)
-	if !l.k.claims.unclaimed[cg.ID()] && mayTag(g, cg.Path()) {
+	if !l.k.claims.unclaimed[cg.ID()] && l.places.mayTag(cg.Path()) {
 		if taken, err := l.judge(cg); err != nil || taken {
 			return err
 		}
@@ -271,42 +275,21 @@ func (l *look) walk(cg workload.Cgroup) error {
 	return nil
 }
 
-// ours reports whether a cgroup is sallyport's own: it must never capture itself.
-func (l *look) ours(cg workload.Cgroup) bool {
-	home := l.k.gate.home
-	if cg.ID() == home.ID() {
-		return true
-	}
-	name := strings.TrimPrefix(cg.Path(), "/")
-	table := l.k.options.Instance.Table
-	if name == table+".slice" || strings.HasPrefix(name, table+"-"+execPrefix) || strings.HasPrefix(name, table+".keeper") {
-		return true
-	}
-	base := cg.Path()[strings.LastIndexByte(cg.Path(), '/')+1:]
-	return strings.HasPrefix(base, "sallyport") && strings.HasSuffix(base, ".service")
-}
-
-// mayTag reports whether a path could be tagged at all: not the root, nor what is
-// above the slice or the keeper, nor the service manager's own.
-func mayTag(g *gate, path string) bool {
-	if path == "/" || path == "/init.scope" {
-		return false
-	}
-	for _, own := range []string{g.tagged.Path(), g.home.Path()} {
-		if strings.HasPrefix(own, path+"/") || own == path {
-			return false
-		}
-	}
-	return true
-}
-
 // judge says what becomes of a cgroup, and tags it where it is time. It reports
 // whether somebody claims it.
 func (l *look) judge(cg workload.Cgroup) (bool, error) {
 	c := &l.k.claims
+	p := c.unsure[cg.ID()]
+	if time.Now().Before(p.next) {
+		return false, nil
+	}
 	claim, ok := l.k.registry.ClaimOf(cg.Path())
-	if !ok {
-		c.unclaimed[cg.ID()] = !claim.Unsure
+	switch {
+	case !ok && claim.Unsure:
+		c.unsure[cg.ID()] = p.longer()
+		return false, nil
+	case !ok:
+		c.unclaimed[cg.ID()] = true
 		return false, nil
 	}
 	populated, err := cg.Populated()

@@ -47,8 +47,11 @@ type Record struct {
 // maxRecords bounds the tags that are kept.
 const maxRecords = 4096
 
-// fileName is where records are, in state_dir.
-const fileName = "tags.json"
+// fileName is where records are, in state_dir; lockName is locked over a change.
+const (
+	fileName = "tags.json"
+	lockName = ".tags.lock"
+)
 
 // A Store keeps the records of one host. The zero value is none.
 type Store struct {
@@ -101,7 +104,7 @@ func (s Store) Edit(f func([]Record) ([]Record, error)) error {
 	if err := os.MkdirAll(s.State, 0o755); err != nil {
 		return fmt.Errorf("tags: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(s.State, ".tags.lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	lock, err := os.OpenFile(filepath.Join(s.State, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("tags: %w", err)
 	}
@@ -272,4 +275,16 @@ func (r Record) Names(unit string) bool {
 		return strings.HasPrefix(unit, before+"@") && strings.HasSuffix(unit, "."+after)
 	}
 	return r.Name == unit
+}
+
+// Remove takes every kept tag back, with the files that held them. Drop-ins stay:
+// systemd has to read about their end.
+func (s Store) Remove() error {
+	var errs []error
+	for _, p := range []string{s.path(), filepath.Join(s.State, lockName)} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("tags: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }

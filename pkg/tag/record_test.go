@@ -123,3 +123,19 @@ func TestContainerText(t *testing.T) {
 		t.Error("an unknown engine was taken")
 	}
 }
+
+// TestRemove: nothing of the tags stays in the state directory.
+func TestRemove(t *testing.T) {
+	s := Store{State: t.TempDir(), Units: t.TempDir()}
+	if err := s.Put(Record{Kind: KindCgroup, Name: "/app"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := os.ReadDir(s.State); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
