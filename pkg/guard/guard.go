@@ -19,8 +19,10 @@ type Options struct {
 	// open as long as the Guard is used.
 	Netns *os.File
 	// Held keeps the table twice, once in a form that nobody else can flush while
-	// this process lives (see newTwin).
+	// this process lives (see Hold).
 	Held bool
+	// Idle keeps the table empty whatever is applied: BPF is to be the only lock.
+	Idle bool
 }
 
 // A Guard owns one nftables table in one network namespace. Its methods may be
@@ -41,6 +43,7 @@ type Guard struct {
 	twin  *Guard // nil for none
 	owned bool   // this one is somebody's twin
 	owner *netlink.Conn
+	idle  bool
 }
 
 // New gives the owner of a table. It changes nothing in the kernel.
@@ -48,12 +51,9 @@ func New(o Options) (*Guard, error) {
 	if !validName(o.Table) {
 		return nil, fmt.Errorf("guard: table name %q: want letters, digits and underscores", o.Table)
 	}
-	g := &Guard{table: o.Table, netns: o.Netns, totals: newTotals()}
+	g := &Guard{table: o.Table, netns: o.Netns, idle: o.Idle, totals: newTotals()}
 	if o.Held {
-		var err error
-		if g.twin, err = newTwin(o); err != nil {
-			return nil, err
-		}
+		return g, g.Hold()
 	}
 	return g, nil
 }
@@ -114,6 +114,9 @@ func (g *Guard) Holds(state State) error {
 }
 
 func (g *Guard) apply(state State, adopt bool) error {
+	if g.idle {
+		state, adopt = State{}, false
+	}
 	levels, err := state.levels()
 	if err != nil {
 		return fmt.Errorf("guard: %w", err)

@@ -16,9 +16,13 @@ import (
 // no listener of a family, or the packet has IP options or extension headers,
 // nothing is redirected and the guard refuses.
 type Redirect struct {
-	// Zone is the conntrack zone of what tagged sockets send (1 to 65535): no
-	// entry of anybody else's is found for it, and none of its own decides about
-	// others. Answers are in the zone that everybody is in.
+	// Zone is the conntrack zone of the datagrams that tagged sockets send (1 to
+	// 65535): the entry that redirects them, which outlives their socket, decides
+	// about nobody else's from the same port. Answers are in the zone that everybody
+	// is in. TCP has none: the kernel answers by itself for sockets that are closed
+	// (in TIME_WAIT, or with a RST), no rule sees whose those segments are, and with
+	// a zone they would miss the entry and leave the host. A SYN replaces the entry
+	// of a connection that has ended.
 	Zone uint16
 	// Receivers are the cgroups that made our listeners and resolvers: what was
 	// redirected arrives at no others. When ours are gone, whoever binds their
@@ -82,11 +86,11 @@ func (r *Redirect) receiverLevels() []int {
 	return depths(levels)
 }
 
-// zoneChain gives the packets of tagged sockets a conntrack zone of their own.
+// zoneChain gives the datagrams of tagged sockets a conntrack zone of their own.
 func zoneChain(levels []int, zone uint16) chain {
 	c := chain{name: chainZone, hook: nftables.ChainHookOutput, at: priorityZone}
 	for _, level := range levels {
-		c.rules = append(c.rules, rule{"tagged workloads", concat(cgroupIn(level, named(taggedName, level)), setZone(zone), accept())})
+		c.rules = append(c.rules, rule{"tagged workloads", concat(transport(unix.IPPROTO_UDP), cgroupIn(level, named(taggedName, level)), setZone(zone), accept())})
 	}
 	return c
 }

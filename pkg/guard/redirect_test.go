@@ -142,6 +142,24 @@ func TestRedirectFlushed(t *testing.T) {
 	waitFor(t, "a packet past no table", func() bool { return len(tap.seen(traffic)) > 0 })
 }
 
+// TestRedirectClosed: what the kernel says for a socket that its workload has
+// closed goes the same way as what the workload said: the acknowledgement of our
+// end's FIN in TIME_WAIT, and the RST for what comes to a socket that is gone.
+func TestRedirectClosed(t *testing.T) {
+	c := newCaptured(t)
+	tap := newTap(t, c.outside)
+	for _, to := range []string{"tcp4 203.0.113.2:443", "tcp6 [2001:db8::2]:443"} {
+		for range 20 {
+			c.tagged.must("abandon %s", to)
+		}
+	}
+	time.Sleep(3 * patience)
+	tap.settle(t, c.host)
+	if frames := tap.seen(traffic); len(frames) > 0 {
+		t.Errorf("%d frames came out, the first is %x", len(frames), frames[0])
+	}
+}
+
 // TestRedirectThief: when our listeners are gone, whoever binds their ports gets
 // nothing, at no address, over TCP or UDP.
 func TestRedirectThief(t *testing.T) {

@@ -5,20 +5,23 @@ import "errors"
 // twinSuffix is behind the name of the table that is ours alone.
 const twinSuffix = "_held"
 
-// A twin is the same table once more, owned by a socket of this process
+// Hold keeps the table twice from the next Apply on. The twin is the same table, owned by a socket of this process
 // (NFT_TABLE_F_OWNER, Linux 5.12): `flush ruleset` passes it over, nobody else
 // can change or delete it, and the kernel deletes it when the socket closes. The
 // other table stays when the process ends. So what the two do holds while the
 // process lives, whatever others do to the ruleset, and as long as nobody touches
 // it when the process is dead.
-func newTwin(o Options) (*Guard, error) {
-	o.Held, o.Table = false, o.Table+twinSuffix
-	t, err := New(o)
+func (g *Guard) Hold() error {
+	if g.twin != nil {
+		return nil
+	}
+	t, err := New(Options{Table: g.table + twinSuffix, Netns: g.netns})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	t.owned = true
-	return t, nil
+	g.twin = t
+	return nil
 }
 
 // commitOwned sends a batch on the socket that owns the table. After a failure

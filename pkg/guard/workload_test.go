@@ -54,6 +54,24 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		}
 		defer c.Close()
 		return echo(c)
+	case "abandon": // NETWORK ADDR: an exchange whose answer comes to a closed socket, and one that ends before the server's end
+		for _, delay := range []time.Duration{0, patience / 8} {
+			c, err := net.DialTimeout(args[0], args[1], patience)
+			if err != nil {
+				return "", err
+			}
+			if _, err := c.Write([]byte(secret)); err != nil {
+				return "", err
+			}
+			if delay > 0 {
+				if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+					return "", err
+				}
+				io.ReadFull(c, make([]byte, len(secret)))
+			}
+			c.Close()
+		}
+		return "", nil
 	case "bulk": // NETWORK ADDR: an echo of many bytes, in segments as large as they come
 		c, err := net.DialTimeout(args[0], args[1], patience)
 		if err != nil {
