@@ -47,13 +47,17 @@ func TestNamespaceWithoutNetwork(t *testing.T) {
 		if r := h.run(h.inside(cgroup, 0, append(unshare, "bash", "-c", byName)...)); !strings.Contains(r.stdout, `"ok":true`) {
 			t.Errorf("%s, by name: %v", name, r)
 		}
+		v6 := `for i in $(seq 100); do curl -6sS --max-time 5 --resolve 'api.example.com:80:[` + originV6 + `]' http://api.example.com/v6 && exit 0; sleep 0.05; done; exit 1`
+		if r := h.run(h.inside(cgroup, 0, append(unshare, "bash", "-c", v6)...)); !strings.Contains(r.stdout, `"ok":true`) {
+			t.Errorf("%s, IPv6: %v", name, r)
+		}
 		denied := `for i in $(seq 100); do a=$(curl -4sS --max-time 5 --resolve denied.example.com:80:203.0.113.12 http://denied.example.com/ 2>/dev/null) && echo "$a" && exit 0; sleep 0.05; done; exit 1`
 		if r := h.run(h.inside(cgroup, 0, append(unshare, "bash", "-c", denied)...)); !strings.Contains(r.stdout, `"reason":"no_rule"`) {
 			t.Errorf("%s, what no rule allows: %v", name, r)
 		}
 	}
 	for _, e := range h.auditOf(audit.Exchange) {
-		if !strings.Contains(e.Workload.Cgroup, "/box-") || e.Dst.IP.String() != originV4 && e.Dst.IP.String() != "203.0.113.12" {
+		if !strings.Contains(e.Workload.Cgroup, "/box-") || e.Dst.IP.String() != originV4 && e.Dst.IP.String() != originV6 && e.Dst.IP.String() != "203.0.113.12" {
 			t.Errorf("%+v %+v", e.Workload, e.Dst)
 		}
 	}

@@ -1,0 +1,83 @@
+package e2e
+
+import (
+	"bufio"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestNamespaceThroughRestarts: under the units a program in a namespace of its own
+// is not refused while worker and keeper are restarted or killed: its listeners lie
+// in the descriptor store too, and leave it with the namespace.
+func TestNamespaceThroughRestarts(t *testing.T) {
+	t.Parallel()
+	s := newServices(t)
+	h := s.h
+	h.slice = s.tagged
+	b := h.newBox().plug()
+	anchor := b.occupy("box")
+	stored := func() (names []string) {
+		for _, name := range s.keeper.stored() {
+			if strings.Contains(name, "4.") || strings.Contains(name, "6.") {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	eventually(t, patience(10*time.Second), "eight listeners are stored", func() bool { return len(stored()) == 8 })
+	kept := stored()
+	if r := h.run(b.inside("box", nobody, fetches("http://api.example.com/first")...)); !strings.Contains(r.stdout, `"ok":true`) {
+		t.Fatal(r)
+	}
+
+	// One request after the other; 7 is curl's word for a connect that failed.
+	asks := b.inside("box", nobody, "bash", "-c", `while :; do curl -4sS -o /dev/null --max-time 20 --resolve api.example.com:80:`+originV4+` http://api.example.com/again 2>/dev/null; echo $?; sleep 0.01; done`)
+	out, err := asks.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := asks.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan map[string]int)
+	go func() {
+		codes := map[string]int{}
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			codes[lines.Text()]++
+		}
+		ended <- codes
+	}()
+	for range 2 {
+		s.worker.restart()
+		s.worker.waitReady(20 * time.Second)
+		s.keeper.restart()
+		s.keeper.waitReady(20 * time.Second)
+		s.worker.waitReady(20 * time.Second)
+		h.kill(s.worker.main(), unix.SIGKILL)
+		time.Sleep(100 * time.Millisecond)
+		s.worker.waitReady(20 * time.Second)
+		h.kill(s.keeper.main(), unix.SIGKILL)
+		time.Sleep(100 * time.Millisecond)
+		s.keeper.waitReady(20 * time.Second)
+		s.worker.waitReady(20 * time.Second)
+	}
+	time.Sleep(time.Second)
+	asks.Process.Kill()
+	asks.Wait()
+	codes := <-ended
+	t.Logf("curl's ends: %v", codes)
+	if codes["7"] > 0 || codes["28"] > 0 || codes["0"] < 20 {
+		t.Errorf("connects failed: %v; keeper: %s", codes, s.keeper.stderr)
+	}
+	if now := stored(); !slices.Equal(now, kept) {
+		t.Errorf("stored are %v, at first %v", now, kept)
+	}
+	anchor.Process.Kill()
+	anchor.Wait()
+	eventually(t, patience(15*time.Second), "the store has forgotten the namespace", func() bool { return len(stored()) == 4 })
+	b.shut()
+}
