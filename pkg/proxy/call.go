@@ -289,6 +289,7 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	if ws != nil && resp.Status/100 == 2 {
 		ws.opened(k, d)
 	}
+	k.endEvents(resp)
 	sent, werr := k.client.WriteResponse(req, resp)
 	ferr := k.part(werr == nil || car.h2 != nil)
 	k.ev.HTTP.ResponseBytes = sent
@@ -301,6 +302,9 @@ func (k *call) forward(d policy.Decision, r *route) after {
 	}
 	if ws != nil && resp.Status/100 == 2 {
 		d, message = ws.closed(k, d, message)
+	}
+	if e, ok := resp.Body.(*events); ok && werr == nil && !e.Complete() {
+		message = joined(message, "ended because the worker stops: timeouts.drain is over")
 	}
 	k.end(d, message)
 	if werr != nil {

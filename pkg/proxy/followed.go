@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"io"
+
 	"sallyport/pkg/exchange"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/websocket"
@@ -13,6 +15,10 @@ type followed struct {
 	exchange.Body
 	see  func([]byte) bool
 	lost bool
+	// going says whether the WebSocket may be ended here; nil: never. said is set
+	// when it was.
+	going func() bool
+	said  bool
 }
 
 // Read implements exchange.Body.
@@ -20,7 +26,13 @@ func (f *followed) Read(p []byte) (int, error) {
 	if f.lost {
 		return 0, errNoFrames
 	}
+	if f.said {
+		return 0, io.EOF
+	}
 	n, err := f.Body.Read(p)
+	if n == 0 && err != nil && err != io.EOF && f.going != nil && f.going() && len(p) >= len(websocket.Going) {
+		n, err, f.said = copy(p, websocket.Going), nil, true
+	}
 	if !f.see(p[:n]) {
 		f.lost = true
 		return 0, errNoFrames
@@ -60,6 +72,8 @@ func (k *call) follow() *webSocketStream {
 
 // opened goes on with a response that accepted the WebSocket.
 func (ws *webSocketStream) opened(k *call, d policy.Decision) {
+	p := k.c.p
+	ws.received.going = func() bool { return p.hard.Err() != nil && ws.frames.Received.Between() }
 	if ws.received.Body = k.x.Response.Body; ws.received.Body != nil {
 		k.x.Response.Body = &ws.received
 	}

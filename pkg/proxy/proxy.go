@@ -125,10 +125,10 @@ type Proxy struct {
 	// is not yet known whose they are.
 	draining, yielding atomic.Bool
 	accepting, meeting atomic.Int64
-	lost     burst
-	crowded  burst
-	shares   shares
-	legs     legs
+	lost               burst
+	crowded            burst
+	shares             shares
+	legs               legs
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}

@@ -116,14 +116,17 @@ func (c *conn) relay(client net.Conn, u *upstream.Conn, early []byte) (sent, rec
 		n, err = c.copyTo(client, u)
 		received += n
 	}
+	said := false
 	if err == nil {
 		err = closeWrite(client)
+	} else if said = c.goodbye(client); said {
+		err = nil
 	}
 	if err != nil {
 		c.tcp.SetLinger(0)
 		c.tcp.SetDeadline(time.Unix(1, 0))
 	}
-	if other := <-done; other != nil {
+	if other := <-done; other != nil && !said {
 		c.tcp.SetLinger(0)
 	}
 	return sent, received
