@@ -128,6 +128,9 @@ func Open(o Options) (_ *Datapath, err error) {
 	if err := d.load(pinned); err != nil {
 		return nil, err
 	}
+	if err := d.pinNewMaps(pinned); err != nil {
+		return nil, err
+	}
 	if err := d.readBack(); err != nil {
 		return nil, err
 	}

@@ -148,6 +148,11 @@ func TestOpenAdopts(t *testing.T) {
 		t.Fatal(err)
 	}
 	detachLink(t, w, group, "sock_ops")
+	// The next one has a map more.
+	more := filepath.Join(filepath.Dir(filepath.Dir(path)), "maps", "refusals_told")
+	if err := os.Remove(more); err != nil {
+		t.Fatal(err)
+	}
 
 	next, err := datapath.Open(w.options)
 	if err != nil {
@@ -156,6 +161,9 @@ func TestOpenAdopts(t *testing.T) {
 	defer next.Close()
 	if problems, err := next.Verify(); err != nil || len(problems) != 0 {
 		t.Errorf("problems %v, %v", problems, err)
+	}
+	if _, err := os.Stat(more); err != nil {
+		t.Errorf("the map that is new has no pin: %v", err)
 	}
 	if got := next.Tagged(); len(got) != 1 || got[group] != inode(t, group) {
 		t.Errorf("tagged %v", got)

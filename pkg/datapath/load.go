@@ -130,21 +130,18 @@ func (d *Datapath) allMaps() []namedMap {
 	}
 }
 
-func (d *Datapath) pinMaps() error {
-	for _, n := range d.allMaps() {
-		if err := n.m.Pin(filepath.Join(d.mapDir(), n.name)); err != nil {
-			return fmt.Errorf("datapath: pin of map %s: %w", n.name, err)
-		}
-	}
-	return nil
-}
+func (d *Datapath) pinMaps() error { return d.pinNewMaps(nil) }
 
 // pinnedMaps opens every pinned map; the caller hands them to load, which takes
-// copies.
+// copies. A map that is not there was not known to whoever pinned them: load makes
+// it, and pinNewMaps its pin.
 func (d *Datapath) pinnedMaps() (map[string]*ebpf.Map, error) {
 	all := make(map[string]*ebpf.Map)
 	for _, n := range d.allMaps() {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(d.mapDir(), n.name), nil)
+		if errors.Is(err, os.ErrNotExist) && n.name != essential {
+			continue
+		}
 		if err != nil {
 			for _, m := range all {
 				err = errors.Join(err, m.Close())
@@ -154,6 +151,22 @@ func (d *Datapath) pinnedMaps() (map[string]*ebpf.Map, error) {
 		all[n.name] = m
 	}
 	return all, nil
+}
+
+// essential is the map without which there is nothing to adopt.
+const essential = "tagged"
+
+// pinNewMaps pins the maps that were not pinned.
+func (d *Datapath) pinNewMaps(pinned map[string]*ebpf.Map) error {
+	for _, n := range d.allMaps() {
+		if pinned[n.name] != nil {
+			continue
+		}
+		if err := n.m.Pin(filepath.Join(d.mapDir(), n.name)); err != nil {
+			return fmt.Errorf("datapath: pin of map %s: %w", n.name, err)
+		}
+	}
+	return nil
 }
 
 // AcceptedMap opens the storage of accepted sockets, read-only, for
