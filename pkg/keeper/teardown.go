@@ -76,7 +76,7 @@ func Teardown(ctx context.Context, c *config.Config, stop bool) error {
 			errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
 		}
 	}
-	return errors.Join(append(errs, removeState(c))...)
+	return errors.Join(append(errs, removeTables(instances), removeState(c))...)
 }
 
 // vacate makes sure that nothing runs behind any of the gates.

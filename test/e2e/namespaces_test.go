@@ -302,6 +302,29 @@ func TestNamespaceGivenUp(t *testing.T) {
 	})
 }
 
+// TestNamespaceTeardown: what a killed daemon left in a namespace that outlives its
+// workload goes with teardown.
+func TestNamespaceTeardown(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.startDaemon(h.config(boxPolicy))
+	b := h.newBox()
+	c := b.occupy("box")
+	d.cmd.Process.Kill()
+	<-d.ended
+	c.Process.Kill()
+	c.Wait()
+	if !b.tabled() {
+		t.Fatal("the table went with the keeper")
+	}
+	if r := h.run(h.sallyport("teardown", "--stop", "--config", "/srv/daemon/policy.yaml")); r.code != 0 {
+		t.Fatal(r)
+	}
+	if b.tabled() || b.listening() {
+		t.Error("teardown left something in the namespace")
+	}
+}
+
 // TestNamespaceMaker: a workload that makes namespaces without end has its share of
 // the places; the others are refused, said, and another workload still gets one.
 func TestNamespaceMaker(t *testing.T) {
