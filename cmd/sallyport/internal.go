@@ -31,6 +31,8 @@ func internal(args []string) int {
 		err = internalKeeper(rest)
 	case keeper.InternalProbe:
 		return keeper.Probe(os.Stdout, rest)
+	case keeper.InternalHold:
+		keeper.Hold(os.Stdin)
 	case keeper.InternalWatch:
 		err = keeper.Watch(os.Stdin, rest)
 	case keeper.InternalStart:

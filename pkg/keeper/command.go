@@ -56,23 +56,19 @@ type command struct {
 	// exposed says that hiding sockets from it again failed the last time; it
 	// belongs to hideAgain.
 	exposed bool
+	// holder is in a scope before the command is; nil elsewhere.
+	holder *holder
 }
 
 // admit makes the cgroup of a command and everything else that it needs before
 // its first instruction. The gate holds for the cgroup from its first moment:
 // it lies below the tagged one.
 func (k *Keeper) admit(l *Launch, path string) (*command, error) {
-	create := k.gate.tree.Create
-	if path == k.options.Instance.Command() {
-		// That of a standalone exec is there already; the instance is locked, so
-		// it is ours and empty.
-		create = func(path string) (workload.Cgroup, error) { return ensureCgroup(k.gate.tree, path) }
-	}
-	cg, err := create(path)
+	cg, h, err := k.makeCommandCgroup(path)
 	if err != nil {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
-	c := &command{cgroup: cg}
+	c := &command{cgroup: cg, holder: h}
 	if err := k.equip(c, l); err != nil {
 		k.dismiss(c)
 		return nil, err
@@ -144,6 +140,7 @@ func (k *Keeper) ownDirectories() []string {
 // for it.
 func (k *Keeper) dismiss(c *command) error {
 	k.running.remove(c)
+	c.holder.release()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := c.cgroup.Kill(ctx); err != nil {

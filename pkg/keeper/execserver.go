@@ -98,7 +98,7 @@ func (k *Keeper) endOrphans() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for _, cg := range children {
-		if !strings.HasPrefix(filepath.Base(cg.Path()), commandPrefix) {
+		if !strings.HasPrefix(strings.TrimPrefix(filepath.Base(cg.Path()), scopePrefix), commandPrefix) {
 			continue
 		}
 		k.log.Warn("the commands of a daemon that was killed are ended", zap.String("cgroup", cg.Path()))
@@ -223,7 +223,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 	if err != nil {
 		return refuse(err)
 	}
-	path := filepath.Join(k.options.Instance.Tagged, commandPrefix+strconv.Itoa(who.pid)+"-"+strconv.FormatUint(k.commands.Add(1), 10))
+	path := k.commandPath(commandPrefix + strconv.Itoa(who.pid) + "-" + strconv.FormatUint(k.commands.Add(1), 10))
 	c, err := k.admit(&Launch{
 		Argv: args.Argv, Env: args.Env, Dir: args.Dir, Workload: args.Workload,
 		UID: who.uid, GID: who.gid, Groups: who.groups, User: userName(who.uid), Home: args.Home,
@@ -245,6 +245,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 		return refuse(err)
 	}
 	defer child.conn.Close()
+	c.holder.release()
 	// The child has them. Held here they would use up the keeper's own, and keep
 	// pipes open whose readers wait for their end.
 	closeFiles(files)

@@ -28,6 +28,7 @@ const (
 	InternalProbe = "probe"
 	InternalWatch = "watch"
 	InternalStart = "launch"
+	InternalHold  = "hold"
 )
 
 // self is the running binary, also after a new one was installed over it: both
@@ -71,6 +72,7 @@ type process struct {
 	// end is called once the connection has ended. It kills a process of our own, if
 	// it still lives, and says how it ended.
 	end func() error
+	pid int
 	// pidfd is of a process that a service manager started, close gives up one that
 	// was never run.
 	pidfd *os.File
@@ -148,6 +150,7 @@ func startWorker(ctx context.Context, handlers map[string]wire.Handler) (*proces
 		cmd.Process.Kill()
 		return cmd.Wait()
 	})
+	p.pid = cmd.Process.Pid
 	p.peer = wire.NewPeer(conn, handlers)
 	go p.run(ctx)
 	return p, nil

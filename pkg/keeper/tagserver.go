@@ -196,7 +196,7 @@ func (k *Keeper) moveProcess(ctx context.Context, pid int) (workload.Cgroup, err
 	name := "pid-" + strconv.Itoa(pid) + "-" + strconv.FormatUint(k.commands.Add(1), 10)
 	if k.scopes() {
 		return k.startScope(ctx, systemd.Scope{
-			Name: "sallyport-" + name + ".scope", Description: fmt.Sprintf("process %d, tagged", pid), PIDs: []int{pid},
+			Name: scopePrefix + name + ".scope", Description: fmt.Sprintf("process %d, tagged", pid), PIDs: []int{pid},
 		})
 	}
 	cg, err := k.gate.tree.Create(filepath.Join(k.gate.tagged.Path(), name))
