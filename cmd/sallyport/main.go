@@ -115,6 +115,7 @@ the program, no way around.`,
 		e.runCommand(), e.execCommand(), e.statusCommand(), e.flowsCommand(), e.tailCommand(),
 		e.reloadCommand(), e.configCommand(), e.policyCommand(), e.caCommand(), e.doctorCommand(),
 		e.teardownCommand(), e.versionCommand(), e.cacheCommand(), e.convertCommand(), e.reportCommand(),
+		e.installCommand(), e.uninstallCommand(),
 	)
 	root.AddCommand(e.tagCommand(), e.untagCommand(), e.containerArgsCommand())
 	root.AddCommand(e.unbuiltCommands()...)

@@ -50,6 +50,10 @@ func bounded(capability uintptr) bool {
 func (h *host) keeperWork(caps []string) (failed string) {
 	h.t.Helper()
 	h.write(daemonConfig, h.config("mode: observe\n"))
+	// A keeper finds what the lock has made.
+	if r := h.run(h.sallyport("run", "--part", "lock", "--config", daemonConfig)); r.code != 0 {
+		h.t.Fatalf("lock: %v", r)
+	}
 	cmd := h.command(h.withCapabilities(caps, "run", "--config", daemonConfig)...)
 	stderr := &syncBuffer{}
 	cmd.Stderr = stderr
