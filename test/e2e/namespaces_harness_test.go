@@ -131,9 +131,9 @@ func (b *box) shut() {
 // fetches asks for a page by its address until it is answered, which may take a
 // moment while the namespace is found, and gives the answer.
 func fetches(url string) []string {
-	return []string{"bash", "-c", `for i in $(seq 400); do
-  curl -4sS --max-time 10 --resolve api.example.com:80:` + originV4 + ` "$0" 2>/tmp/fetch.$$ && exit 0; sleep 0.02
-done; cat /tmp/fetch.$$ >&2; exit 1`, url}
+	ask := "curl -4sS --max-time 10 --resolve api.example.com:80:" + originV4 + ` "$0"`
+	return []string{"bash", "-c", "for i in $(seq 400); do " + ask + " 2>/dev/null && exit 0; sleep 0.02; done; " + ask, url}
+}
 }
 
 // countFDs counts the descriptors of a process.

@@ -499,3 +499,18 @@ for i in $(seq 40); do python3 /srv/ask.py 127.0.0.11 www.example.com; sleep 0.1
 		t.Errorf("a workload that is root in its namespace forged an answer: %v", r)
 	}
 }
+
+// TestNamespaceOfExec: a command of `exec` without a daemon may make namespaces,
+// and what runs there is captured as the rest of it; nothing is left at its end.
+func TestNamespaceOfExec(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.warmUp()
+	argv := h.exec(h.config(boxPolicy), append([]string{"unshare", "-Un", "--"}, fetches("http://api.example.com/")...)...)
+	before := h.snapshot()
+	r := h.run(h.command(argv...))
+	if !strings.Contains(r.stdout, `"ok":true`) {
+		t.Errorf("%v", r)
+	}
+	h.goneWithin(goneAfter, before, nil, 0)
+}
