@@ -97,8 +97,9 @@ func foreignRows() (rows []row) {
 			r := row{
 				subject: "inherited and received socket", name: way.name + ": " + a.name, sneaks: a.sneaks,
 				first: slices.Concat(a.socket, way.first), statements: slices.Concat(way.take, a.use),
-				// Made outside, it is outside for the guard: BPF alone knows who uses it.
-				states: []locks{both, none, bpf},
+				stated:      "made outside, it is outside for the guard: only BPF knows who uses it; once it is connected it is found within a second",
+				statedUnder: []locks{guard, nft},
+				states:      []locks{both, none, bpf, guard, nft},
 			}
 			if slices.Contains(a.use, "unspec") {
 				r.subject = "inherited and received listening socket, reused by AF_UNSPEC"
@@ -141,7 +142,7 @@ func localRows() (rows []row) {
 		{"inet dgram 17", "127.0.0.1 15053"}, {"inet6 dgram 17", "::1 15053"}, {"inet6 dgram 17", "::ffff:127.0.0.1 15053"}, {"inet dgram 17", "0.0.0.0 15053"},
 	} {
 		rows = append(rows, row{subject: "connecting to the proxy's, admin's and metrics' own addresses", name: own.socket + " to " + own.addr,
-			must: "connect", states: []locks{both, bpf, none, nft}, statements: []string{"socket " + own.socket, "connect " + own.addr}})
+			must: "connect", states: []locks{both, bpf, none}, statements: []string{"socket " + own.socket, "connect " + own.addr}})
 	}
 	// Where the keeper is stopped the page waits for it: its control is with both.
 	rows = append(rows, row{subject: "connecting to the proxy's, admin's and metrics' own addresses", name: "the metrics' page", states: []locks{both, guard, bpf, nft},
@@ -153,7 +154,7 @@ func localRows() (rows []row) {
 				}
 			}
 			said := x.w.h.lines(x.w.h.inside("attacker", x.who, nil, read...))
-			if strings.HasPrefix(resultOf(said, "recv"), "ok HTTP") {
+			if strings.HasPrefix(resultOf(said, "recv"), "ok HTTP/1.1 200") {
 				return 1, said
 			}
 			return 0, said

@@ -26,9 +26,9 @@ import (
 // nobody is an ordinary user: its uid and gid.
 const nobody = 65534
 
-// sockProgram is testdata/gate/sock.c, compiled once.
+// sockProgram is the attacker of the bypass table, compiled once.
 var sockProgram = sync.OnceValues(func() ([]byte, error) {
-	return compileC("gcc", "testdata/gate/sock.c", "-static")
+	return compileC("gcc", "../bypass/attacker/attacker.c", "-static")
 })
 
 // compileC compiles one C file.
@@ -47,7 +47,7 @@ func compileC(compiler, source string, flags ...string) ([]byte, error) {
 
 const sockPath = "/srv/bin/sock"
 
-// putSock puts testdata/gate/sock.c on the host, as a program.
+// putSock puts the attacker on the host, as a program.
 func (h *host) putSock() {
 	h.t.Helper()
 	program, err := sockProgram()
@@ -103,7 +103,7 @@ func asUser(uid int, argv []string) []string {
 	return append([]string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--"}, argv...)
 }
 
-// sock runs statements of testdata/gate/sock.c in a workload and gives a line
+// sock runs statements of the attacker in a workload and gives a line
 // for each.
 func (h *host) sock(cgroup string, uid int, statements ...string) []string {
 	h.t.Helper()
@@ -332,7 +332,7 @@ func (h *host) auditOf(kind audit.Kind) []audit.Event {
 	return slices.DeleteFunc(h.audit(), func(e audit.Event) bool { return e.Kind != kind })
 }
 
-// A sockProcess is a running testdata/gate/sock.c that pauses now and then.
+// A sockProcess is a running the attacker that pauses now and then.
 type sockProcess struct {
 	h     *host
 	cmd   *exec.Cmd
