@@ -134,7 +134,6 @@ func fetches(url string) []string {
 	ask := "curl -4sS --max-time 10 --resolve api.example.com:80:" + originV4 + ` "$0"`
 	return []string{"bash", "-c", "for i in $(seq 400); do " + ask + " 2>/dev/null && exit 0; sleep 0.02; done; " + ask, url}
 }
-}
 
 // countFDs counts the descriptors of a process.
 func countFDs(t *testing.T, pid int) int {
