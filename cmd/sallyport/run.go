@@ -84,6 +84,10 @@ func (e *env) runDaemon(ctx context.Context, path string) error {
 			// Its errors are in the log, the status and the audit.
 			_ = k.Reload()
 		case err := <-ended:
+			if errors.Is(err, keeper.ErrMadeAgain) {
+				k.Close()
+				return startAnew(err)
+			}
 			if err != nil {
 				return fmt.Errorf("run: %w", err)
 			}
@@ -93,6 +97,13 @@ func (e *env) runDaemon(ctx context.Context, path string) error {
 			return errorOrNil(<-ended, ctx)
 		}
 	}
+}
+
+// startAnew executes this process's file again, with its arguments: as the same
+// process for whoever started it. Nothing of what is open stays.
+func startAnew(cause error) error {
+	err := unix.Exec("/proc/self/exe", os.Args, os.Environ())
+	return fmt.Errorf("run: %w: %w", cause, os.NewSyscallError("execve", err))
 }
 
 // announce tells the service manager, or else the person, that we are ready.

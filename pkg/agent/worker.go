@@ -215,7 +215,7 @@ func listener(f *os.File) (net.Listener, error) {
 func (w *worker) openMetrics() error {
 	w.snapshots = newSnapshots(w)
 	w.metrics = metrics.New(metrics.Options{
-		Version: w.args.Version, Revision: revision(), Datapath: w.snapshots, Guard: w.snapshots, Audit: w.audit,
+		Version: w.args.Version, Revision: revision(), Datapath: w.snapshots, Guard: w.snapshots, Host: w.snapshots, Audit: w.audit,
 		HTTP2Closed: func(yield func(string, uint64) bool) { w.proxy.HTTP2Closed(yield) },
 		Targets:     w.targetHealth,
 		Resources:   w.resources, Runtime: true,

@@ -49,8 +49,8 @@ type leaf struct {
 }
 
 type minted struct {
-	cert     tls.Certificate
-	notAfter time.Time
+	cert                tls.Certificate
+	notBefore, notAfter time.Time
 }
 
 // NewLeaves makes a cache of at most capacity names (at least 1) that mints
@@ -116,7 +116,8 @@ func (l *Leaves) Entries() int { return l.names.Len() }
 func (l *Leaves) Capacity() int { return l.capacity }
 
 func (m *minted) usable(now time.Time) bool {
-	return m != nil && now.Before(m.notAfter.Add(-leafRest))
+	// One from before the clock was set back is not valid yet.
+	return m != nil && now.Before(m.notAfter.Add(-leafRest)) && !now.Before(m.notBefore)
 }
 
 // subject is what a leaf is for: at least one of the two.

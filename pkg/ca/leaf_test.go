@@ -302,3 +302,50 @@ func BenchmarkLeafHit(b *testing.B) {
 		}
 	}
 }
+
+// TestClockSetBack: a certificate from before the clock was set back is not valid
+// yet, so another one is minted, as soon as the issuing one is renewed.
+func TestClockSetBack(t *testing.T) {
+	root, err := OpenRoot(filepath.Join(t.TempDir(), "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	m, err := root.Issue(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaves, err := NewLeaves(m, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := leaves.Certificate("api.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, back := range []time.Duration{30 * time.Minute, 90 * time.Minute} {
+		set := now.Add(-back)
+		leaves.now = func() time.Time { return set }
+		// What the keeper does when it sees the clock being set.
+		if m, err = root.Issue(set); err != nil {
+			t.Fatal(err)
+		}
+		if err := leaves.SetMaterial(m); err != nil {
+			t.Fatal(err)
+		}
+		c, err := leaves.Certificate("api.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(c.Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if leaf.NotBefore.After(set) {
+			t.Errorf("%s back: a certificate that is valid from %s", back, leaf.NotBefore)
+		}
+		if again := c != first; again != (back > backdate) {
+			t.Errorf("%s back: minted again: %v", back, again)
+		}
+	}
+}

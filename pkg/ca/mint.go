@@ -131,8 +131,8 @@ func (is *issuer) mint(name string, now time.Time) (*minted, error) {
 		return nil, fmt.Errorf("encode certificate for %q: %w", name, err)
 	}
 	return &minted{
-		cert:     tls.Certificate{Certificate: [][]byte{raw, is.cert.Raw}, PrivateKey: is.leaves.key},
-		notAfter: notAfter,
+		cert:      tls.Certificate{Certificate: [][]byte{raw, is.cert.Raw}, PrivateKey: is.leaves.key},
+		notBefore: notBefore, notAfter: notAfter,
 	}, nil
 }
 

@@ -201,7 +201,7 @@ func (k *Keeper) connected(c *net.UnixConn, uid int) (*process, error) {
 	conn := wire.FromUnix(c)
 	conn.SetLimits(workerLimits)
 	w := newProcess(func() error { return peer.pidfd.Close() })
-	w.pidfd = peer.pidfd
+	w.pidfd, w.pid = peer.pidfd, peer.pid
 	w.peer = wire.NewPeer(conn, k.handlersOf(w))
 	w.close = func() { conn.Close(); peer.pidfd.Close() }
 	return w, nil

@@ -120,7 +120,8 @@ func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, 
 	for _, r := range slices.Concat(k.registry.Resources(), k.gate.tree.Resources(), k.engines.Resources()) {
 		out.Resources = append(out.Resources, protocol.Resource{Name: r.Name, Entries: r.Entries, Capacity: r.Capacity})
 	}
-	out.Resources = append(out.Resources, k.resources()...)
+	out.Resources = append(append(out.Resources, k.resources()...), k.hostResources()...)
+	out.Host = protocol.Host{Certificates: k.certificates(), ClockForward: k.clock.forward.Load(), ClockBack: k.clock.backward.Load()}
 	if out.Workloads, out.Notes, err = k.workloads(); err != nil {
 		return nil, nil, fmt.Errorf("workloads: %w", err)
 	}
@@ -135,8 +136,8 @@ func (k *Keeper) resources() []protocol.Resource {
 	directories, most := k.trust.Figures()
 	k.health.mu.Lock()
 	notes := len(k.health.notes)
-	sockets, mostSockets := k.foreignSockets().sweeper.Figures()
 	k.health.mu.Unlock()
+	sockets, mostSockets := k.foreignSockets().sweeper.Figures()
 	return []protocol.Resource{
 		{Name: "kernel_events", Entries: len(k.events), Capacity: eventQueue},
 		{Name: "commands", Entries: k.callers.total(), Capacity: maxCommands},

@@ -127,6 +127,7 @@ type Keeper struct {
 	eventsLost atomic.Uint64
 	foreign    foreignSockets
 	concerns   concerns
+	clock      clock
 }
 
 // LoadConfig reads the configuration; without a path it is the built-in one in
@@ -316,6 +317,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 	start("hidden sockets", k.hideAgain)
 	start("cgroups outside of the slice", k.watchClaims)
 	start("foreign sockets", k.watchForeign)
+	start("room", k.watchRoom)
+	start("clock", k.watchClock)
 	start("configuration file", k.watchConfig)
 	<-ctx.Done()
 	wg.Wait()

@@ -47,6 +47,9 @@ func (k *Keeper) watch(ctx context.Context) error {
 		case <-tick.C:
 		case <-k.prod:
 		}
+		if err := k.sameCgroups(); err != nil {
+			return err
+		}
 		found := k.gate.repair()
 		k.compared.Store(time.Now().UnixNano())
 		for _, f := range found {

@@ -32,6 +32,7 @@ type Options struct {
 	// most one.
 	Datapath Datapath
 	Guard    Guard
+	Host     Host
 	Audit    Audit
 	// HTTP2Closed gives how often HTTP/2 connections and streams were ended to
 	// protect us, by cause; nil: none.
@@ -89,6 +90,9 @@ func New(o Options) *Metrics {
 	}
 	if o.Guard != nil {
 		m.registry.MustRegister(newGuardCollector(o.Guard))
+	}
+	if o.Host != nil {
+		m.registry.MustRegister(newHostCollector(o.Host))
 	}
 	if o.Audit != nil {
 		m.registry.MustRegister(newAuditCollector(o.Audit))

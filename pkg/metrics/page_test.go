@@ -72,6 +72,12 @@ func page(t *testing.T, m *Metrics) string {
 	return w.Body.String()
 }
 
+type fakeHost struct{}
+
+func (fakeHost) HostFigures() (HostFigures, error) {
+	return HostFigures{Certificates: []Certificate{{"root", time.Date(2036, 3, 4, 5, 6, 7, 0, time.UTC)}, {"issuing", time.Date(2026, 3, 11, 5, 6, 7, 0, time.UTC)}}, ClockBack: 1}, nil
+}
+
 // busy is a page with something in every family.
 func busy() *Metrics {
 	c := &clock{time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
@@ -82,6 +88,7 @@ func busy() *Metrics {
 			live:     []LiveFlow{{Workload: "github", Leg: WorkloadLeg, Sent: 1000, Received: 2000, Retransmits: 1}},
 		},
 		Guard: &fakeGuard{n: 12},
+		Host:  fakeHost{},
 		Audit: fakeAudit{},
 		HTTP2Closed: func(yield func(string, uint64) bool) {
 			_ = yield("rapid_reset", 2) && yield("ping_flood", 0)
@@ -144,6 +151,7 @@ var contractFamilies = []string{
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
 	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "tls_pinned_tunnels_total", "dns_queries_total", "guard_rejected_packets_total",
 	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "http2_closed_total", "foreign_sockets_total",
+	"ca_expiry_timestamp_seconds", "clock_jumps_total",
 	"rate_limited_total", "cache_requests_total", "upstream_target_healthy",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",
 }

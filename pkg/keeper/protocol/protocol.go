@@ -206,6 +206,7 @@ type SnapshotResult struct {
 	// Living are the names of all workloads in which something runs, those of
 	// nested cgroups among them; nil where there are too many to tell.
 	Living []string `json:"living"`
+	Host   Host     `json:"host"`
 }
 
 // A Resource says how full a bounded thing is.

@@ -1,0 +1,66 @@
+package datapath_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+)
+
+// TestOthers: another program at one of our hooks is seen, attached to a cgroup
+// below the tagged one and above it, as a link; and it cannot open the gate.
+func TestOthers(t *testing.T) {
+	w := newWorld(t)
+	tagged := w.cgroup("others")
+	if err := w.d.Attach(tagged); err != nil {
+		t.Fatal(err)
+	}
+	below := filepath.Join(tagged, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(below) })
+	for _, at := range []string{tagged, below} {
+		others, err := w.d.Others(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(others) != 0 {
+			t.Errorf("before: %v", others)
+		}
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "stranger", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, c := range []struct{ attached, seen string }{{below, below}, {tagged, below}, {tagged, tagged}} {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: c.attached, Attach: ebpf.AttachCGroupInet4Connect, Program: program})
+		if err != nil {
+			t.Fatal(err)
+		}
+		others, err := w.d.Others(c.seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(others) != 1 || others[0].Name != "stranger" || others[0].Hook != "connect4" || !strings.Contains(others[0].String(), "(stranger) at connect4") {
+			t.Errorf("attached to %s, seen from %s: %v", c.attached, c.seen, others)
+		}
+		if problems, err := w.d.Verify(); err != nil || len(problems) != 0 {
+			t.Errorf("ours: %v, %v", problems, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if others, err := w.d.Others(c.seen); err != nil || len(others) != 0 {
+			t.Errorf("after: %v, %v", others, err)
+		}
+	}
+}
