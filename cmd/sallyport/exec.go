@@ -17,6 +17,7 @@ import (
 type execFlags struct {
 	workload, user                   string
 	keepSockets, standalone, verbose bool
+	locks                            keeper.Locks
 }
 
 func (e *env) execCommand() *cobra.Command {
@@ -47,6 +48,7 @@ nothing is refused but what has no decision, and everything is recorded in
 	c.Flags().StringVar(&f.user, "user", "", "run the command as this `user`; root only")
 	c.Flags().BoolVar(&f.keepSockets, "keep-sockets", false, "leave the sockets of resolvers, buses and container engines visible; audited")
 	c.Flags().BoolVar(&f.standalone, "standalone", false, "make a gate of its own even where a service is installed")
+	hideLocks(c, &f.locks)
 	c.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "say on stderr what sallyport does")
 	return c
 }
@@ -93,6 +95,7 @@ func (e *env) execute(c *cobra.Command, f *execFlags, args []string) error {
 		AuditDir:   launch.Dir,
 		PID:        os.Getpid(),
 		Version:    version,
+		Locks:      f.locks,
 	}, f.verbose, say)
 	return e.notStarted(err)
 }

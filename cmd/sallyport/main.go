@@ -31,6 +31,8 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	// locks is what the hidden flag of run says.
+	locks keeper.Locks
 }
 
 // A usageError is a mistake in the command line or the configuration.

@@ -65,7 +65,7 @@ func (e *env) runKeeper(ctx context.Context, path string) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	places := keeper.PlacesOf(conf)
+	places := e.locked(keeper.PlacesOf(conf))
 	if err := places.Sweep(ctx); err != nil {
 		log.Warn("leftovers of an earlier exec", zap.Error(err))
 	}
@@ -153,7 +153,7 @@ func (e *env) runLock(ctx context.Context, path string) error {
 	if err != nil {
 		log.Warn("configuration: the gate is shut where it does not say otherwise at the usual places", zap.Error(err))
 	}
-	if err := keeper.Shut(ctx, places.Service(), log); err != nil {
+	if err := keeper.Shut(ctx, e.locked(places).Service(), log); err != nil {
 		return fmt.Errorf("run --part lock: the gate is not shut: %w", err)
 	}
 	fmt.Fprintln(e.stderr, "the gate is shut")

@@ -44,6 +44,7 @@ gate at boot and ends).`,
 			return e.runPart(c, part, path)
 		},
 	}
+	hideLocks(c, &e.locks)
 	c.Flags().StringVar(&part, "part", "", "run one part only: keeper, worker or lock")
 	return c
 }
@@ -60,7 +61,7 @@ func (e *env) runDaemon(ctx context.Context, path string) error {
 	defer log.Sync()
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	places := keeper.PlacesOf(conf)
+	places := e.locked(keeper.PlacesOf(conf))
 	if err := places.Sweep(ctx); err != nil {
 		log.Warn("leftovers of an earlier exec", zap.Error(err))
 	}

@@ -115,7 +115,7 @@ func TestStatusHasEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"ready":true,"mode":"enforce","enforcement_active":false,"config":{"hash":"","error":""},"workloads":[],"flows":0,"maps":{},"pinned":[],"problems":[]}`
+	want := `{"ready":true,"mode":"enforce","enforcement_active":false,"locks":0,"config":{"hash":"","error":""},"workloads":[],"flows":0,"maps":{},"pinned":[],"problems":[]}`
 	if got := strings.TrimSpace(string(body)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

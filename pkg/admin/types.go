@@ -43,9 +43,12 @@ type Status struct {
 	// Mode is that of the file: enforce or observe.
 	Mode string `json:"mode"`
 	// EnforcementActive is what the last self-probe found.
-	EnforcementActive bool       `json:"enforcement_active"`
-	Config            Config     `json:"config"`
-	Workloads         []Workload `json:"workloads"`
+	EnforcementActive bool `json:"enforcement_active"`
+	// Locks are how many locks are to be in force, each of which keeps the gate
+	// shut by itself: 2, or 1 where nftables captures (problems say so).
+	Locks     int        `json:"locks"`
+	Config    Config     `json:"config"`
+	Workloads []Workload `json:"workloads"`
 	// Flows is the number of open flows.
 	Flows int `json:"flows"`
 	// Maps tells how full each bounded thing is, by name.

@@ -62,7 +62,7 @@ func (w *worker) Ready() error {
 func (w *worker) Status(context.Context) (*admin.Status, error) {
 	h, s := w.report.Load(), w.config.Load()
 	out := &admin.Status{
-		Ready: w.Ready() == nil, Mode: string(s.config.Mode), EnforcementActive: h.EnforcementActive,
+		Ready: w.Ready() == nil, Mode: string(s.config.Mode), EnforcementActive: h.EnforcementActive, Locks: h.Locks,
 		Config:    admin.Config{Hash: s.hash, Error: h.ConfigError},
 		Workloads: []admin.Workload{}, Maps: map[string]admin.Fill{}, Problems: slices.Clone(h.Problems),
 		Pinned: []admin.Pinned{},

@@ -20,7 +20,7 @@ import (
 
 // askers tell the resolver who sent a datagram.
 type askers struct {
-	origin     *origin.Reader
+	origin     originSource
 	identities *identities
 }
 

@@ -22,7 +22,6 @@ import (
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
 	"sallyport/pkg/metrics"
-	"sallyport/pkg/origin"
 	"sallyport/pkg/policy"
 	"sallyport/pkg/policy/pattern"
 	"sallyport/pkg/proxy"
@@ -105,7 +104,7 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 	if args.Standalone {
 		w.log = zap.NewNop() // standard error is the command's
 	}
-	if err := w.files.take(args.Roles, descriptors); err != nil {
+	if err := w.files.take(args, descriptors); err != nil {
 		return nil, err
 	}
 	ours := args.Listeners
@@ -158,9 +157,9 @@ func parse(c *protocol.Configuration, old certificates) (*settings, error) {
 }
 
 // take takes what Start brings.
-func (f *files) take(roles []protocol.Role, descriptors []*os.File) error {
-	err := f.sort(roles, descriptors)
-	if f.accepted == nil || f.askers == nil || len(f.tcp) == 0 {
+func (f *files) take(args *protocol.StartArgs, descriptors []*os.File) error {
+	err := f.sort(args.Roles, descriptors)
+	if !args.Redirected && (f.accepted == nil || f.askers == nil) || len(f.tcp) == 0 {
 		err = errors.Join(err, errors.New("start: a descriptor is missing"))
 	}
 	return err
@@ -270,7 +269,7 @@ func trustOf(c *config.Config, sources *protocol.Configuration) (upstream.Trust,
 
 func (w *worker) openResolver() (err error) {
 	w.resolver, err = resolver.New(resolver.Options{
-		Askers:    &askers{origin: origin.NewReader(w.files.accepted, w.files.askers), identities: w.identities},
+		Askers:    &askers{origin: w.originSource(), identities: w.identities},
 		Names:     &names{w},
 		Recorder:  &dnsRecorder{w},
 		Meter:     &dnsMeter{w.metrics},
@@ -287,7 +286,7 @@ func (w *worker) openResolver() (err error) {
 func (w *worker) openProxy() (err error) {
 	s := w.config.Load()
 	w.proxy, err = proxy.New(proxy.Options{
-		Origin:     origin.NewReader(w.files.accepted, w.files.askers),
+		Origin:     w.originSource(),
 		Identities: w.identities,
 		Resolver:   w.resolver,
 		Leaves:     w.leaves,
@@ -394,6 +393,7 @@ func (w *worker) configure(c *protocol.Configuration) error {
 func (w *worker) setHealth(h *protocol.HealthArgs) {
 	old := w.report.Swap(h)
 	w.metrics.SetEnforcementActive(h.EnforcementActive)
+	w.metrics.SetLocks(h.Locks)
 	if h.ConfigError != "" && (old == nil || old.ConfigError != h.ConfigError) {
 		w.metrics.SetReload(false, time.Now())
 	}

@@ -48,7 +48,7 @@ func (k *Keeper) foreignSockets() *foreignSockets {
 	f := &k.foreign
 	f.once.Do(func() {
 		o := foreign.Options{Tree: k.gate.tree, Tagged: k.gate.below}
-		if k.gate.data != nil {
+		if !k.gate.oneLock() {
 			o.Decided = k.gate.data.Decides
 		}
 		f.sweeper, f.prod = foreign.New(o), make(chan struct{}, 1)

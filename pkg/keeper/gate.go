@@ -88,10 +88,6 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 	if g.lock, err = i.Lock(); err != nil {
 		return g, err
 	}
-	err = withHostLock(filepath.Dir(i.Runtime), func() error { return ensureBPFFS(i.Pins) })
-	if err != nil {
-		return g, err
-	}
 	if err := g.goHome(); err != nil {
 		return g, err
 	}
@@ -102,11 +98,15 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 		return g, err
 	}
 	// The two locks do not need each other, and each takes its time.
+	captures := g.captures()
 	guarded := make(chan error, 1)
-	go func() { guarded <- g.guardAndListen(c) }()
-	err = g.load()
+	go func() { guarded <- g.guardAndListen(c, captures) }()
+	err = g.loadOrCapture(captures)
 	if gerr := <-guarded; err == nil {
 		err = gerr
+	}
+	if err == nil {
+		err = g.capture()
 	}
 	if err != nil {
 		return g, err
@@ -122,8 +122,8 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 
 // guardAndListen opens the listeners and makes the table, in one transaction
 // with all that the guard has to know from the beginning.
-func (g *gate) guardAndListen(c *config.Config) (err error) {
-	if g.guard, err = guard.New(guard.Options{Table: g.instance.Table}); err != nil {
+func (g *gate) guardAndListen(c *config.Config, captures bool) (err error) {
+	if err := g.newGuard(captures); err != nil {
 		return err
 	}
 	if g.ls, err = openListeners(g.store, nil, c.Listen.TCP, c.Listen.DNS); err != nil {
@@ -287,6 +287,9 @@ func (g *gate) setProbe(cgroup uint64, target netip.AddrPort) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.probe = target
+	if g.oneLock() {
+		return g.exempt(target)
+	}
 	return g.ls.register(g.data, target)
 }
 

@@ -17,6 +17,7 @@ import (
 func (k *Keeper) handlers() map[string]wire.Handler {
 	return map[string]wire.Handler{
 		protocol.Identify: k.identify,
+		protocol.Origin:   k.origin,
 		protocol.Snapshot: k.snapshot,
 		protocol.Rotate:   k.rotate,
 		protocol.DialDNS:  k.dialDNS,

@@ -32,11 +32,15 @@ type Instance struct {
 	Home string
 	// Runtime is the directory of sockets, lock and trust files.
 	Runtime string
+	// Locks say by what it is enforced.
+	Locks Locks
 }
 
 // Places says where instances live; all of it is configurable.
 type Places struct {
 	RuntimeDir, BPFDir, Table, Slice string
+	// Locks are those of each instance; LocksAny where nobody has chosen.
+	Locks Locks
 }
 
 const servicePrefix, execPrefix = "service", "exec-"
@@ -50,6 +54,7 @@ func (p Places) Service() Instance {
 		Tagged:  "/" + strings.TrimPrefix(p.Slice, "/"),
 		Home:    "/" + p.Table + ".keeper",
 		Runtime: filepath.Join(p.RuntimeDir, servicePrefix),
+		Locks:   p.Locks,
 	}
 }
 
@@ -64,6 +69,7 @@ func (p Places) Exec(pid int) Instance {
 		Tagged:  "/" + p.Table + "-" + name,
 		Home:    "/" + p.Table + "-" + name + ".keeper",
 		Runtime: filepath.Join(p.RuntimeDir, name),
+		Locks:   p.Locks,
 	}
 }
 

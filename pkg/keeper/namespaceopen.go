@@ -12,10 +12,12 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/guard"
 	"sallyport/pkg/netns"
+	"sallyport/pkg/workload"
 )
 
 // maxLocal bounds the addresses that are local to a namespace: the worker is told
@@ -73,18 +75,8 @@ func (n *namespaces) openNamespace(inode uint64, s *sighting) (_ *namespace, err
 			err = errors.Join(err, ns.dropListeners())
 		}
 	}()
-	ns.file, err = netns.OpenProven(s.pid, func() error {
-		at, err := n.k.gate.tree.OfProcess(s.pid)
-		if err == nil && at.ID() != s.in.ID() {
-			err = errors.New("the process has moved to another cgroup")
-		}
-		return err
-	})
-	if err != nil {
+	if ns.file, err = n.openFile(inode, s); err != nil {
 		return nil, err
-	}
-	if now, err := netns.Inode(ns.file); err != nil || now != inode {
-		return nil, errors.Join(netns.ErrGone, err)
 	}
 	if ns.ruled, err = netns.SameRuler(ns.file); err != nil {
 		return nil, err
@@ -103,7 +95,10 @@ func (n *namespaces) openNamespace(inode uint64, s *sighting) (_ *namespace, err
 	if len(ns.book.Prefixes()) > maxLocal {
 		return nil, fmt.Errorf("more than %d addresses are local to it", maxLocal)
 	}
-	if ns.guard, err = guard.New(guard.Options{Table: n.k.gate.instance.Table, Netns: ns.file}); err != nil {
+	if ns.guard, err = guard.New(guard.Options{
+		Table: n.k.gate.instance.Table, Netns: ns.file,
+		Held: n.k.gate.oneLock(), Idle: n.k.gate.instance.Locks == LocksBPF,
+	}); err != nil {
 		return nil, err
 	}
 	ns.state = n.stateFor(ns)
@@ -118,6 +113,55 @@ func (n *namespaces) openNamespace(inode uint64, s *sighting) (_ *namespace, err
 	}
 	n.watchAddresses(ns)
 	return ns, nil
+}
+
+// openFile opens the namespace of a sighting, and makes sure that it is that one
+// and the process a tagged one.
+func (n *namespaces) openFile(inode uint64, s *sighting) (*os.File, error) {
+	f, err := netns.OpenProven(s.pid, func() error {
+		at, err := n.k.gate.tree.OfProcess(s.pid)
+		if err == nil && at.ID() != s.in.ID() {
+			err = fmt.Errorf("%w: it has moved to another cgroup", netns.ErrGone)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if now, err := netns.Inode(f); err != nil || now != inode {
+		f.Close()
+		return nil, errors.Join(netns.ErrGone, err)
+	}
+	return f, nil
+}
+
+// shut puts a table without any exception into a namespace that has no listeners.
+// Where BPF refuses everything there, that is not needed; without it, it is all
+// that guards.
+func (n *namespaces) shut(inode uint64, s *sighting) {
+	if !n.k.gate.oneLock() {
+		return
+	}
+	err := func() error {
+		f, err := n.openFile(inode, s)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		g, err := guard.New(guard.Options{Table: n.k.gate.instance.Table, Netns: f})
+		if err != nil {
+			return err
+		}
+		defer g.Close()
+		n.mu.Lock()
+		tagged := n.exceptions.Tagged
+		n.mu.Unlock()
+		return g.Apply(guard.State{Tagged: tagged})
+	}()
+	if err != nil && !errors.Is(err, netns.ErrGone) && !errors.Is(err, workload.ErrGone) {
+		n.log.Error("a network namespace is not guarded", zap.String("workload", s.workload.Path()), zap.Error(err))
+		n.k.note("a network namespace of " + s.workload.Path() + " is not guarded: " + err.Error())
+	}
 }
 
 // listenIn opens the sockets. The configured ports are those of loopback in each
@@ -136,7 +180,11 @@ func (n *namespaces) listenIn(ns *namespace) (err error) {
 		return err
 	}
 	ns.cookie = ns.ls.cookie
-	ns.target, err = netns.ListenTCP(ns.file, netip.AddrPortFrom(loopback4, 0))
+	port := uint16(0)
+	if n.k.gate.oneLock() {
+		port = n.k.prober.to.blocked.Port() // no program rewrites it
+	}
+	ns.target, err = netns.ListenTCP(ns.file, netip.AddrPortFrom(loopback4, port))
 	return err
 }
 
@@ -161,6 +209,13 @@ func (n *namespaces) watchAddresses(ns *namespace) {
 			n.prod()
 		}
 	})
+}
+
+// isProven reports whether a self-probe succeeded inside.
+func (ns *namespace) isProven() bool {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	return ns.proven
 }
 
 // dropListeners closes the listeners for good.
@@ -217,7 +272,7 @@ func (n *namespaces) stateFor(ns *namespace) guard.State {
 	}
 	probe := n.k.prober.cgroup.ID()
 	roots := slices.Collect(maps.Values(n.k.gate.data.Tagged()))
-	var state guard.State
+	state := guard.State{Redirect: all.Redirect}
 	state.Listeners, state.Resolvers = ns.ls.addresses()
 	for _, c := range all.Tagged {
 		if slices.Contains(roots, c.ID) || c.ID == probe || there(c.ID) {

@@ -115,16 +115,23 @@ func (n *namespaces) proveBatch(ctx context.Context, batch []*namespace) (again 
 			again = n.judge(ns, fmt.Errorf("self-probe: %w", err)) || again
 			continue
 		}
-		again = n.judge(ns, n.proof1(ns, before[i], pid, lines[2*i], lines[2*i+1])) || again
+		again = n.judge(ns, n.verdict(ns, before[i], pid, lines[2*i], lines[2*i+1])) || again
 	}
 	return again
 }
 
-// proof1 is nil if both connections in a namespace ended as they must.
-func (n *namespaces) proof1(ns *namespace, before uint64, pid int, captured, blocked string) error {
+// verdict is nil if both connections in a namespace ended as they must.
+func (n *namespaces) verdict(ns *namespace, before uint64, pid int, captured, blocked string) error {
 	p := n.k.prober
-	if want := protocol.ProbeAnswer(probeCaptured, p.cgroup.ID(), uint32(pid)); captured != want {
+	if p.silent {
+		pid = 0
+	}
+	if want := protocol.ProbeAnswer(p.to.captured, p.cgroup.ID(), uint32(pid)); captured != want {
 		return fmt.Errorf("self-probe: the captured connection got %q, want %q", captured, want)
+	}
+	if p.unguarded {
+		_, err := arrived(ns.target)
+		return err
 	}
 	if !strings.HasPrefix(blocked, "refused") {
 		return fmt.Errorf("self-probe: the guard let a connection pass that it must reject: %s", blocked)

@@ -32,9 +32,9 @@ const (
 	// leaveAfter is how long nothing tagged must have run in a namespace before it
 	// is given up: a process that execs or forks is missed at times.
 	leaveAfter = 300 * time.Millisecond
-	// openAgain is how soon a namespace is tried again that could not be opened;
-	// each further time it takes twice as long, up to openLatest.
-	openAgain, openLatest = time.Second, 10 * time.Second
+	// openAgain is how soon a namespace is tried again that could not be opened, or
+	// proven; each further time it takes twice as long, up to openLatest.
+	openAgain, openLatest = time.Second, time.Minute
 	// maxWatched bounds the cgroups that are watched for what comes and goes. The
 	// others are found at the next interval.
 	maxWatched = 1024
@@ -54,7 +54,8 @@ const (
 type namespaces struct {
 	k   *Keeper
 	log *zap.Logger
-	own uint64 // inode of the keeper's namespace
+	// own is the inode of the keeper's namespace, home its cookie.
+	own, home uint64
 
 	// wake asks to look now, news to tell the worker now, proof to prove now.
 	wake, news, proof chan struct{}
@@ -78,12 +79,23 @@ type namespaces struct {
 }
 
 // A refusedNamespace is one that has no listeners although something tagged runs
-// in it.
+// in it, or that is tried again and not proven yet.
 type refusedNamespace struct {
 	workload string
 	why      string
 	until    time.Time
 	pause    time.Duration
+}
+
+// refuse notes why a namespace is refused, and when it is tried again.
+func (n *namespaces) refuse(inode uint64, s *sighting, why string, now time.Time) {
+	r := n.refused[inode]
+	if r == nil {
+		r = &refusedNamespace{workload: n.workloadOf(s), pause: openAgain / 2}
+		n.refused[inode] = r
+	}
+	r.why, r.pause = why, min(2*r.pause, openLatest)
+	r.until = now.Add(r.pause)
 }
 
 func (k *Keeper) openNamespaces() (*namespaces, error) {
@@ -97,7 +109,7 @@ func (k *Keeper) openNamespaces() (*namespaces, error) {
 		return nil, err
 	}
 	n := &namespaces{
-		k: k, log: k.log.Named("namespaces"), own: own,
+		k: k, log: k.log.Named("namespaces"), own: own, home: k.gate.ls.cookie,
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), proof: make(chan struct{}, 1), looked: make(chan struct{}),
 		places: newQuota(maxNamespaces, maxOfWorkload), refused: make(map[uint64]*refusedNamespace), watched: make(map[string]struct{}),
 		open: make(map[uint64]*namespace), informed: make(map[uint64]struct{}),
@@ -142,7 +154,8 @@ func (n *namespaces) run(ctx context.Context) error {
 			close(n.looked)
 		}
 		pause := findInterval
-		if time.Now().Before(soon) {
+		// Without BPF a namespace that is not found yet is not refused.
+		if time.Now().Before(soon) || n.k.gate.oneLock() {
 			pause = findSoon
 		}
 		rest := min(findRest*took, findSlowest)
@@ -199,6 +212,9 @@ func (n *namespaces) look(now time.Time, notices *fsnotify.Watcher) (changed boo
 		if ns := n.open[inode]; ns != nil {
 			ns.seen = now
 			changed = n.present(ns, s) || changed
+			if n.refused[inode] != nil && ns.isProven() {
+				delete(n.refused, inode)
+			}
 			continue
 		}
 		changed = n.admit(inode, s, now) || changed
@@ -235,16 +251,11 @@ func (n *namespaces) admit(inode uint64, s *sighting, now time.Time) bool {
 	if r != nil && now.Before(r.until) {
 		return false
 	}
-	refuse := func(why string, pause time.Duration) {
-		if r == nil {
-			r = &refusedNamespace{workload: n.workloadOf(s)}
-			n.refused[inode] = r
-		}
-		r.why, r.pause, r.until = why, pause, now.Add(pause)
-	}
 	id := s.workload.ID()
 	if full := n.places.full(id); full != "" {
-		refuse(full, openAgain)
+		n.refuse(inode, s, full, now)
+		n.refused[inode].until = now.Add(openAgain) // a place may become free any time
+		n.shut(inode, s)
 		return false
 	}
 	if !n.places.now(id, now) {
@@ -255,15 +266,11 @@ func (n *namespaces) admit(inode uint64, s *sighting, now time.Time) bool {
 		return false
 	}
 	if err != nil {
-		pause := openAgain
-		if r != nil {
-			pause = min(2*r.pause, openLatest)
-		}
 		n.log.Warn("network namespace not opened", zap.String("workload", s.workload.Path()), zap.Error(err))
-		refuse(err.Error(), pause)
+		n.refuse(inode, s, err.Error(), now)
+		n.shut(inode, s)
 		return false
 	}
-	delete(n.refused, inode)
 	n.places.take(id)
 	n.mu.Lock()
 	n.open[inode] = ns
@@ -338,7 +345,7 @@ func (n *namespaces) withdraw(ns *namespace, s *sighting, why error, now time.Ti
 	n.log.Error("network namespace refused", zap.String("workload", ns.name), zap.Error(why))
 	n.leave(ns, true)
 	if s != nil {
-		n.refused[ns.inode] = &refusedNamespace{workload: n.workloadOf(s), why: why.Error(), pause: openAgain, until: now.Add(openAgain)}
+		n.refuse(ns.inode, s, why.Error(), now)
 	}
 }
 
@@ -373,7 +380,7 @@ func (n *namespaces) remove() error {
 // forgetOthers drops what an earlier keeper had set for namespaces that are gone
 // or that have nothing tagged any more.
 func (n *namespaces) forgetOthers() {
-	known := map[uint64]bool{n.k.gate.ls.cookie: true}
+	known := map[uint64]bool{n.home: true}
 	for _, ns := range n.all() {
 		known[ns.cookie] = true
 	}

@@ -30,7 +30,13 @@ import (
 var (
 	probeCaptured = netip.MustParseAddrPort("192.0.0.8:1")
 	probeBlocked  = netip.MustParseAddrPort("192.0.0.8:2")
+	// probeLocal takes the place of the first where the guard captures: an address
+	// that every host has a way to and nobody listens on.
+	probeLocal = netip.MustParseAddrPort("127.0.0.8:1")
 )
+
+// probed are the addresses of the two connections of a self-probe.
+type probed struct{ captured, blocked netip.AddrPort }
 
 const (
 	// probeInterval is how often enforcement is proven again.
@@ -50,6 +56,11 @@ type prober struct {
 	target *net.TCPListener
 	// rejected reads the guard's counter.
 	rejected func() (uint64, error)
+	// to are the addresses of the two connections.
+	to probed
+	// silent says that nobody knows the pid of a connection, unguarded that the
+	// second one is not refused by anybody.
+	silent, unguarded bool
 	// run makes the connections and gives the pid that did and what it printed;
 	// it is spawn, but in tests.
 	run func(context.Context) (pid int, out string, err error)
@@ -67,7 +78,13 @@ func openProber(g *gate, rejected func() (uint64, error)) (*prober, error) {
 	if err != nil {
 		return nil, fmt.Errorf("probe listener: %w", err)
 	}
-	p := &prober{cgroup: cg, target: l.(*net.TCPListener), rejected: rejected}
+	p := &prober{cgroup: cg, target: l.(*net.TCPListener), rejected: rejected, to: probed{probeCaptured, probeBlocked}}
+	if g.oneLock() {
+		// No program rewrites the second one, and without a route to the first
+		// there would be nothing to redirect.
+		p.silent, p.to = true, probed{probeLocal, addrPort(l.Addr())}
+	}
+	p.unguarded = g.instance.Locks == LocksBPF
 	p.run = p.spawn
 	if err := mark(g.data, p.target); err != nil {
 		l.Close()
@@ -99,8 +116,15 @@ func (p *prober) probe(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("self-probe: the probe process said %q", out)
 	}
-	if want := protocol.ProbeAnswer(probeCaptured, p.cgroup.ID(), uint32(pid)); captured != want {
+	if p.silent {
+		pid = 0
+	}
+	if want := protocol.ProbeAnswer(p.to.captured, p.cgroup.ID(), uint32(pid)); captured != want {
 		return fmt.Errorf("self-probe: the captured connection got %q, want %q", captured, want)
+	}
+	if p.unguarded {
+		_, err := arrived(p.target)
+		return err
 	}
 	if !strings.HasPrefix(blocked, "refused") {
 		return fmt.Errorf("self-probe: the guard let a connection pass that it must reject: %s", blocked)
@@ -161,7 +185,7 @@ func (p *prober) spawnIn(ctx context.Context, namespaces []*os.File) (int, strin
 		return 0, "", err
 	}
 	defer dir.Close()
-	cmd := exec.CommandContext(ctx, self, Internal, InternalProbe, strconv.Itoa(len(namespaces)))
+	cmd := exec.CommandContext(ctx, self, Internal, InternalProbe, strconv.Itoa(len(namespaces)), p.to.captured.String(), p.to.blocked.String())
 	cmd.ExtraFiles = namespaces
 	cmd.Args[0] = "sallyport"
 	cmd.Env = []string{}
@@ -184,13 +208,19 @@ const insideTimeout = probeTimeout / 4
 // ended, a line each. With a number of network namespaces, whose descriptors it
 // has, it does so inside each of them instead.
 func Probe(stdout io.Writer, args []string) int {
-	inside := 0
-	if len(args) == 1 {
-		inside, _ = strconv.Atoi(args[0])
+	if len(args) != 3 {
+		return 2
 	}
+	inside, err1 := strconv.Atoi(args[0])
+	captured, err2 := netip.ParseAddrPort(args[1])
+	blocked, err3 := netip.ParseAddrPort(args[2])
+	if errors.Join(err1, err2, err3) != nil {
+		return 2
+	}
+	to := probed{captured, blocked}
 	if inside == 0 {
-		fmt.Fprintln(stdout, probeFirst(probeTimeout))
-		fmt.Fprintln(stdout, probeSecond(probeTimeout))
+		fmt.Fprintln(stdout, to.first(probeTimeout))
+		fmt.Fprintln(stdout, to.second(probeTimeout))
 		return 0
 	}
 	lines := make([]string, 2*inside)
@@ -199,7 +229,7 @@ func Probe(stdout io.Writer, args []string) int {
 		wg.Go(func() {
 			ns := os.NewFile(uintptr(3+i), "netns")
 			err := netns.Do(ns, func() error {
-				lines[2*i], lines[2*i+1] = probeFirst(insideTimeout), probeSecond(insideTimeout)
+				lines[2*i], lines[2*i+1] = to.first(insideTimeout), to.second(insideTimeout)
 				return nil
 			})
 			if err != nil {
@@ -214,8 +244,8 @@ func Probe(stdout io.Writer, args []string) int {
 	return 0
 }
 
-func probeFirst(timeout time.Duration) string {
-	c, err := probeDial(probeCaptured, timeout)
+func (p probed) first(timeout time.Duration) string {
+	c, err := probeDial(p.captured, timeout)
 	if err != nil {
 		return err.Error()
 	}
@@ -228,8 +258,8 @@ func probeFirst(timeout time.Duration) string {
 	return strings.TrimSpace(line)
 }
 
-func probeSecond(timeout time.Duration) string {
-	c, err := probeDial(probeBlocked, timeout)
+func (p probed) second(timeout time.Duration) string {
+	c, err := probeDial(p.blocked, timeout)
 	if err == nil {
 		c.Close()
 		return "connected"

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
@@ -63,9 +62,6 @@ func shut(i Instance, tree *workload.Tree, lock *os.File, log *zap.Logger) (err 
 			}
 		}
 	}()
-	if err := withHostLock(filepath.Dir(i.Runtime), func() error { return ensureBPFFS(i.Pins) }); err != nil {
-		return err
-	}
 	if err := g.goHome(); err != nil {
 		return err
 	}
@@ -74,7 +70,7 @@ func shut(i Instance, tree *workload.Tree, lock *os.File, log *zap.Logger) (err 
 		return fmt.Errorf("tagged cgroup: %w", err)
 	}
 	// Neither lock needs the other: one that fails leaves the other.
-	return errors.Join(g.load(), g.shutGuard())
+	return errors.Join(g.loadOrCapture(g.captures()), g.shutGuard())
 }
 
 // shutGuard makes the table without listeners. Elements of a keeper that is not
@@ -107,6 +103,9 @@ func isShut(i Instance, tree *workload.Tree) error {
 	tagged, err := ensureCgroup(tree, i.Tagged)
 	if err != nil {
 		return fmt.Errorf("tagged cgroup: %w", err)
+	}
+	if (&gate{instance: i}).captures() {
+		return guard.Guards(i.Table, guard.Cgroup{ID: tagged.ID(), Level: tagged.Level()})
 	}
 	if err := datapath.Guards(tagged.Dir()); err != nil {
 		return err

@@ -36,6 +36,8 @@ type StandaloneArgs struct {
 	AuditDir string `json:"audit_dir"`
 	PID      int    `json:"pid"`
 	Version  string `json:"version"`
+	// Locks are by what it is enforced.
+	Locks Locks `json:"locks"`
 }
 
 // StartStandalone starts the keeper of one `exec` and gives the connection to
@@ -158,6 +160,7 @@ func openStandalone(ctx context.Context, args *StandaloneArgs, log *zap.Logger) 
 		return nil, err
 	}
 	places := PlacesOf(c)
+	places.Locks = args.Locks
 	if err := places.Sweep(ctx); err != nil {
 		log.Warn("leftovers of an earlier exec", zap.Error(err))
 	}

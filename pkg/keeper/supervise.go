@@ -155,8 +155,12 @@ func (k *Keeper) handOver(ctx context.Context, w *process) error {
 		}
 		return nil
 	}
-	accepted, err1 := k.gate.data.AcceptedMap()
-	askers, err2 := k.gate.data.AskerMap()
+	var accepted, askers *os.File
+	var err1, err2 error
+	if !k.gate.oneLock() {
+		accepted, err1 = k.gate.data.AcceptedMap()
+		askers, err2 = k.gate.data.AskerMap()
+	}
 	audit, end, err3 := k.auditFile()
 	admin, err4 := k.adminListener()
 	metrics, err5 := k.metricsListener()
@@ -209,7 +213,7 @@ func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.Start
 		Issuer:     *k.issued.Load(),
 		Standalone: k.options.Standalone,
 		Netns:      k.gate.ls.cookie,
-		Probe:      protocol.Probe{Cgroup: k.prober.cgroup.ID(), Captured: []netip.AddrPort{probeCaptured}},
+		Probe:      protocol.Probe{Cgroup: k.prober.cgroup.ID(), Captured: []netip.AddrPort{k.prober.to.captured}},
 		Listeners:  append(tcp, dns...),
 		Slice:      k.gate.tagged.Path(),
 		AdminGroup: k.adminGroup(),
@@ -217,6 +221,7 @@ func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.Start
 		AuditTorn:  end.Torn,
 		Version:    k.options.Version,
 		Health:     k.healthArgs(),
+		Redirected: k.gate.oneLock(),
 	}, nil
 }
 

@@ -210,6 +210,10 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 		EnforcementActive: k.health.probed && len(k.health.locks) == 0 && len(unproven) == 0,
 		Ready:             k.isReady() && proven,
 		Problems:          slices.Clone(k.health.locks),
+		Locks:             k.gate.locks(),
+	}
+	if h.Locks < 2 {
+		h.Problems = append(h.Problems, k.gate.oneLockProblem())
 	}
 	if k.health.probe != "" {
 		h.Problems = append(h.Problems, k.health.probe)

@@ -54,6 +54,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 
 	enforcement atomic.Bool
+	locks       atomic.Int32
 	reload      reload
 	handshakes  [sides][results]atomic.Uint64
 	foreign     foreignSockets
@@ -127,6 +128,9 @@ func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // SetEnforcementActive is what the self-probe found last.
 func (m *Metrics) SetEnforcementActive(active bool) { m.enforcement.Store(active) }
+
+// SetLocks is how many locks are to be in force.
+func (m *Metrics) SetLocks(n int) { m.locks.Store(int32(n)) }
 
 // SetReload is the outcome of the last reload, the one at start too.
 func (m *Metrics) SetReload(ok bool, at time.Time) { m.reload.set(ok, at) }

@@ -33,6 +33,8 @@ type host struct {
 	net    *internet
 	slice  string
 	binary string
+	// locks is the value of --locks for the daemon; "" leaves it the choice.
+	locks string
 }
 
 // Addresses of the veth pair: the host's end is in 203.0.113.0/24 as well, so

@@ -297,7 +297,11 @@ type daemon struct {
 func (h *host) startDaemon(conf string) *daemon {
 	h.t.Helper()
 	h.write("/srv/daemon/policy.yaml", conf)
-	d := &daemon{h: h, cmd: h.sallyport("run", "--config", "/srv/daemon/policy.yaml"), stderr: &syncBuffer{}, ended: make(chan struct{})}
+	args := []string{"run", "--config", "/srv/daemon/policy.yaml"}
+	if h.locks != "" {
+		args = append(args, "--locks", h.locks)
+	}
+	d := &daemon{h: h, cmd: h.sallyport(args...), stderr: &syncBuffer{}, ended: make(chan struct{})}
 	d.cmd.Stderr = d.stderr
 	if err := d.cmd.Start(); err != nil {
 		h.t.Fatal(err)

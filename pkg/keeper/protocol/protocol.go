@@ -116,6 +116,9 @@ type StartArgs struct {
 	AuditTorn bool   `json:"audit_torn"`
 	// Version is the version of the binary.
 	Version string `json:"version"`
+	// Redirected says that the guard captures: the keeper knows where connections
+	// wanted to go.
+	Redirected bool `json:"redirected,omitempty"`
 	// Health is what is known so far.
 	Health HealthArgs `json:"health"`
 }
@@ -168,6 +171,9 @@ type IdentifyResult struct {
 // HealthArgs is the argument of Health.
 type HealthArgs struct {
 	EnforcementActive bool `json:"enforcement_active"`
+	// Locks are how many locks, each of which keeps the gate shut by itself, are to
+	// be in force.
+	Locks int `json:"locks"`
 	// Ready is set once everything works, probe included.
 	Ready bool `json:"ready"`
 	// Problems are sentences for `status`.
