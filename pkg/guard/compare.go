@@ -58,23 +58,6 @@ func expect(r ruleset) (*expected, error) {
 	return e, nil
 }
 
-// adopt adds the elements that the kernel's sets have already.
-func (e *expected) adopt(got snapshot) {
-	for i := range e.sets {
-		s := &e.sets[i]
-		have, ok := got.sets[s.name]
-		if !ok || have.shape != e.shapes[s.name] {
-			continue
-		}
-		for el := range have.elements {
-			if _, known := e.elements[s.name][el]; !known {
-				e.elements[s.name][el] = struct{}{}
-				s.elements = append(s.elements, el)
-			}
-		}
-	}
-}
-
 // shape is what the kernel will say about the set.
 func (s set) shape() setShape {
 	shape := setShape{

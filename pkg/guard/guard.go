@@ -83,39 +83,20 @@ func validName(name string) bool {
 // changes nothing.
 func (g *Guard) Apply(state State) error { return g.apply(state, false) }
 
-// Adopt is Apply for who takes the table over from another process and does not
-// know yet all that it let through: elements of sets beyond those of state stay
-// until the next Apply. Taking them away would end the connections that they
-// belong to.
-func (g *Guard) Adopt(state State) error { return g.apply(state, true) }
-
-// Holds reports whether the table in the kernel enforces at least what state says,
-// whoever made it; the error says what differs first. It changes nothing.
-func (g *Guard) Holds(state State) error {
-	r, err := build(state)
-	if err != nil {
-		return fmt.Errorf("guard: %w", err)
-	}
-	want, err := expect(r)
-	if err != nil {
-		return fmt.Errorf("guard: %w", err)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	got, err := g.read()
-	if err != nil {
-		return fmt.Errorf("guard: read table %s: %w", g.table, err)
-	}
-	want.adopt(got)
-	if problems := compare(want, got); len(problems) > 0 {
-		return fmt.Errorf("guard: table %s: %s", g.table, problems[0])
-	}
-	return nil
-}
-
 func (g *Guard) apply(state State, adopt bool) error {
 	if g.idle {
 		state, adopt = State{}, false
+	}
+	var got snapshot
+	if adopt {
+		g.mu.Lock()
+		var err error
+		got, err = g.read()
+		g.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("guard: read table %s: %w", g.table, err)
+		}
+		state = state.with(got)
 	}
 	levels, err := state.levels()
 	if err != nil {
@@ -141,10 +122,6 @@ func (g *Guard) apply(state State, adopt bool) error {
 	defer g.mu.Unlock()
 	g.totals.tag(levels)
 	if adopt {
-		got, err := g.read()
-		if err != nil {
-			return fmt.Errorf("guard: read table %s: %w", g.table, err)
-		}
 		want.adopt(got)
 	}
 	// From here on Check compares with this state, also if the kernel refuses it.
