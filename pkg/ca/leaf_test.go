@@ -306,11 +306,18 @@ func BenchmarkLeafHit(b *testing.B) {
 // TestClockSetBack: a certificate from before the clock was set back is not valid
 // yet, so another one is minted, as soon as the issuing one is renewed.
 func TestClockSetBack(t *testing.T) {
-	root, err := OpenRoot(filepath.Join(t.TempDir(), "ca"))
+	now := time.Now()
+	dir := filepath.Join(t.TempDir(), "ca")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := createRoot(dir, now.Add(-72*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
 	m, err := root.Issue(now)
 	if err != nil {
 		t.Fatal(err)
