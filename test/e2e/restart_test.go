@@ -38,6 +38,23 @@ type services struct {
 // newServices starts the keeper and the worker as units.
 func newServices(t *testing.T) *services {
 	t.Helper()
+	s := prepareServices(t)
+	s.start()
+	return s
+}
+
+// start starts both.
+func (s *services) start() {
+	s.h.t.Helper()
+	s.keeper.start()
+	s.keeper.waitReady(20 * time.Second)
+	s.worker.start()
+	s.worker.waitReady(20 * time.Second)
+}
+
+// prepareServices makes the units of the keeper and the worker.
+func prepareServices(t *testing.T) *services {
+	t.Helper()
 	h := newHost(t)
 	name := strings.ReplaceAll(h.name, "-", "_")
 	s := &services{h: h, tagged: name + "_mcp.slice", conf: "/srv/units/policy.yaml"}
@@ -84,10 +101,6 @@ timeouts: { drain: %s }
 			t.Errorf("teardown: %v\nkeeper: %s\nworker: %s", r, s.keeper.stderr, s.worker.stderr)
 		}
 	})
-	s.keeper.start()
-	s.keeper.waitReady(20 * time.Second)
-	s.worker.start()
-	s.worker.waitReady(20 * time.Second)
 	return s
 }
 
@@ -319,6 +332,7 @@ func TestRestart(t *testing.T) {
 	if got, want := strings.Join(s.keeper.stored(), " "), "admin dns4"; !strings.HasPrefix(got, want) {
 		t.Errorf("stored: %s", got)
 	}
+	s.checkChain()
 	s.worker.mu.Lock()
 	beats := s.worker.beats
 	s.worker.mu.Unlock()

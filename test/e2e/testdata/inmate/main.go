@@ -71,6 +71,7 @@ func obey() {
 	say := json.NewEncoder(os.Stdout)
 	say.Encode(map[string]int{"pid": os.Getpid()})
 	orders := bufio.NewScanner(os.Stdin)
+	var held net.Conn
 	for orders.Scan() {
 		words := strings.Fields(orders.Text())
 		start := time.Now()
@@ -80,6 +81,13 @@ func obey() {
 			o = ask(words[1], words[2])
 		case "tls":
 			o = fetch(words[1])
+		case "hold":
+			var err error
+			if held, err = net.Dial("tcp", words[1]); err != nil {
+				o = failed("connect", err)
+			}
+		case "use":
+			o = use(held)
 		}
 		o.Took = time.Since(start).Seconds()
 		say.Encode(o)
@@ -93,6 +101,18 @@ func ask(addr, host string) outcome {
 		return failed("connect", err)
 	}
 	defer c.Close()
+	return say(c, host)
+}
+
+// use asks on a connection that was opened before.
+func use(c net.Conn) outcome {
+	if c == nil {
+		return outcome{Step: "connect", Errno: "no connection", Err: "no connection"}
+	}
+	return say(c, "held")
+}
+
+func say(c net.Conn, host string) outcome {
 	c.SetDeadline(time.Now().Add(40 * time.Second))
 	if _, err := fmt.Fprintf(c, "GET /asked HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", host); err != nil {
 		return failed("send", err)
