@@ -47,6 +47,14 @@ func pack(ctx context.Context, dir, archive string, rows []row) error {
 	}
 	slices.Sort(needs)
 	for _, n := range slices.Compact(needs) {
+		if n == "attacker" {
+			const source = "test/bypass/attacker/attacker.c"
+			if err := command(ctx, nil, "gcc", "-O1", "-static", "-o", filepath.Join(root, "bin/attacker"), source); err != nil {
+				return err
+			}
+			members = append(members, "bin/attacker")
+			continue
+		}
 		if n == "package" {
 			if err := packages(ctx, filepath.Join(root, "packages")); err != nil {
 				return err
@@ -91,8 +99,13 @@ func packages(ctx context.Context, dir string) error {
 	}
 	for _, version := range []string{"0.0.1", "0.0.2"} {
 		out := filepath.Join(dir, version)
-		if err := command(ctx, nil, "make", "--no-print-directory", "packages", "VERSION="+version, "DIST="+out, "BINARY="+filepath.Join(out, "sallyport")); err != nil {
-			return err
+		// The same sources and flags as bin/sallyport: only linking is new.
+		binary := filepath.Join(out, "sallyport")
+		arguments := []string{"--no-print-directory", "VERSION=" + version, "DIST=" + out, "BINARY=" + binary}
+		for _, target := range []string{binary, "packages"} {
+			if err := command(ctx, nil, "make", append(arguments, target)...); err != nil {
+				return err
+			}
 		}
 		debs, err := filepath.Glob(filepath.Join(out, "*.deb"))
 		if err != nil || len(debs) != 1 {

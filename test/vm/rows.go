@@ -16,6 +16,7 @@ import (
 //	# kernels: 6.1 newest      on which it runs; all that a tagged host may have if absent
 //	# timeout: 90s             after which it has failed; 60s if absent
 //	# needs: package           dist's packages of two versions in /opt/vm/packages
+//	# needs: attacker          test/bypass's program, linked statically, as /opt/vm/bin/attacker
 //	# needs: ./pkg/datapath    that package's tests, compiled, as /opt/vm/bin/pkg-datapath.test
 type row struct {
 	Name    string

@@ -6,7 +6,9 @@
 #   /opt/vm/bin/sallyport     the binary; /opt/vm/bin/PKG.test: compiled tests
 #   /opt/vm/packages/*.deb    two versions, where its head says `needs: package`
 #   $PHASE                    0, and one more after each reboot
-set -euo pipefail
+set -Eeuo pipefail
+# A command that fails ends the row, and is its detail.
+trap 'echo "line $LINENO: exit $?: $BASH_COMMAND" >&2' ERR
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/vm/bin:/opt/vm
 
 # fail WHY: ends the row.
@@ -134,3 +136,35 @@ loading() { [ -e "/run/vm-$1/load.json" ] && [ "$(tally "$1" ok)" -gt "${2:-0}" 
 
 # ready: is the gate?
 ready() { sallyport status --json 2>/dev/null | grep -q '"ready": *true'; }
+
+# snapshot: all that an installation may leave, a line each. What time and other
+# programs change by themselves is not in it.
+snapshot() {
+    find / -xdev \( -path /opt/vm -o -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp -o -path /run \
+        -o -path /var/log/journal -o -path /var/lib/containers -o -path /var/lib/systemd -o -path /etc/ssl \
+        -o -path /var/lib/dpkg -o -path /var/cache -o -path /etc/.pwd.lock -o -path /root -o -path /var/lib/cni \) -prune \
+        -o \( -name '*-' -path '/etc/*' \) -o \( -name 'mcp-load.service' -o -name 'mcp-box.service' \) -o -print | sort
+    ls /run | grep -E 'sallyport' || true
+    find /run/systemd /etc/systemd -name '*sallyport*' 2>/dev/null || true
+    # The user of the rows' own service is theirs.
+    getent passwd | grep -v '^mcp:' || true
+    getent group | grep -v '^mcp:' | sort
+    find /sys/fs/cgroup -type d \( -name '*sallyport*' -o -name 'mcp*' \)
+    nft list tables | grep sallyport || true
+    ls /sys/fs/bpf
+    # Programs by their names: systemd has some of its own, for each unit others.
+    bpftool link list | awk '/^[0-9]+:/ { print "link", $2 }' | sort
+    bpftool map list | awk '/^[0-9]+:/ { print "map", $2, $4 }' | sort
+    bpftool prog list | awk '/^[0-9]+:/ && $4 !~ /^sd_/ { print "program", $2, $4 }' | sort
+    dpkg-query -f '${Package} ${Status}\n' -W 'sallyport*' 2>/dev/null || true
+}
+
+# podman_image: local/box, made of the host's busybox; its files are in box.
+podman_image() {
+    [ ! -d box ] || return 0
+    mkdir -p box/bin
+    cp /bin/busybox box/bin/
+    local name
+    for name in sh wget ip ls cat sleep; do ln -s busybox box/bin/$name; done
+    tar -C box -c . | podman import -q - local/box >/dev/null
+}

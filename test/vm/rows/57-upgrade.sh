@@ -1,0 +1,29 @@
+# kernels: 6.1
+# timeout: 240s
+# needs: package
+# The package of another version over the first, under 50 requests a second:
+# nothing is lost, nothing leaks, and it is the new one that serves.
+. /opt/vm/rows/lib.sh
+
+new() { ready && [ "$(readlink "/proc/$(systemctl show -p MainPID --value "$1")/exe")" = /usr/bin/sallyport ]; }
+systemctl restart mcp-load.service
+eventually 60 loading mcp-load 50
+remember
+dpkg -i /opt/vm/packages/*0.0.2*.deb
+for unit in sallyport-keeper sallyport; do
+    eventually 60 new $unit.service
+done
+sallyport version | grep -q 0.0.2 || fail "not that version: $(sallyport version)"
+now=$(tally mcp-load ok)
+eventually 60 loading mcp-load $((now + 100))
+grep -q X-Proxied /etc/sallyport/sallyport.yaml || fail "the configuration was replaced"
+systemctl stop mcp-load.service
+cat /run/vm-mcp-load/load.json
+nothing_leaked
+figure tried "$(tally mcp-load tried)"
+figure knocked "$(tally mcp-load knocked)"
+figure lost "$(tally mcp-load lost)"
+figure p99_ms "$(tally mcp-load p99_ms)"
+[ "$(tally mcp-load lost)" = 0 ] || fail "lost: $(cat /run/vm-mcp-load/load.json)"
+detail "$(sallyport version | head -n 1)"
+systemctl start mcp-load.service

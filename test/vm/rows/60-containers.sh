@@ -1,0 +1,40 @@
+# kernels: 6.1
+# timeout: 400s
+# Containers of podman, of an image made from local files: on podman's bridge and
+# without any network, by --cgroup-parent and by `tag container`; and one of crun
+# alone.
+. /opt/vm/rows/lib.sh
+
+podman_image
+remember
+requested() {
+    local before
+    before=$(came proxied)
+    "${@:2}" || fail "$1: no answer"
+    [ "$(came proxied)" -gt "$before" ] || fail "$1: not proxied: $(counts | tr '\n' ' ')"
+}
+# In the slice from its start: nothing to tag.
+requested bridge podman run --rm --cgroup-parent=mcp.slice local/box wget -qO- -T 20 http://api.example.com/bridge
+requested "no network" podman run --rm --network=none --dns=203.0.113.53 --cgroup-parent=mcp.slice local/box wget -qO- -T 20 http://api.example.com/none
+if podman run --rm --cgroup-parent=mcp.slice local/box wget -qO- -T 10 http://203.0.113.10:9000/; then fail "the forbidden port was answered"; fi
+
+# Elsewhere: captured from its next start.
+podman create --name tagged local/box sh -c 'while :; do wget -qO- -T 10 http://api.example.com/tagged; wget -qO- -T 2 http://203.0.113.10:9000/; sleep 0.5; done' >/dev/null
+sallyport tag container tagged
+podman start tagged
+eventually 60 grep -q '/tagged' /var/log/sallyport/audit.jsonl
+sallyport status
+podman rm -ft 0 tagged
+sallyport untag container tagged
+
+# crun alone, with the host's network.
+mkdir -p bundle
+rm -rf bundle/rootfs
+cp -a box bundle/rootfs
+mkdir -p bundle/rootfs/proc bundle/rootfs/dev bundle/rootfs/sys bundle/rootfs/etc
+cp /etc/resolv.conf bundle/rootfs/etc/
+(cd bundle && rm -f config.json && crun spec)
+sed -i 's|"sh"|"wget", "-qO-", "-T", "20", "http://api.example.com/crun"|; s|"terminal": true|"terminal": false|; /"type": "network"/d' bundle/config.json
+requested crun crun --systemd-cgroup --root /run/vm/crun run --bundle bundle vm-crun
+nothing_leaked
+figure containers 4
