@@ -40,6 +40,7 @@ func (k *Keeper) hideAgain(ctx context.Context) error {
 			}
 			c.exposed = err != nil
 		}
+		k.hideFromUnits()
 	}
 }
 

@@ -131,10 +131,37 @@ func TestTagCgroup(t *testing.T) {
 	if r := h.run(h.at(path, nobody, curlAPI...)); !strings.Contains(r.stdout, `"ok":true`) || h.net.connections.Load() != before+1 {
 		t.Fatalf("an untagged cgroup: %v", r)
 	}
+	// A connection from before is ended, said and recorded.
+	older := h.at(path, nobody, "python3", "-u", "-c", `
+import socket
+s = socket.create_connection(("`+originV4+`", 80))
+print("up")
+try:
+    print("end", s.recv(1))
+except OSError as e:
+    print("lost", e)`)
+	out, err := older.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := older.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { older.Process.Kill(); older.Wait() })
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "up" {
+		t.Fatalf("no connection: %q", lines.Text())
+	}
 	r := h.tagging("tag", "cgroup", filepath.Join(cgroupRoot(), path), "--workload", "tools")
 	if r.code != 0 || !strings.Contains(r.stdout, "captured: "+path) {
-		t.Fatalf("tag: %v", r)
+		t.Fatalf("tag: %v: %s", r, d.stderr)
 	}
+	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "lost") {
+		t.Errorf("a connection of before: %q", lines.Text())
+	}
+	h.waitAudit("the end of a connection from before", func(e *audit.Event) bool {
+		return e.Kind == audit.ForeignSocket && e.Workload.Cgroup == path && e.Dst.Port == 80
+	})
 	rule(`"ok":true`)
 	h.waitAudit("an exchange of the tagged cgroup", func(e *audit.Event) bool {
 		return e.Kind == audit.Exchange && e.Rule == "tools" && e.Workload.Cgroup == path && e.Workload.Name == "tools"
@@ -385,7 +412,8 @@ func TestTagContainer(t *testing.T) {
 	if r := h.tagging("tag", "container", second); r.code != 0 {
 		t.Errorf("tag by id: %v", r)
 	}
-	eventually(t, patience(10*time.Second), "it is seen", func() bool { return h.workloadNotes()[inner] == second[:12]+": captured late" })
+	// Late, unless the tag was there before the daemon had seen the cgroup.
+	eventually(t, patience(10*time.Second), "it is seen", func() bool { return strings.HasPrefix(h.workloadNotes()[inner], second[:12]+": ") })
 	removeCgroups(filepath.Join(cgroupRoot(), inner))
 	c = h.at(inner, 0, append(append([]string{"env"}, variables...), "unshare", "--mount", "bash", "-c", strings.Join(mounts, " && ")+" && exec sleep 600")...)
 	if err := c.Start(); err != nil {
