@@ -72,6 +72,7 @@ func Serve(socket string, control *wire.Conn, newLogger func(level, format strin
 	handlers := s.handlers()
 	handlers[protocol.Yield] = s.yielded
 	handlers[protocol.Refused] = s.refuse
+	handlers[protocol.Rotated] = s.rotated
 	s.mu.Lock()
 	s.keeper = wire.NewPeer(conn, handlers)
 	s.mu.Unlock()
@@ -155,6 +156,16 @@ func (s *service) reload(ctx context.Context, m *wire.Message) (any, []*os.File,
 	w, err := s.current()
 	if err == nil {
 		_, err = w.Reload(ctx)
+	}
+	return nil, nil, err
+}
+
+// rotated has the audit go on in the file that has its name now.
+func (s *service) rotated(_ context.Context, m *wire.Message) (any, []*os.File, error) {
+	m.CloseFiles()
+	w, err := s.current()
+	if err == nil && w.sinks.file != nil {
+		w.sinks.file.Reopen()
 	}
 	return nil, nil, err
 }

@@ -49,12 +49,15 @@ func (k *Keeper) rotate(context.Context, *wire.Message) (any, []*os.File, error)
 		return nil, nil, err
 	}
 	if least := max(k.rotateAt.Load()-rotateSlack, 1); size < least {
-		return nil, nil, fmt.Errorf("the audit file has %d bytes and is not full", size)
+		return nil, nil, fmt.Errorf("%w: it has %d bytes", errNotFull, size)
 	}
 	return oneFile(k.audit.Rotate())
 }
 
-var errNoAuditFile = errors.New("no sink of the audit is a file")
+var (
+	errNoAuditFile = errors.New("no sink of the audit is a file")
+	errNotFull     = errors.New("the audit file is not full")
+)
 
 func oneFile(f *os.File, err error) (any, []*os.File, error) {
 	if err != nil {

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"time"
@@ -67,9 +68,38 @@ func (k *Keeper) tellDraining(method string, args any) {
 	}
 }
 
+// tellOthers calls a method of every worker but one.
+func (k *Keeper) tellOthers(but *process, method string) {
+	k.mu.Lock()
+	others := slices.Clone(k.workers)
+	k.mu.Unlock()
+	for _, w := range others {
+		if w == but {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		if _, err := w.peer.Call(ctx, method, nil, nil, nil); err != nil {
+			k.log.Debug("a worker was not told", zap.String("method", method), zap.Error(err))
+		}
+		cancel()
+	}
+}
+
 // handlersOf answer a worker that is a service of its own.
 func (k *Keeper) handlersOf(w *process) map[string]wire.Handler {
 	all := k.handlers()
+	all[protocol.Rotate] = func(ctx context.Context, m *wire.Message) (any, []*os.File, error) {
+		result, files, err := k.rotate(ctx, m)
+		if errors.Is(err, errNotFull) {
+			// Another one was faster.
+			return oneFile(k.audit.Descriptor())
+		}
+		if err == nil {
+			// Others would go on writing to the file that was put aside.
+			go k.tellOthers(w, protocol.Rotated)
+		}
+		return result, files, err
+	}
 	all[protocol.Leave] = func(_ context.Context, m *wire.Message) (any, []*os.File, error) {
 		m.CloseFiles()
 		// Before the answer: whoever starts the next one waits for that.

@@ -190,12 +190,26 @@ func (k *Keeper) auditFile() (*os.File, file.End, error) {
 	if k.audit == nil {
 		return nil, file.End{}, nil
 	}
-	end, err := k.audit.End()
+	end, err := k.auditEnd()
 	if err != nil {
 		return nil, end, err
 	}
 	f, err := k.audit.Descriptor()
 	return f, end, err
+}
+
+// auditEnd looks at the end of the audit. A worker that drains may be writing just
+// now: the kernel shows a part of what it writes, and that is not torn.
+func (k *Keeper) auditEnd() (file.End, error) {
+	end, err := k.audit.End()
+	for range 10 {
+		if err != nil || !end.Torn || len(k.draining()) == 0 {
+			break
+		}
+		time.Sleep(2 * time.Millisecond)
+		end, err = k.audit.End()
+	}
+	return end, err
 }
 
 func (k *Keeper) startArgs(roles []protocol.Role, end file.End) (*protocol.StartArgs, error) {

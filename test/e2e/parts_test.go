@@ -281,9 +281,21 @@ func (s *services) checkChain() {
 	t.Helper()
 	followed := make(map[string]bool)
 	known := make(map[string]bool)
-	data, err := os.ReadFile(s.h.path("/var/log/sallyport/audit.jsonl"))
-	if err != nil {
-		t.Fatal(err)
+	var data []byte
+	files := 0
+	for n := 100; n >= 0; n-- {
+		name := "/var/log/sallyport/audit.jsonl"
+		if n > 0 {
+			name += "." + strconv.Itoa(n)
+		}
+		b, err := os.ReadFile(s.h.path(name))
+		if os.IsNotExist(err) {
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data, b...)
+		files++
 	}
 	lines, starts := 0, 0
 	for line := range bytes.Lines(data) {
@@ -306,5 +318,5 @@ func (s *services) checkChain() {
 		followed[e.Prev] = followed[e.Prev] || !begins
 		known[e.Hash] = true
 	}
-	t.Logf("%d lines of audit of %d workers", lines, starts)
+	t.Logf("%d lines of audit in %d files, of %d workers", lines, files, starts)
 }

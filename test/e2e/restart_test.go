@@ -84,7 +84,7 @@ nft_table: %s
 mode: observe
 log: { level: warn }
 tls: { upstream_ca_files: [/usr/local/share/ca-certificates/internet.crt] }
-audit: { file: { path: /var/log/sallyport/audit.jsonl } }
+audit: { file: { path: /var/log/sallyport/audit.jsonl, max_size: 8MB, max_files: 100 } }
 timeouts: { drain: %s }
 `, s.tagged, name, drainLimit))
 	s.m = h.newServiceManager(name + ".slice")

@@ -32,6 +32,8 @@ const (
 	// and to drain by itself; it returns when the listeners are given up and
 	// whoever was accepted is known.
 	Yield = "yield"
+	// Rotated is a notice: another worker has put the audit file aside.
+	Rotated = "rotated"
 	// Refused is a notice: the keeper does not take this worker.
 	Refused = "refused"
 )
