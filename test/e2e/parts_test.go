@@ -189,9 +189,9 @@ func TestWithoutWorker(t *testing.T) {
 	}
 }
 
-// TestKilled: worker and keeper are killed under load. What was in work with the
+// TestRestartKilled: worker and keeper are killed under load. What was in work with the
 // worker is lost; nothing leaks, and everything else is served.
-func TestKilled(t *testing.T) {
+func TestRestartKilled(t *testing.T) {
 	s := newServices(t)
 	s.h.net.setHandler(streamsAndAnswers)
 	s.startLoad("-host", "api.example.com", "-streams", "40")
@@ -217,8 +217,11 @@ func TestKilled(t *testing.T) {
 			} else {
 				s.h.kill(c.u.main(), unix.SIGKILL)
 			}
+			begin := time.Now()
 			eventually(t, 20*time.Second, "another worker is started", func() bool { return s.worker.main() != pid })
+			started := time.Since(begin)
 			s.worker.waitReady(20 * time.Second)
+			t.Logf("%s: the next one started after %s and was ready after %s", c.name, started.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
 		}
 		time.Sleep(time.Second)
 		f := s.phase("after")
