@@ -21,12 +21,12 @@ import (
 func (e *env) caCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "ca",
-		Short:   "Show the certificate authority that workloads trust",
+		Short:   "The certificate authority that workloads trust",
 		Example: "  sallyport ca show",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(e.caShowCommand(), e.caBundleCommand(), unbuiltCommand("rotate"), unbuiltCommand("trust"), unbuiltCommand("untrust"))
+	c.AddCommand(e.caShowCommand(), e.caBundleCommand(), e.caRotateCommand(), e.caTrustCommand(), e.caUntrustCommand())
 	return c
 }
 

@@ -69,7 +69,7 @@ func (e *env) teardown(ctx context.Context, conf *config.Config, stop bool) erro
 	if err != nil {
 		return err
 	}
-	return untag(ctx, conf)
+	return errors.Join(untag(ctx, conf), e.untrust(ctx))
 }
 
 // stopSlice has systemd stop what it started in the slice: units that are only

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,23 +68,49 @@ func (r hostRoot) snapshot() (snapshot, []error) {
 	return s, problems
 }
 
-// authority is our root in the forms that go into files.
+// authority is our root in the forms that go into files, with those before it
+// that are still trusted.
 type authority struct {
-	pem  []byte
-	der  []byte
-	hash string
+	pem   []byte // all
+	roots []trusted
+}
+
+// trusted is one root, the one in use first.
+type trusted struct {
+	pem, der []byte
+	hash     string
+	file     string // its name beside the system's
 }
 
 func newAuthority(rootPEM []byte) (authority, error) {
-	cert, err := parseOne(rootPEM)
+	certs, err := parseAll(rootPEM)
+	if err == nil && len(certs) == 0 {
+		err = errors.New("no certificate")
+	}
 	if err != nil {
 		return authority{}, fmt.Errorf("root certificate: %w", err)
 	}
-	hash, err := subjectHash(cert.RawSubject)
-	if err != nil {
-		return authority{}, fmt.Errorf("root certificate: %w", err)
+	var out authority
+	for i, cert := range certs {
+		hash, err := subjectHash(cert.RawSubject)
+		if err != nil {
+			return authority{}, fmt.Errorf("root certificate: %w", err)
+		}
+		t := trusted{pem: encodeCertificate(cert.Raw), der: cert.Raw, hash: hash, file: ourFile}
+		if i > 0 {
+			t.file = fmt.Sprintf("sallyport-root-before-%d.pem", i)
+		}
+		out.pem, out.roots = append(out.pem, t.pem...), append(out.roots, t)
 	}
-	return authority{pem: encodeCertificate(cert.Raw), der: cert.Raw, hash: hash}, nil
+	return out, nil
+}
+
+// name tells trust directories apart: processes with different roots must not
+// write into each other's. It is the oldest root's, so that a rotation goes into
+// the directory that running workloads have.
+func (a authority) name() string {
+	sum := sha256.Sum256(a.roots[len(a.roots)-1].der)
+	return hex.EncodeToString(sum[:8])
 }
 
 // A javaCache keeps one store for each input: making one takes some
@@ -105,7 +132,7 @@ func (s snapshot) content(ours authority, extra []byte, java javaCache) (content
 	var problems []error
 	bundle := node{data: joinPEM(s.bundle, ours.pem, extra)}
 	out := content{
-		top:    tree{RootFile: {data: ours.pem}, ours.hash + ".0": {link: RootFile}, BundleFile: bundle},
+		top:    tree{RootFile: {data: ours.pem}, ours.roots[0].hash + ".0": {link: RootFile}, BundleFile: bundle},
 		places: make(map[string]tree, len(s.places)),
 	}
 	store := func(host []byte) (node, bool) {
@@ -140,8 +167,10 @@ func (s snapshot) content(ours authority, extra []byte, java javaCache) (content
 			}
 		}
 		for sub := range hashed {
-			place[path.Join(sub, ourFile)] = node{data: ours.pem}
-			place[path.Join(sub, freeHash(host, sub, ours.hash))] = node{link: ourFile}
+			for _, r := range ours.roots {
+				place[path.Join(sub, r.file)] = node{data: r.pem}
+				place[path.Join(sub, freeHash(place, sub, r.hash))] = node{link: r.file}
+			}
 		}
 		if !bundles && path.Base(dir) == "certs" {
 			place[BundleFile] = bundle
@@ -198,7 +227,13 @@ func (c javaCache) store(bundle, host []byte, ours authority, extra []byte) ([]b
 	for _, der := range pemCertificates(joinPEM(bundle, extra)) {
 		entries = append(entries, javaEntry{der: der})
 	}
-	entries = append(entries, javaEntry{alias: "sallyport-root", der: ours.der})
+	for i, r := range ours.roots {
+		alias := "sallyport-root"
+		if i > 0 {
+			alias += "-before-" + strconv.Itoa(i)
+		}
+		entries = append(entries, javaEntry{alias: alias, der: r.der})
+	}
 	data, err := javaStore(entries)
 	if err != nil {
 		return nil, err

@@ -27,7 +27,8 @@ const (
 // Material is what the worker needs to serve leaves: no more than the keeper
 // hands over, and again at each renewal. Both fields are PEM.
 type Material struct {
-	// Chain is the issuing certificate followed by the root.
+	// Chain is the issuing certificate followed by what vouches for the root to
+	// those who trust an earlier one only, and the root.
 	Chain []byte `json:"chain"`
 	// Key is the issuing certificate's key, PKCS#8.
 	Key []byte `json:"key"`
@@ -69,14 +70,18 @@ func (r *Root) Issue(now time.Time) (Material, error) {
 	if err != nil {
 		return Material{}, fmt.Errorf("encode issuing key: %w", err)
 	}
-	return Material{Chain: append(encodeCertificate(der), r.pem...), Key: keyPEM}, nil
+	chain := encodeCertificate(der)
+	for _, c := range r.cross {
+		chain = append(chain, encodeCertificate(c.Raw)...)
+	}
+	return Material{Chain: append(chain, encodeCertificate(r.cert.Raw)...), Key: keyPEM}, nil
 }
 
-// Renew hands new Material to deliver well before the last one's end, until ctx
+// Renew hands new Material of the root in use to deliver well before the last one's end, until ctx
 // does; it returns nil then. It does not deliver at once: the first Material is
 // the caller's. What deliver refuses (and reports) is offered anew after a
 // minute.
-func (r *Root) Renew(ctx context.Context, deliver func(Material) error) error {
+func Renew(ctx context.Context, inUse func() *Root, deliver func(Material) error) error {
 	// Wall clock, asked every minute: a timer of three days does not count the
 	// time that the host slept.
 	last := time.Now().Round(0)
@@ -92,7 +97,7 @@ func (r *Root) Renew(ctx context.Context, deliver func(Material) error) error {
 		if !renewalDue(last, now) {
 			continue
 		}
-		material, err := r.Issue(now)
+		material, err := inUse().Issue(now)
 		if err == nil {
 			err = deliver(material)
 		}
@@ -113,6 +118,21 @@ type issuer struct {
 	cert   *x509.Certificate
 	key    *ecdsa.PrivateKey
 	leaves *mint
+	// above follow a leaf in a handshake: the issuing certificate and, after a
+	// rotation, what leads from it to an earlier root.
+	above [][]byte
+}
+
+// above gives all but what signed itself: a root need not be sent (RFC 8446
+// §4.4.2).
+func above(chain []*x509.Certificate) [][]byte {
+	var out [][]byte
+	for _, c := range chain {
+		if !bytes.Equal(c.RawSubject, c.RawIssuer) {
+			out = append(out, c.Raw)
+		}
+	}
+	return out
 }
 
 // newIssuer checks that the material belongs together, so that a mistake shows
@@ -145,7 +165,7 @@ func newIssuer(m Material) (*issuer, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &issuer{cert: cert, key: key, leaves: leaves}, nil
+			return &issuer{cert: cert, key: key, leaves: leaves, above: above(certs)}, nil
 		}
 	}
 	return nil, errors.New("issuing chain: the root is missing")

@@ -39,3 +39,35 @@ func (t *Trust) link() error {
 	}
 	return nil
 }
+
+// unitPrefix begins the names of the directories of units.
+const unitPrefix = "unit-"
+
+// ForUnit is ForWorkload for a unit, whose directory lies beside the shared one at a
+// path of its own that stays, and is changed in place. Without a usable file it is
+// the lasting shared directory.
+func (t *Trust) ForUnit(name string, kept []Kept) (*Directory, []error, error) {
+	files, extra, problems := readKeptFiles(kept, "/", nil)
+	if len(files) == 0 {
+		return t.Lasting(), problems, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	path := filepath.Join(t.sharedDir, unitPrefix+name)
+	if _, again := t.own[path]; !again && len(t.own) >= maxDirectories {
+		return nil, problems, ErrFull
+	}
+	unlock, err := lockDir(t.sharedDir)
+	if err != nil {
+		return nil, problems, err
+	}
+	defer unlock()
+	d := &Directory{trust: t, path: path, extra: extra, kept: files}
+	snap, found := t.host.snapshot()
+	problems = append(problems, found...)
+	if err := d.write(snap); err != nil {
+		return nil, problems, err
+	}
+	t.own[path] = d
+	return d, problems, nil
+}

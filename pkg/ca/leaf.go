@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -65,13 +66,16 @@ func NewLeaves(m Material, capacity int) (*Leaves, error) {
 }
 
 // SetMaterial makes further leaves come from m; those minted before stay in use
-// until their end. On an error nothing changes.
+// until their end, unless another root is above m: theirs may have been forgotten.
+// On an error nothing changes.
 func (l *Leaves) SetMaterial(m Material) error {
 	is, err := newIssuer(m)
 	if err != nil {
 		return err
 	}
-	l.issuer.Store(is)
+	if old := l.issuer.Swap(is); old != nil && !bytes.Equal(old.cert.AuthorityKeyId, is.cert.AuthorityKeyId) {
+		l.names.Purge()
+	}
 	return nil
 }
 

@@ -131,7 +131,7 @@ func (is *issuer) mint(name string, now time.Time) (*minted, error) {
 		return nil, fmt.Errorf("encode certificate for %q: %w", name, err)
 	}
 	return &minted{
-		cert:      tls.Certificate{Certificate: [][]byte{raw, is.cert.Raw}, PrivateKey: is.leaves.key},
+		cert:      tls.Certificate{Certificate: append([][]byte{raw}, is.above...), PrivateKey: is.leaves.key},
 		notBefore: notBefore, notAfter: notAfter,
 	}, nil
 }

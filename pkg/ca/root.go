@@ -52,7 +52,11 @@ var ErrRoot = errors.New("certificate authority unusable")
 type Root struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
-	pem  []byte
+	// pem holds cert and then previous.
+	pem []byte
+	// cross vouch for cert, and for each other, to whoever trusts one of previous
+	// only; both end with Overlap.
+	cross, previous []*x509.Certificate
 }
 
 // OpenRoot reads the root in dir and creates it there if there is none. Any
@@ -70,6 +74,9 @@ func OpenRoot(dir string) (*Root, error) {
 	}
 	defer unlock()
 
+	if err := finishRotation(dir); err != nil {
+		return nil, fmt.Errorf("certificate authority in %s: %w", dir, err)
+	}
 	root, err := readRoot(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return root, err
@@ -99,7 +106,8 @@ func ReadRootCertificate(dir string) ([]byte, error) {
 // others keep there stays: dir is any that the configuration names.
 func RemoveRoot(dir string) error {
 	var errs []error
-	for _, name := range []string{KeyFile, RootFile, lockFile} {
+	errs = append(errs, removeOverlaps(dir, ""))
+	for _, name := range []string{KeyFile, RootFile, nextKey, nextCertificate, lockFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -113,7 +121,8 @@ func RemoveRoot(dir string) error {
 // Certificate gives the parsed certificate; it must not be changed.
 func (r *Root) Certificate() *x509.Certificate { return r.cert }
 
-// PEM gives the certificate; it must not be changed.
+// PEM gives the certificate and, until their overlap ends, those of the roots
+// before it; it must not be changed.
 func (r *Root) PEM() []byte { return r.pem }
 
 // Fingerprint gives the SHA-256 of the certificate in lower-case hex.
@@ -174,7 +183,8 @@ func readRoot(dir string) (*Root, error) {
 	case now.Before(cert.NotBefore):
 		return nil, fmt.Errorf("%w: %s is valid from %s only: the clock of this host is behind", ErrRoot, certPath, cert.NotBefore.Format(time.RFC3339))
 	}
-	return &Root{cert: cert, key: key, pem: encodeCertificate(cert.Raw)}, nil
+	r := &Root{cert: cert, key: key, pem: encodeCertificate(cert.Raw)}
+	return r, r.readOverlap(dir, time.Now())
 }
 
 // readPrivate reads a file that only its owner may read and that belongs to
@@ -202,9 +212,26 @@ func readPrivate(path string) ([]byte, error) {
 }
 
 func createRoot(dir string, now time.Time) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, der, err := newRoot(now)
 	if err != nil {
 		return err
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return err
+	}
+	// The certificate comes last: where it is, the key is.
+	if err := writeDurable(filepath.Join(dir, KeyFile), keyPEM, 0o600); err != nil {
+		return err
+	}
+	return writeDurable(filepath.Join(dir, RootFile), encodeCertificate(der), 0o644)
+}
+
+// newRoot makes a key and a certificate of it for itself.
+func newRoot(now time.Time) (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
 	}
 	host, err := os.Hostname()
 	if err != nil || len(host) > 32 {
@@ -224,18 +251,7 @@ func createRoot(dir string, now time.Time) error {
 		SubjectKeyId:          keyID(&key.PublicKey),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return err
-	}
-	keyPEM, err := encodeKey(key)
-	if err != nil {
-		return err
-	}
-	// The certificate comes last: where it is, the key is.
-	if err := writeDurable(filepath.Join(dir, KeyFile), keyPEM, 0o600); err != nil {
-		return err
-	}
-	return writeDurable(filepath.Join(dir, RootFile), encodeCertificate(der), 0o644)
+	return key, der, err
 }
 
 // writeDurable puts a whole file in place by a rename and returns when file and

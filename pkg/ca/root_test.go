@@ -232,7 +232,7 @@ func TestRenewalDue(t *testing.T) {
 func TestRenewEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := openRoot(t).Renew(ctx, func(Material) error { t.Error("delivered at once"); return nil }); err != nil {
+	if err := Renew(ctx, func() *Root { return nil }, func(Material) error { t.Error("delivered at once"); return nil }); err != nil {
 		t.Error(err)
 	}
 }

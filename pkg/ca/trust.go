@@ -1,8 +1,6 @@
 package ca
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -28,7 +26,8 @@ type TrustOptions struct {
 	Shared string
 	// Workloads is where the other directories live; it is this Trust's alone.
 	Workloads string
-	// Root is our root certificate as PEM.
+	// Root is our root certificate as PEM, followed by earlier ones that are still
+	// trusted.
 	Root []byte
 	// Host is the file system whose certificates are copied; empty means "/".
 	Host string
@@ -72,11 +71,21 @@ func NewTrust(o TrustOptions) (*Trust, error) {
 		sharedDir: o.Shared, workloadDir: o.Workloads, host: hostRoot(o.Host), ours: ours, log: o.Log,
 		java: make(javaCache), own: make(map[string]*Directory),
 	}
-	// Named after the root: processes with different ones must not write into
-	// each other's.
-	sum := sha256.Sum256(ours.der)
-	t.shared = &Directory{trust: t, path: filepath.Join(o.Shared, hex.EncodeToString(sum[:8]))}
+	t.shared = &Directory{trust: t, path: filepath.Join(o.Shared, ours.name())}
 	return t, nil
+}
+
+// SetRoot makes directories hold these roots instead, the one in use first. It
+// returns when they do: mounts of them show it.
+func (t *Trust) SetRoot(root []byte) error {
+	ours, err := newAuthority(root)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.ours = ours
+	t.mu.Unlock()
+	return t.Build()
 }
 
 // Build brings every directory to the host's certificates. Where a directory
@@ -157,11 +166,38 @@ func (t *Trust) Shared() *Directory { return t.shared }
 // open opens such a file with the rights of the workload's user, who chose its
 // name; nil means with ours. Only certificates are ever taken out of it.
 func (t *Trust) ForWorkload(kept []Kept, dir string, open func(path string) (*os.File, error)) (d *Directory, problems []error, err error) {
+	files, extra, problems := readKeptFiles(kept, dir, open)
+	if len(files) == 0 {
+		return t.shared, problems, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.own) >= maxDirectories {
+		return nil, problems, ErrFull
+	}
+	t.serial++
+	d = &Directory{trust: t, path: filepath.Join(t.workloadDir, strconv.Itoa(t.serial)), extra: extra, kept: files}
+	// What a predecessor left under that name is not ours to extend.
+	if err := os.RemoveAll(d.path); err != nil {
+		return nil, problems, fmt.Errorf("clear trust directory: %w", err)
+	}
+	snap, found := t.host.snapshot()
+	problems = append(problems, found...)
+	if err := d.write(snap); err != nil {
+		os.RemoveAll(d.path)
+		return nil, problems, err
+	}
+	t.own[d.path] = d
+	return d, problems, nil
+}
+
+// readKeptFiles reads the files that a workload's variables name; extra are all
+// their certificates.
+func readKeptFiles(kept []Kept, dir string, open func(path string) (*os.File, error)) (files []keptFile, extra []byte, problems []error) {
 	if open == nil {
 		open = openPlain
 	}
-	var files []keptFile
-	var extra [][]byte
+	var all [][]byte
 	for _, k := range kept {
 		p := k.Path
 		if !filepath.IsAbs(p) {
@@ -177,30 +213,9 @@ func (t *Trust) ForWorkload(kept []Kept, dir string, open func(path string) (*os
 			continue
 		}
 		files = append(files, keptFile{path: p, pem: data})
-		extra = append(extra, data)
+		all = append(all, data)
 	}
-	if len(files) == 0 {
-		return t.shared, problems, nil
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.own) >= maxDirectories {
-		return nil, problems, ErrFull
-	}
-	t.serial++
-	d = &Directory{trust: t, path: filepath.Join(t.workloadDir, strconv.Itoa(t.serial)), extra: joinPEM(extra...), kept: files}
-	// What a predecessor left under that name is not ours to extend.
-	if err := os.RemoveAll(d.path); err != nil {
-		return nil, problems, fmt.Errorf("clear trust directory: %w", err)
-	}
-	snap, found := t.host.snapshot()
-	problems = append(problems, found...)
-	if err := d.write(snap); err != nil {
-		os.RemoveAll(d.path)
-		return nil, problems, err
-	}
-	t.own[d.path] = d
-	return d, problems, nil
+	return files, joinPEM(all...), problems
 }
 
 // Figures tells how many workloads have a directory of their own, and how many

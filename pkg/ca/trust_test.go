@@ -142,7 +142,7 @@ func TestTrustOnDebian(t *testing.T) {
 	if target, err := os.Readlink(filepath.Join(certs, "00000001.0")); err != nil || target != "One.pem" {
 		t.Errorf("hash link leads to %q, %v", target, err)
 	}
-	if got := read(t, filepath.Join(certs, trust.ours.hash+".0")); got != string(root.PEM()) {
+	if got := read(t, filepath.Join(certs, trust.ours.roots[0].hash+".0")); got != string(root.PEM()) {
 		t.Error("our hash link does not lead to our root")
 	}
 	if got := read(t, filepath.Join(d.Path(), RootFile)); got != string(root.PEM()) {
@@ -402,7 +402,7 @@ func TestRebuildKeepsDirectories(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(names)
-	want := []string{"00000002.0", "00000003.0", "00000004.0", "Four.pem", "One.pem", "Three.pem", "Two.pem", "ca-certificates.crt", "java", "sallyport-root.pem", trust.ours.hash + ".0"}
+	want := []string{"00000002.0", "00000003.0", "00000004.0", "Four.pem", "One.pem", "Three.pem", "Two.pem", "ca-certificates.crt", "java", "sallyport-root.pem", trust.ours.roots[0].hash + ".0"}
 	slices.Sort(want)
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Error(diff)

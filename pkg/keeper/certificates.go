@@ -21,7 +21,7 @@ const (
 
 // certificates gives the authority's certificates by their name in metrics.
 func (k *Keeper) certificates() []protocol.Certificate {
-	list := []protocol.Certificate{{Name: "root", NotAfter: k.root.Certificate().NotAfter, NotBefore: k.root.Certificate().NotBefore}}
+	list := []protocol.Certificate{{Name: "root", NotAfter: k.root.Load().Certificate().NotAfter, NotBefore: k.root.Load().Certificate().NotBefore}}
 	if m := k.issued.Load(); m != nil {
 		if c, err := issuing(m); err == nil {
 			list = append(list, protocol.Certificate{Name: "issuing", NotAfter: c.NotAfter, NotBefore: c.NotBefore})

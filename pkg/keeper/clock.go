@@ -85,7 +85,7 @@ func (k *Keeper) clockSet(by time.Duration) {
 	}
 	k.log.Warn("the clock was set", zap.Duration("by", by))
 	sentence := fmt.Sprintf("the clock was set %s by %s: times in the audit and windows of rate limits jump with it", direction, by.Abs())
-	m, err := k.root.Issue(time.Now())
+	m, err := k.root.Load().Issue(time.Now())
 	if err == nil {
 		err = k.renew(m)
 	}

@@ -57,11 +57,12 @@ type Keeper struct {
 	options Options
 	log     *zap.Logger
 	gate    *gate
-	root    *ca.Root
-	trust   *ca.Trust
-	issued  atomic.Pointer[ca.Material]
-	audit   *file.Files
-	prober  *prober
+	// root is the certificate authority in use; a rotation puts another in its place.
+	root   atomic.Pointer[ca.Root]
+	trust  *ca.Trust
+	issued atomic.Pointer[ca.Material]
+	audit  *file.Files
+	prober *prober
 	// namespaces are the other network namespaces of workloads.
 	namespaces *namespaces
 	// own are the host's addresses.
@@ -200,7 +201,7 @@ func (k *Keeper) openAuthority() error {
 	if err != nil {
 		return err
 	}
-	k.root = root
+	k.root.Store(root)
 	m, err := root.Issue(time.Now())
 	if err != nil {
 		return err
@@ -308,7 +309,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	start("worker of network namespaces", k.namespaces.tellLoop)
 	start("reports", k.reportLoop)
 	start("kernel events", k.forwardEvents)
-	start("issuing certificate", func(ctx context.Context) error { return k.root.Renew(ctx, k.renew) })
+	start("issuing certificate", func(ctx context.Context) error { return ca.Renew(ctx, k.currentRoot, k.renew) })
 	start("trust", k.trust.Run)
 	start("host addresses", func(ctx context.Context) error {
 		return k.own.Run(ctx, func([]netip.Prefix) { k.prodWatch() })

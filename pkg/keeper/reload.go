@@ -18,7 +18,9 @@ import (
 func (k *Keeper) Reload() error {
 	k.reloading.Lock()
 	defer k.reloading.Unlock()
-	err := k.reload()
+	// A rotation does not wait for a configuration without mistakes.
+	rotated := k.adoptRoot()
+	err := errors.Join(rotated, k.reload())
 	k.mu.Lock()
 	k.configErr = err
 	k.mu.Unlock()
