@@ -107,6 +107,15 @@ func (k *Keeper) readTags() bool {
 		c.tags = tags
 		c.mu.Unlock()
 	}
+	for _, r := range tags {
+		if len(r.Kept) == 0 {
+			continue
+		}
+		// Made by the command; from now on kept current.
+		if _, _, err := k.trust.ForUnit(r.Name, r.Kept); err != nil {
+			k.log.Warn("trust of a unit", zap.String("unit", r.Name), zap.Error(err))
+		}
+	}
 	c.stamp = stamp
 	return true
 }

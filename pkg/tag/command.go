@@ -22,6 +22,7 @@ type Host struct {
 	Store  Store
 	// Trust is what workloads trust, kept current by the daemon.
 	Trust *ca.Directory
+	trust *ca.Trust
 }
 
 // OpenHost reads the host's trust, and makes it where the daemon has not run yet:
@@ -42,7 +43,7 @@ func OpenHost(c *config.Config) (*Host, error) {
 	if err := t.Build(); err != nil {
 		return nil, err
 	}
-	return &Host{Config: c, Store: StoreOf(c.StateDir), Trust: t.Lasting()}, nil
+	return &Host{Config: c, Store: StoreOf(c.StateDir), Trust: t.Lasting(), trust: t}, nil
 }
 
 // own are sallyport's paths that no workload may reach: what is secret, and the
@@ -92,10 +93,15 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 	}
 	t := &Tagged{Unit: u, Late: u.Active()}
 	uid, home := h.userOf(u, t)
-	set, kept := Variables(u.Environment, h.Trust)
-	for _, k := range kept {
-		t.Warnings = append(t.Warnings, fmt.Sprintf("%s=%s is set by the unit and kept: put sallyport's certificate into that file (sallyport ca bundle), or take the variable away", k.Variable, k.Path))
+	_, kept := Variables(u.Environment, h.Trust)
+	dir, problems, err := h.trust.ForUnit(u.Name, kept)
+	if err != nil {
+		return nil, err
 	}
+	for _, p := range problems {
+		t.Warnings = append(t.Warnings, p.Error())
+	}
+	set, _ := Variables(u.Environment, dir)
 	if len(u.EnvironmentFiles) > 0 {
 		t.Warnings = append(t.Warnings, fmt.Sprintf("variables in %s go before those of the tag", strings.Join(u.EnvironmentFiles, ", ")))
 	}
@@ -103,7 +109,7 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 		Slice: h.Config.Slice, Workload: workload, Allow: allow,
 		Hidden: confine.Inaccessible(uid, home, u.Environment), Own: h.own(),
 		Families: FamiliesOf(u.Families, u.FamiliesAllowed),
-		Mounts:   h.Mounts(), Environment: set,
+		Mounts:   mountsOf(dir), Environment: set, Kept: kept,
 	}).DropIn()
 	if _, err := systemd.WriteDropIn(h.Store.Units, u.Name, []byte(text)); err != nil {
 		return nil, err
@@ -181,10 +187,10 @@ func (h *Host) userOf(u *systemd.Unit, t *Tagged) (uid int, home string) {
 	return uid, who.HomeDir
 }
 
-// Mounts are those of the trust directory and, for the variables, the directory
+// mountsOf are those of the trust directory and, for the variables, the directory
 // itself at its own path.
-func (h *Host) Mounts() []ca.Mount {
-	return append(h.Trust.Mounts(), ca.Mount{Source: h.Trust.Path(), Target: h.Trust.Path()})
+func mountsOf(dir *ca.Directory) []ca.Mount {
+	return append(dir.Mounts(), ca.Mount{Source: dir.Path(), Target: dir.Path()})
 }
 
 // ContainerFor gives what a container needs; of a configured workload also what its
@@ -192,7 +198,7 @@ func (h *Host) Mounts() []ca.Mount {
 // give the container its name.
 func (h *Host) ContainerFor(workload string) (*Container, error) {
 	set, _ := Variables(nil, h.Trust)
-	c := &Container{Slice: h.Config.Slice, Mounts: h.Mounts(), Environment: set}
+	c := &Container{Slice: h.Config.Slice, Mounts: mountsOf(h.Trust), Environment: set}
 	if workload == "" {
 		return c, nil
 	}

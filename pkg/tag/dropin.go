@@ -16,6 +16,8 @@ type Unit struct {
 	Workload string
 	// Allow are the parts of the hardening that are left out.
 	Allow []Opening
+	// Kept are the variables that the unit sets itself and keeps.
+	Kept []ca.Kept
 	// Hidden are the paths that it must not reach; Own are sallyport's, which no
 	// opening shows.
 	Hidden, Own []string
@@ -52,6 +54,9 @@ func (u *Unit) DropIn() string {
 	line("%s", section)
 	line("Workload=%s", escape(u.Workload))
 	line("Allow=%s", joinOpenings(u.Allow))
+	for _, k := range u.Kept {
+		line("Kept=%s=%s", k.Variable, escape(k.Path))
+	}
 	line("")
 	line("[Unit]")
 	line("# Wanted, never required: the unit outlives a stop or an upgrade of sallyport,")
@@ -136,6 +141,7 @@ func FamiliesOf(own []string, allowed bool) []string {
 type Said struct {
 	Workload string
 	Allow    []Opening
+	Kept     []ca.Kept
 }
 
 // ParseDropIn reads back what the drop-in says of the workload. A text that is
@@ -157,6 +163,10 @@ func ParseDropIn(text string) (Said, error) {
 		switch name {
 		case "Workload":
 			said.Workload = strings.ReplaceAll(value, "%%", "%")
+		case "Kept":
+			if name, path, ok := strings.Cut(value, "="); ok {
+				said.Kept = append(said.Kept, ca.Kept{Variable: name, Path: strings.ReplaceAll(path, "%%", "%")})
+			}
 		case "Allow":
 			var err error
 			if said.Allow, err = ParseOpenings([]string{value}); err != nil {

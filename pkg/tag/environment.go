@@ -1,6 +1,7 @@
 package tag
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -37,6 +38,6 @@ func Own(env []string, trust string) []string {
 // Variables gives what points a workload with that environment to the trust
 // directory, and what it has set itself and keeps.
 func Variables(env []string, trust *ca.Directory) (set []string, kept []ca.Kept) {
-	env = Own(env, trust.Path())
+	env = Own(env, filepath.Dir(trust.Path()))
 	return ca.Environment(env, trust.Paths(env))
 }

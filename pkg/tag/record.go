@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/ca"
 	"sallyport/pkg/systemd"
 	"sallyport/pkg/workload"
 )
@@ -40,8 +41,9 @@ type Record struct {
 	// the boot in which it has that id.
 	ID   uint64 `json:"id,omitempty"`
 	Boot string `json:"boot,omitempty"`
-	// Allow are the openings of a unit.
+	// Allow are the openings of a unit, Kept the variables that it keeps.
 	Allow []Opening `json:"-"`
+	Kept  []ca.Kept `json:"-"`
 }
 
 // maxRecords bounds the tags that are kept.
@@ -183,7 +185,7 @@ func (s Store) Tags() ([]Record, error) {
 		if err == nil {
 			var said Said
 			if said, err = ParseDropIn(string(data)); err == nil {
-				r.Workload, r.Allow = said.Workload, said.Allow
+				r.Workload, r.Allow, r.Kept = said.Workload, said.Allow, said.Kept
 			}
 		}
 		if err != nil {

@@ -19,6 +19,7 @@ func unit() Unit {
 	return Unit{
 		Slice: "mcp.slice", Workload: "github",
 		Hidden:   []string{"/run/dbus", "/run/docker.sock", "/run/user", "/srv/with space/agent"},
+		Kept:     []ca.Kept{{Variable: "PIP_CERT", Path: "/srv/100%/own.pem"}},
 		Own:      []string{"/run/sallyport", "/var/lib/sallyport/ca"},
 		Families: FamiliesOf(nil, false),
 		Mounts: []ca.Mount{
@@ -51,7 +52,7 @@ func TestDropIn(t *testing.T) {
 			t.Errorf("%s: %s", name, diff)
 		}
 		said, err := ParseDropIn(got)
-		if err != nil || said.Workload != u.Workload || !slices.Equal(said.Allow, u.Allow) {
+		if err != nil || said.Workload != u.Workload || !slices.Equal(said.Allow, u.Allow) || !slices.Equal(said.Kept, u.Kept) {
 			t.Errorf("%s: read back %+v, %v", name, said, err)
 		}
 		// A stop of sallyport must never take the unit with it, and a list without
