@@ -61,8 +61,9 @@ type namespace struct {
 	broken       error
 	// rejected and dropped are what of the guard's refusals was recorded.
 	rejected, dropped map[uint64]uint64
-	counted           uint64    // of all refusals, as last read
-	next              time.Time // when the guard is compared again
+	counted           uint64 // of all refusals, as last read
+	// next is when the table is compared again, nextCount when its counters are read.
+	next, nextCount time.Time
 }
 
 // openNamespace opens a namespace that was seen: listeners, table, and then the

@@ -51,8 +51,7 @@ func (n *namespaces) prove(ctx context.Context) error {
 				continue
 			}
 			if !n.isInformed(ns.cookie) {
-				again = true // nobody answers there yet; the worker is being told
-				continue
+				continue // nobody answers there yet; who tells the worker asks for the proof
 			}
 			due = append(due, ns)
 		}
@@ -62,7 +61,7 @@ func (n *namespaces) prove(ctx context.Context) error {
 			again = n.proveBatch(ctx, batch) || again
 		}
 		if again {
-			time.AfterFunc(findSoon, n.prodProof)
+			time.AfterFunc(probeAgain, n.prodProof)
 		}
 	}
 }
@@ -254,8 +253,13 @@ func (n *namespaces) unproven() []string {
 	return all
 }
 
-// countedEach is how many tables are read for their counters in one interval.
-const countedEach = 32
+const (
+	// countedEach is how many tables are read for their counters in one interval, and
+	// countEvery how often each of them: unlike a comparison that takes several
+	// questions to the kernel.
+	countedEach = 32
+	countEvery  = 4 * time.Second
+)
 
 // reportRejected tells the worker what the tables rejected since the last time.
 func (n *namespaces) reportRejected() {
@@ -269,13 +273,17 @@ func (n *namespaces) reportRejected() {
 		rejected, dropped map[uint64]uint64
 	}
 	var told []seen
-	for i := range min(len(all), countedEach) {
-		ns := all[i] // in the order of a map: each has its turn
+	now := time.Now()
+	for _, ns := range all {
+		if len(told) >= countedEach {
+			break // the others next time: the order is that of a map
+		}
 		ns.mu.Lock()
-		if ns.closed {
+		if ns.closed || now.Before(ns.nextCount) {
 			ns.mu.Unlock()
 			continue
 		}
+		ns.nextCount = now.Add(countEvery)
 		c, err := ns.guard.Counters()
 		if err == nil {
 			for _, r := range newlyRejected(c.Cgroups, ns.rejected, n.k.prober.cgroup.ID()) {

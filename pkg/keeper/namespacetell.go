@@ -43,6 +43,7 @@ func (n *namespaces) tellLoop(ctx context.Context) error {
 		if w != to {
 			to, known = w, make(map[uint64]int)
 			n.setInformed(known)
+			n.forgive()
 		}
 		if w == nil {
 			continue
@@ -120,6 +121,15 @@ func (n *namespaces) setInformed(known map[uint64]int) {
 	}
 }
 
+// forgive forgets probes that failed: it was the worker that had gone.
+func (n *namespaces) forgive() {
+	for _, ns := range n.all() {
+		ns.mu.Lock()
+		ns.failures = 0
+		ns.mu.Unlock()
+	}
+}
+
 func (n *namespaces) isInformed(cookie uint64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -171,7 +181,7 @@ func (k *Keeper) dialDNS(ctx context.Context, m *wire.Message) (any, []*os.File,
 		return nil, nil, errors.New("dns.upstreams has no `original`, or this is no DNS server")
 	}
 	ns, book := (*os.File)(nil), k.own
-	if in.Cookie != k.gate.ls.cookie {
+	if in.Cookie != k.namespaces.home {
 		var err error
 		if ns, book, err = k.namespaces.dup(in.Cookie); err != nil {
 			return nil, nil, err
@@ -209,6 +219,20 @@ func (k *Keeper) dialDNS(ctx context.Context, m *wire.Message) (any, []*os.File,
 // dup gives a namespace that is open, for a moment, and what is local to it. Where
 // a workload may be root no server is anybody's but its own.
 func (n *namespaces) dup(cookie uint64) (*os.File, *netns.AddressBook, error) {
+	ns, f, err := n.hold(cookie)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !ns.ruled {
+		f.Close()
+		return nil, nil, errors.New("the network namespace belongs to another user namespace: whoever is root there can answer in any server's place")
+	}
+	return f, ns.book, nil
+}
+
+// hold gives a namespace that is open and a descriptor of it, which the caller
+// closes.
+func (n *namespaces) hold(cookie uint64) (*namespace, *os.File, error) {
 	for _, ns := range n.all() {
 		if ns.cookie != cookie {
 			continue
@@ -218,14 +242,11 @@ func (n *namespaces) dup(cookie uint64) (*os.File, *netns.AddressBook, error) {
 		if ns.closed {
 			break
 		}
-		if !ns.ruled {
-			return nil, nil, errors.New("the network namespace belongs to another user namespace: whoever is root there can answer in any server's place")
-		}
 		fd, err := duplicate(int(ns.file.Fd()))
 		if err != nil {
 			return nil, nil, err
 		}
-		return os.NewFile(uintptr(fd), "netns"), ns.book, nil
+		return ns, os.NewFile(uintptr(fd), "netns"), nil
 	}
 	return nil, nil, fmt.Errorf("no network namespace %d", cookie)
 }

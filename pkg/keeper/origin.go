@@ -40,7 +40,14 @@ func (k *Keeper) origin(_ context.Context, m *wire.Message) (any, []*os.File, er
 	if !k.gate.oneLock() {
 		return nil, nil, errors.New("origin: the kernel's maps tell")
 	}
-	out, err := k.gate.origin(&in)
+	ns, ls, err := k.where(in.Netns)
+	var out *protocol.OriginResult
+	if err == nil {
+		out, err = k.gate.origin(&in, ns, ls)
+	}
+	if ns != nil {
+		ns.Close()
+	}
 	switch {
 	case err == nil:
 		out.Found = true
@@ -75,8 +82,8 @@ func (k *Keeper) origin(_ context.Context, m *wire.Message) (any, []*os.File, er
 //   - So a socket with the entry's ends that is past SYN_SENT is our client's. In
 //     SYN_SENT it may be the next one; in TIME_WAIT, or without a file in
 //     FIN_WAIT2, it has no cgroup any more. Both have no origin.
-func (g *gate) origin(in *protocol.OriginArgs) (*protocol.OriginResult, error) {
-	ns, tracked, err := g.tracked(in)
+func (g *gate) origin(in *protocol.OriginArgs, ns *os.File, ls *listeners) (*protocol.OriginResult, error) {
+	tracked, err := g.tracked(in, ns, ls)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +99,7 @@ func (g *gate) origin(in *protocol.OriginArgs) (*protocol.OriginResult, error) {
 	if err := g.guards(s.Cgroup); err != nil {
 		return nil, err
 	}
-	if _, again, err := g.tracked(in); err != nil {
+	if again, err := g.tracked(in, ns, ls); err != nil {
 		return nil, err
 	} else if again.ID != tracked.ID || again.Src != tracked.Src || again.Dst != tracked.Dst {
 		return nil, errChanged
@@ -102,10 +109,10 @@ func (g *gate) origin(in *protocol.OriginArgs) (*protocol.OriginResult, error) {
 
 // tracked reads the conntrack entry of what our socket sees, and demands that the
 // guard redirected it.
-func (g *gate) tracked(in *protocol.OriginArgs) (*os.File, netns.Tracked, error) {
-	ns, local, err := g.localEnd(in)
+func (g *gate) tracked(in *protocol.OriginArgs, ns *os.File, ls *listeners) (netns.Tracked, error) {
+	local, err := localEnd(in, ls)
 	if err != nil {
-		return nil, netns.Tracked{}, err
+		return netns.Tracked{}, err
 	}
 	kind, zone := uint8(unix.IPPROTO_TCP), uint16(0)
 	if in.UDP {
@@ -115,28 +122,38 @@ func (g *gate) tracked(in *protocol.OriginArgs) (*os.File, netns.Tracked, error)
 	if err == nil && (t.Zone != zone || t.Status&netns.StatusDNAT == 0) {
 		err = errNotRedirected
 	}
-	return ns, t, err
+	return t, err
 }
 
-// localEnd gives the address of our socket of that kind and family, and the
-// network namespace in which it is.
-func (g *gate) localEnd(in *protocol.OriginArgs) (*os.File, netip.AddrPort, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.ls == nil || in.Netns != g.ls.cookie {
-		return nil, netip.AddrPort{}, errNotRedirected
+// where gives the network namespace with this cookie, nil for our own, and our
+// listeners in it. The caller closes the file.
+func (k *Keeper) where(cookie uint64) (*os.File, *listeners, error) {
+	k.gate.mu.Lock()
+	ls := k.gate.ls
+	k.gate.mu.Unlock()
+	if ls != nil && cookie == ls.cookie {
+		return nil, ls, nil
 	}
-	tcp, dns := g.ls.addresses()
+	ns, f, err := k.namespaces.hold(cookie)
+	if err != nil {
+		return nil, nil, errNotRedirected
+	}
+	return f, ns.ls, nil
+}
+
+// localEnd gives the address of our socket of that kind and family.
+func localEnd(in *protocol.OriginArgs, ls *listeners) (netip.AddrPort, error) {
+	tcp, dns := ls.addresses()
 	ours := tcp
 	if in.UDP {
 		ours = dns
 	}
 	for _, a := range ours {
 		if a.Addr().Is4() == in.Peer.Addr().Is4() {
-			return nil, a, nil
+			return a, nil
 		}
 	}
-	return nil, netip.AddrPort{}, errNotRedirected
+	return netip.AddrPort{}, errNotRedirected
 }
 
 // TCP states, linux/tcp.h.

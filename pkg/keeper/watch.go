@@ -203,9 +203,10 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 	k.mu.Lock()
 	confErr, proven := k.configErr, k.proven != nil && k.proven == k.worker
 	k.mu.Unlock()
+	// First: who holds a namespace takes notes.
+	unproven := k.namespaces.unproven()
 	k.health.mu.Lock()
 	defer k.health.mu.Unlock()
-	unproven := k.namespaces.unproven()
 	h := protocol.HealthArgs{
 		EnforcementActive: k.health.probed && len(k.health.locks) == 0 && len(unproven) == 0,
 		Ready:             k.isReady() && proven,

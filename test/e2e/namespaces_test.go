@@ -514,3 +514,38 @@ func TestNamespaceOfExec(t *testing.T) {
 	}
 	h.goneWithin(goneAfter, before, nil, 0)
 }
+
+// TestNamespaceOneLock: where the guard captures alone, it does so inside
+// namespaces of workloads too; DNS as well.
+func TestNamespaceOneLock(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.putSock()
+	h.locks = "nft"
+	h.startDaemon(h.config(boxPolicy))
+	h.write("/srv/ask.py", askDNS)
+	b := h.newBox().plug()
+	b.occupy("box")
+	w := h.tap()
+	if r := h.run(b.inside("box", nobody, fetches("http://api.example.com/")...)); !strings.Contains(r.stdout, `"ok":true`) {
+		t.Errorf("by us: %v", r)
+	}
+	if r := h.run(b.inside("box", nobody, "python3", "/srv/ask.py", dnsV4, "api.example.com")); !strings.Contains(r.stdout, originV4) {
+		t.Errorf("DNS: %v", r)
+	}
+	h.run(b.inside("box", nobody, sockPath, "socket inet stream 6", "connect "+originV4+" 7443", "send hello"))
+	h.run(b.inside("box", nobody, sockPath, "socket inet dgram 17", "connect "+originV4+" 4433", "send hello"))
+	if lines := w.fromBox(); len(lines) > 0 {
+		t.Errorf("on the wire: %v", lines)
+	}
+	for _, e := range h.auditOf(audit.Exchange) {
+		if !strings.HasSuffix(e.Workload.Cgroup, "/box") || e.Dst.IP.String() != originV4 {
+			t.Errorf("%+v %+v", e.Workload, e.Dst)
+		}
+	}
+	// Without a route there is nothing that could be redirected: refused, as without
+	// us.
+	if r := h.run(h.inside("bare", nobody, "unshare", "-Urn", "--", "curl", "-4sS", "--max-time", "5", "http://"+originV4+"/")); r.code == 0 {
+		t.Errorf("without a network: %v", r)
+	}
+}
