@@ -159,6 +159,9 @@ captured at once; the connections that it has are ended and recorded.`,
 			if err != nil {
 				return usageError{fmt.Errorf("tag cgroup: %w", err)}
 			}
+			if err := keeper.CheckCgroup(conf, path); err != nil {
+				return fmt.Errorf("tag cgroup: %w", err)
+			}
 			return e.keepTag(conf, tag.Record{Kind: tag.KindCgroup, Name: path, Workload: name})
 		},
 	}

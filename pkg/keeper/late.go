@@ -121,3 +121,16 @@ func Late(c *config.Config) ([]string, error) {
 	}
 	return lines, walk(root)
 }
+
+// CheckCgroup says why a path below the cgroup2 mount cannot be tagged.
+func CheckCgroup(c *config.Config, path string) error {
+	service := PlacesOf(c).Service()
+	places := ownPlaces{service.Tagged, service.Home, service.Table}
+	if path == places.tagged {
+		return fmt.Errorf("cgroup %s is the slice: it is captured", path)
+	}
+	if places.ours(path) || !places.mayTag(path) {
+		return fmt.Errorf("cgroup %s holds sallyport or its slice, or is the service manager's: it cannot be captured", path)
+	}
+	return nil
+}

@@ -162,6 +162,11 @@ except OSError as e:
 	h.waitAudit("the end of a connection from before", func(e *audit.Event) bool {
 		return e.Kind == audit.ForeignSocket && e.Workload.Cgroup == path && e.Dst.Port == 80
 	})
+	for _, bad := range []string{"/", "/" + h.slice, "/init.scope", "relative"} {
+		if r := h.tagging("tag", "cgroup", bad); r.code == 0 {
+			t.Errorf("tag cgroup %s: %v", bad, r)
+		}
+	}
 	rule(`"ok":true`)
 	h.waitAudit("an exchange of the tagged cgroup", func(e *audit.Event) bool {
 		return e.Kind == audit.Exchange && e.Rule == "tools" && e.Workload.Cgroup == path && e.Workload.Name == "tools"
