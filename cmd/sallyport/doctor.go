@@ -9,15 +9,18 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"sallyport/pkg/admin"
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/confine"
 	"sallyport/pkg/doctor"
 	"sallyport/pkg/keeper"
+	"sallyport/pkg/systemd"
 )
 
 func (e *env) doctorCommand() *cobra.Command {
@@ -25,10 +28,12 @@ func (e *env) doctorCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether this host can be guarded, and what its runtimes trust",
-		Long: `Checks the kernel, cgroups, nftables, confinement, DNS and container engines, and
-lets each runtime that it finds (curl, Python, Node, Java, git, …) make a real TLS handshake with a
-certificate of sallyport's, with the trust that a workload gets. The exit status is
-1 if a check fails.`,
+		Long: `Checks the host (kernel, cgroups, locks, clock, disk, DNS, other software), the
+service (units, account, ports, authority, and what it says of itself) and container
+engines, and lets each runtime that it finds (curl, Python, Node, Java, git, …) make a
+real TLS handshake with a certificate of sallyport's, with the trust that a workload
+gets. Each failure and warning says what to do. The exit status is 1 if a check fails;
+a warning is none.`,
 		Example: "  sudo sallyport doctor\n  sudo sallyport doctor --json | jq 'select(.status == \"failed\")'",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,15 +67,13 @@ func (e *env) examine(ctx context.Context, conf *config.Config, asJSON bool) err
 	if err != nil {
 		return fmt.Errorf("doctor: %w", err)
 	}
-	d := &doctor.Doctor{Config: conf, Start: patient.start, Serve: patient.serve}
-	show := func(r doctor.Result) error {
-		mark := map[doctor.Status]string{doctor.OK: "ok  ", doctor.Failed: "FAIL", doctor.Skipped: "skip"}[r.Status]
-		if _, err := fmt.Fprintf(e.stdout, "%s  %-22s %s\n", mark, r.Check, r.Detail); err != nil || r.Remedy == "" {
-			return err
-		}
-		_, err := fmt.Fprintf(e.stdout, "      %-22s → %s\n", "", r.Remedy)
-		return err
+	d := &doctor.Doctor{Config: conf, Start: patient.start, Serve: patient.serve, Daemon: statusOf(conf)}
+	if m, err := systemd.Connect(ctx); err == nil {
+		defer m.Close()
+		d.Units = m.Unit
 	}
+	page := page{out: e.stdout, counts: make(map[doctor.Status]int)}
+	show := page.show
 	if asJSON {
 		out := json.NewEncoder(e.stdout)
 		show = func(r doctor.Result) error { return out.Encode(r) }
@@ -79,10 +82,58 @@ func (e *env) examine(ctx context.Context, conf *config.Config, asJSON bool) err
 	if err != nil {
 		return fmt.Errorf("doctor: %w", err)
 	}
+	if !asJSON {
+		if err := page.end(); err != nil {
+			return err
+		}
+	}
 	if !well {
 		return exitError(exitFailed)
 	}
 	return nil
+}
+
+// statusOf asks the service that runs with this configuration.
+func statusOf(conf *config.Config) func(context.Context) (*admin.Status, error) {
+	return func(ctx context.Context) (*admin.Status, error) {
+		client := admin.NewClient(conf.Admin.Socket)
+		defer client.Close()
+		return client.Status(ctx)
+	}
+}
+
+// A page is the report for a person: a line for each check, under its section, and
+// below it what to do.
+type page struct {
+	out     io.Writer
+	section string
+	counts  map[doctor.Status]int
+}
+
+var marks = map[doctor.Status]string{doctor.OK: "ok  ", doctor.Failed: "FAIL", doctor.Warned: "warn", doctor.Skipped: "skip"}
+
+func (p *page) show(r doctor.Result) error {
+	var b strings.Builder
+	if r.Section != p.section {
+		if p.section != "" {
+			b.WriteByte('\n')
+		}
+		p.section = r.Section
+		fmt.Fprintf(&b, "%s\n", r.Section)
+	}
+	p.counts[r.Status]++
+	fmt.Fprintf(&b, "  %s  %-24s %s\n", marks[r.Status], r.Check, r.Detail)
+	if r.Remedy != "" {
+		fmt.Fprintf(&b, "        %-24s → %s\n", "", r.Remedy)
+	}
+	_, err := io.WriteString(p.out, b.String())
+	return err
+}
+
+// end sums up.
+func (p *page) end() error {
+	_, err := fmt.Fprintf(p.out, "\n%d ok, %d failed, %d warnings, %d skipped\n", p.counts[doctor.OK], p.counts[doctor.Failed], p.counts[doctor.Warned], p.counts[doctor.Skipped])
+	return err
 }
 
 // A patient is the user whose runtimes are examined, with the trust of a

@@ -5,18 +5,23 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/dns/dnsmessage"
 
+	"sallyport/pkg/admin"
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
+	"sallyport/pkg/systemd"
 )
 
 // authority makes a root in a directory of the test, and leaves of it.
@@ -155,15 +160,18 @@ func TestRun(t *testing.T) {
 	var names []string
 	well, err := d.Run(t.Context(), func(r Result) error {
 		names = append(names, r.Check)
-		if r.Status == Failed && r.Remedy == "" {
-			t.Errorf("%s failed without a remedy: %s", r.Check, r.Detail)
+		if (r.Status == Failed || r.Status == Warned) && r.Remedy == "" {
+			t.Errorf("%s: %s without a remedy: %s", r.Check, r.Status, r.Detail)
+		}
+		if r.Section == "" || r.Check == "" || r.Detail == "" {
+			t.Errorf("%+v", r)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"kernel", "cgroup2", "bpf", "nftables", "confinement", "dns"} {
+	for _, want := range []string{"kernel", "cgroup2", "bpf", "bpffs", "nftables", "locks", "namespaces", "sockets", "confinement", "capabilities", "clock", "disk", "dns", "other software", "units", "account", "group", "listeners", "authority", "daemon", "engines"} {
 		if !strings.Contains(strings.Join(names, " "), want) {
 			t.Errorf("no check of %s in %v", want, names)
 		}
@@ -180,16 +188,170 @@ func TestLastLine(t *testing.T) {
 }
 
 func TestContainers(t *testing.T) {
-	there, gone := filepath.Join(t.TempDir(), "there"), filepath.Join(t.TempDir(), "gone")
-	l, err := net.Listen("unix", there)
+	silent, gone, there := filepath.Join(t.TempDir(), "silent"), filepath.Join(t.TempDir(), "gone"), filepath.Join(t.TempDir(), "there")
+	l, err := net.Listen("unix", silent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if r := containers(t.Context(), []string{gone, there}); r.Status != OK || r.Detail != "engine at "+there {
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	if r := containers(t.Context(), []string{gone, silent}); len(r) != 1 || r[0].Status != Warned || r[0].Remedy == "" {
 		t.Errorf("%+v", r)
 	}
-	if r := containers(t.Context(), []string{gone}); r.Status != Skipped || !strings.Contains(r.Detail, gone+": no workload matches by container") {
+	if r := containers(t.Context(), []string{gone}); len(r) != 1 || r[0].Status != Skipped || !strings.Contains(r[0].Detail, gone+": no workload matches by container") {
 		t.Errorf("%+v", r)
+	}
+	info := ""
+	engine, err := net.Listen("unix", there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/info" {
+			io.WriteString(w, info)
+		}
+	})}
+	go server.Serve(engine)
+	defer server.Close()
+	for _, c := range []struct {
+		info string
+		want Status
+	}{
+		{`{"CgroupDriver":"systemd","CgroupVersion":"2","ServerVersion":"28.1"}`, OK},
+		{`{"CgroupDriver":"cgroupfs","CgroupVersion":"2"}`, Warned},
+		{`{"CgroupDriver":"cgroupfs","CgroupVersion":"1"}`, Failed},
+		{`no JSON`, Warned},
+	} {
+		info = c.info
+		r := containers(t.Context(), []string{gone, there})
+		if len(r) != 1 || r[0].Status != c.want || r[0].Status != OK && r[0].Remedy == "" {
+			t.Errorf("%s: %+v, want %s", c.info, r, c.want)
+		}
+	}
+}
+
+// TestUnits: each state of a unit is told with what to do.
+func TestUnits(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		unit systemd.Unit
+		err  error
+		want Status
+		says string
+	}{
+		{"well", systemd.Unit{LoadState: "loaded", ActiveState: "active", UnitFileState: "enabled"}, nil, OK, "active, enabled"},
+		{"absent", systemd.Unit{}, systemd.ErrNoUnit, Failed, "sallyport install"},
+		{"not found", systemd.Unit{LoadState: "not-found"}, nil, Failed, "sallyport install"},
+		{"masked", systemd.Unit{LoadState: "masked", ActiveState: "inactive"}, nil, Failed, "systemctl unmask sallyport.service"},
+		{"stopped", systemd.Unit{LoadState: "loaded", ActiveState: "inactive", UnitFileState: "enabled"}, nil, Failed, "systemctl start sallyport.service"},
+		{"failed", systemd.Unit{LoadState: "loaded", ActiveState: "failed", UnitFileState: "enabled"}, nil, Failed, "journalctl -u sallyport.service"},
+		{"disabled", systemd.Unit{LoadState: "loaded", ActiveState: "active", UnitFileState: "disabled"}, nil, Failed, "systemctl enable sallyport.service"},
+		{"edited", systemd.Unit{LoadState: "loaded", ActiveState: "active", UnitFileState: "enabled", NeedDaemonReload: true}, nil, Warned, "systemctl daemon-reload"},
+		{"broken", systemd.Unit{LoadState: "bad-setting"}, nil, Failed, "systemctl status sallyport.service"},
+	} {
+		r := judgeUnit("sallyport.service", &c.unit, c.err)
+		if r.Status != c.want || !strings.Contains(r.Detail+r.Remedy, c.says) {
+			t.Errorf("%s: %+v, want %s saying %q", c.name, r, c.want, c.says)
+		}
+	}
+	absent := &Doctor{Config: config.Default(config.Observe), Units: func(context.Context, string) (*systemd.Unit, error) { return nil, systemd.ErrNoUnit }}
+	if r := absent.units(t.Context()); len(r) != 1 || r[0].Status != Skipped {
+		t.Errorf("nothing installed: %+v", r)
+	}
+	one := &Doctor{Config: config.Default(config.Observe), Units: func(_ context.Context, name string) (*systemd.Unit, error) {
+		if name == keeperUnit {
+			return nil, systemd.ErrNoUnit
+		}
+		return &systemd.Unit{LoadState: "loaded", ActiveState: "active", UnitFileState: "enabled"}, nil
+	}}
+	if r := one.units(t.Context()); len(r) != 4 || r[1].Check != keeperUnit || r[1].Status != Failed || r[0].Status != OK {
+		t.Errorf("the keeper alone is missing: %+v", r)
+	}
+}
+
+// TestDaemon: what the running service says of itself becomes lines with remedies.
+func TestDaemon(t *testing.T) {
+	status := &admin.Status{
+		Ready: true, EnforcementActive: true,
+		Problems:  []string{"disk: audit /var/log has 0 KiB left; make room"},
+		Workloads: []admin.Workload{{Name: "a", Note: "captured late; trust incomplete: no mount"}, {Name: "b"}},
+	}
+	d := &Doctor{Config: config.Default(config.Observe), Daemon: func(context.Context) (*admin.Status, error) { return status, nil }}
+	r := d.daemon(t.Context())
+	want := []Result{
+		{Status: OK, Detail: "ready, 2 workloads, 0 open flows"},
+		{Status: Failed, Detail: "disk: audit /var/log has 0 KiB left", Remedy: "make room"},
+		{Status: Warned, Detail: "workload a: captured late", Remedy: noteRemedy("captured late")},
+		{Status: Warned, Detail: "workload a: trust incomplete: no mount", Remedy: noteRemedy("trust incomplete")},
+	}
+	if diff := cmp.Diff(want, r); diff != "" {
+		t.Error(diff)
+	}
+	status.EnforcementActive = false
+	if r := d.daemon(t.Context()); r[0].Status != Failed {
+		t.Errorf("not active: %+v", r[0])
+	}
+	d.Daemon = func(context.Context) (*admin.Status, error) { return nil, admin.ErrNotRunning }
+	if r := d.daemon(t.Context()); len(r) != 1 || r[0].Status != Skipped {
+		t.Errorf("not running: %+v", r)
+	}
+}
+
+// TestListeners: a port that somebody else holds is named.
+func TestListeners(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	c := config.Default(config.Observe)
+	c.Listen = config.Listen{TCP: port}
+	c.Metrics.Listen = netip.AddrPort{}
+	d := &Doctor{Config: c}
+	r := d.listeners(t.Context())
+	if len(r) != 1 || r[0].Status != Failed || !strings.Contains(r[0].Detail, l.Addr().String()) || !strings.Contains(r[0].Remedy, "listen.tcp") {
+		t.Errorf("%+v", r)
+	}
+	l.Close()
+	if r := d.listeners(t.Context()); len(r) != 1 || r[0].Status != OK {
+		t.Errorf("free: %+v", r)
+	}
+}
+
+func TestJudgeRoot(t *testing.T) {
+	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	day := 24 * time.Hour
+	for days, want := range map[int]Status{3000: OK, 91: OK, 89: Warned, 0: Failed, -1: Failed} {
+		c := &x509.Certificate{NotBefore: now.Add(-3000 * day), NotAfter: now.Add(time.Duration(days) * day)}
+		if r := judgeRoot(c, now); r.Status != want || want != OK && r.Remedy == "" {
+			t.Errorf("%d days left: %+v, want %s", days, r, want)
+		}
+	}
+	if r := judgeRoot(&x509.Certificate{NotBefore: now.Add(day), NotAfter: now.Add(3000 * day)}, now); r.Status != Failed || !strings.Contains(r.Remedy, "clock") {
+		t.Errorf("of tomorrow: %+v", r)
+	}
+}
+
+func TestMissingCapabilities(t *testing.T) {
+	missing, err := missingCapabilities("Name:\tx\nCapBnd:\t000001ffffffffff\nCapAmb:\t0\n")
+	if err != nil || len(missing) != 0 {
+		t.Errorf("all: %v, %v", missing, err)
+	}
+	// What Docker leaves to a container.
+	missing, err = missingCapabilities("CapBnd:\t00000000a80425fb\n")
+	if err != nil || !slices.Contains(missing, "CAP_SYS_ADMIN") || !slices.Contains(missing, "CAP_NET_ADMIN") || slices.Contains(missing, "CAP_KILL") {
+		t.Errorf("a container: %v, %v", missing, err)
+	}
+	if _, err := missingCapabilities("Name:\tx\n"); err == nil {
+		t.Error("nothing said")
 	}
 }

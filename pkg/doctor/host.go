@@ -15,12 +15,14 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/admin"
 	"sallyport/pkg/config"
 	"sallyport/pkg/confine"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/engine"
 	"sallyport/pkg/guard"
 	"sallyport/pkg/resolver"
+	"sallyport/pkg/systemd"
 	"sallyport/pkg/workload"
 )
 
@@ -32,20 +34,44 @@ type Doctor struct {
 	Start func(ctx context.Context, argv, env []string) (output string, err error)
 	// Serve opens the HTTPS server that the runtimes shake hands with.
 	Serve func() (*Handshakes, error)
+	// Daemon asks the running service for its status; nil: none is asked. Its error
+	// is admin.ErrNotRunning where none runs.
+	Daemon func(context.Context) (*admin.Status, error)
+	// Units asks the service manager; nil where there is none.
+	Units func(ctx context.Context, name string) (*systemd.Unit, error)
 }
 
-func (d *Doctor) checks() []check {
-	all := []check{
-		{"kernel", d.kernel},
-		{"cgroup2", d.cgroup},
-		{"bpf", d.bpf},
-		{"nftables", d.nftables},
-		{"confinement", d.confinement},
-		{"group", d.group},
-		{"dns", d.dns},
-		{"containers", func(ctx context.Context) Result { return containers(ctx, engine.Sockets[:]) }},
+func (d *Doctor) sections() []section {
+	return []section{
+		{"host", []check{
+			{name: "kernel", run: d.kernel},
+			{name: "cgroup2", run: d.cgroup},
+			{name: "bpf", run: d.bpf},
+			{name: "bpffs", run: d.bpffs},
+			{name: "nftables", run: d.nftables},
+			{name: "locks", run: d.locks},
+			{name: "namespaces", run: namespaces},
+			{name: "sockets", run: sockets},
+			{name: "confinement", run: d.confinement},
+			{name: "capabilities", run: capabilities},
+			{name: "clock", run: clock},
+			{name: "disk", run: d.disk},
+			{name: "dns", run: d.dns},
+			{name: "other software", many: otherSoftware},
+		}},
+		{"service", []check{
+			{name: "units", many: d.units},
+			{name: "account", run: d.account},
+			{name: "group", run: d.group},
+			{name: "listeners", many: d.listeners},
+			{name: "authority", run: d.authority},
+			{name: "daemon", many: d.daemon},
+		}},
+		{"containers", []check{
+			{name: "engines", many: func(ctx context.Context) []Result { return containers(ctx, engine.Sockets[:]) }},
+		}},
+		{"trust", d.runtimes()},
 	}
-	return append(all, d.runtimes()...)
 }
 
 // floor is the oldest kernel that the design counts on.
@@ -83,7 +109,11 @@ func (d *Doctor) cgroup(context.Context) Result {
 
 func (d *Doctor) bpf(context.Context) Result {
 	if err := datapath.Supported(); err != nil {
-		return failed(err.Error(), "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL, and run as root outside containers")
+		remedy := "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL, and run as root outside containers"
+		if guard.RedirectSupported() == nil {
+			return warned(err.Error(), remedy+"; until then nftables captures, with one lock")
+		}
+		return failed(err.Error(), remedy)
 	}
 	return ok("every program loads")
 }
@@ -110,29 +140,9 @@ func (d *Doctor) group(context.Context) Result {
 	name := d.Config.Admin.Group
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return Result{Status: Skipped, Detail: "no group " + name + ": only root may use a running daemon; groupadd --system " + name + " changes that"}
+		return warned("no group "+name+": only root may use a running daemon", "groupadd --system "+name+", and restart sallyport")
 	}
 	return ok("group " + name + ", gid " + g.Gid)
-}
-
-// containers looks for the engines of root that describe containers.
-func containers(ctx context.Context, sockets []string) Result {
-	var there []string
-	for _, s := range sockets {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "unix", s)
-		if err == nil {
-			c.Close()
-		}
-		// Who may not connect is told nothing else: the daemon may.
-		if err == nil || errors.Is(err, os.ErrPermission) {
-			there = append(there, s)
-		}
-	}
-	if len(there) == 0 {
-		return skipped("no engine at " + strings.Join(sockets, " or ") + ": no workload matches by container")
-	}
-	return ok("engine at " + strings.Join(there, ", "))
 }
 
 // dns asks each server that workloads' questions would go to.

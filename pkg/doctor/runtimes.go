@@ -47,6 +47,28 @@ func runtimes() []runtime {
 		{name: "node-fetch", program: "node", argv: func(u string) []string {
 			return []string{"node", "-e", "fetch(process.argv[1]).then(r=>r.text()).then(t=>console.log(t),e=>{console.error(e.cause||e);process.exit(1)})", u}
 		}},
+		{name: "node-https", program: "node", argv: func(u string) []string {
+			return []string{"node", "-e", "require('https').get(process.argv[1],r=>r.pipe(process.stdout)).on('error',e=>{console.error(e);process.exit(1)})", u}
+		}},
+		{name: "npm", program: "npm", argv: func(u string) []string {
+			return []string{"npm", "view", "sallyport-probe", "--registry", u + "/", "--fetch-retries=0", "--cache", os.DevNull}
+		}},
+		{name: "pip", program: "python3", probe: []string{"python3", "-m", "pip", "--version"}, argv: func(u string) []string {
+			return []string{"python3", "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check", "--retries", "0", "--timeout", "10", "-d", os.DevNull, "--index-url", u + "/", "sallyport-probe"}
+		}},
+		{name: "botocore", program: "python3", probe: []string{"python3", "-c", "import botocore"}, argv: python("import sys, botocore.session\ns = botocore.session.get_session()\ns.set_credentials('probe', 'probe')\nprint(s.create_client('s3', region_name='us-east-1', endpoint_url=sys.argv[1]).list_buckets())")},
+		{name: "cargo", program: "cargo", argv: func(u string) []string {
+			return []string{"cargo", "search", "--index", "sparse+" + u + "/", "sallyport-probe"}
+		}},
+		{name: "uv", program: "uv", argv: func(u string) []string {
+			return []string{"uv", "pip", "install", "--system", "--dry-run", "--no-cache", "--index-url", u + "/", "sallyport-probe"}
+		}},
+		{name: "php", program: "php", argv: func(u string) []string {
+			return []string{"php", "-r", "echo file_get_contents($argv[1]);", u}
+		}},
+		{name: "perl-lwp", program: "perl", probe: []string{"perl", "-MLWP::Protocol::https", "-e", "1"}, argv: func(u string) []string {
+			return []string{"perl", "-MLWP::UserAgent", "-e", "print LWP::UserAgent->new(timeout=>10)->get($ARGV[0])->decoded_content", u}
+		}},
 		{name: "deno", program: "deno", argv: func(u string) []string {
 			return []string{"deno", "eval", "console.log(await (await fetch(" + fmt.Sprintf("%q", u) + ")).text())"}
 		}},
@@ -69,17 +91,20 @@ const javaFetch = `public class Fetch {
   }
 }`
 
-// runtimes gives a check for each runtime that this host has.
+// runtimes gives a check for each runtime that MCP servers are likely to use; one
+// that this host does not have says so.
 func (d *Doctor) runtimes() []check {
 	if d.Start == nil {
 		return nil
 	}
 	var checks []check
 	for _, r := range runtimes() {
-		if _, err := exec.LookPath(r.program); err != nil {
-			continue
-		}
-		checks = append(checks, check{"trust: " + r.name, func(ctx context.Context) Result { return d.handshake(ctx, r) }})
+		checks = append(checks, check{name: "trust: " + r.name, run: func(ctx context.Context) Result {
+			if _, err := exec.LookPath(r.program); err != nil {
+				return skipped("not installed")
+			}
+			return d.handshake(ctx, r)
+		}})
 	}
 	return checks
 }

@@ -150,7 +150,7 @@ var contractFamilies = []string{
 	"flows_total", "flows_active", "flow_sent_bytes_total", "flow_received_bytes_total", "flow_retransmits_total", "flow_rtt_seconds",
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
 	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "tls_pinned_tunnels_total", "dns_queries_total", "guard_rejected_packets_total",
-	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "http2_closed_total", "foreign_sockets_total",
+	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "enforcement_locks", "http2_closed_total", "foreign_sockets_total",
 	"ca_expiry_timestamp_seconds", "clock_jumps_total",
 	"rate_limited_total", "cache_requests_total", "upstream_target_healthy",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",

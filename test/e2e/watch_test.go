@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -237,6 +238,27 @@ func TestAuthorityNearItsEnd(t *testing.T) {
 	week := float64(time.Now().Add(7 * 24 * time.Hour).Unix())
 	if got := h.scrape(`sallyport_ca_expiry_timestamp_seconds{certificate="issuing"}`); got < week-60 || got > week+60 {
 		t.Errorf("metric: the issuing certificate ends at %.0f, want a week from now, %.0f", got, week)
+	}
+	// Without a PATH there are no runtimes to shake hands with.
+	r := h.run(h.command("env", "PATH=/nowhere", h.binary, "doctor", "--json", "--config", "/srv/daemon/policy.yaml"))
+	if r.code != 1 {
+		t.Errorf("doctor: %v", r)
+	}
+	want := map[string]string{"authority": "warning", "daemon": "failed", "listeners": "ok", "bpffs": "ok"}
+	for line := range strings.Lines(r.stdout) {
+		var c struct{ Section, Check, Status, Detail, Remedy string }
+		if err := json.Unmarshal([]byte(line), &c); err != nil {
+			t.Fatalf("doctor: %v: %q", err, line)
+		}
+		if c.Section == "" || c.Detail == "" || (c.Status == "failed" || c.Status == "warning") != (c.Remedy != "") {
+			t.Errorf("doctor: %+v", c)
+		}
+		if want[c.Check] == c.Status && (c.Check != "daemon" || strings.HasPrefix(c.Detail, "certificates: the root certificate ends in 30 days")) {
+			delete(want, c.Check)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("doctor did not say %v: %s", want, r.stdout)
 	}
 }
 
