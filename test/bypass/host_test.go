@@ -431,7 +431,13 @@ func (h *host) tryDaemon(conf string, flags ...string) (*daemon, error) {
 	h.t.Cleanup(func() {
 		d.stop()
 		// The gate stays shut after a stop; nothing may stay behind a test.
-		if out, err := h.sallyport("teardown", "--stop", "--config", configPath).CombinedOutput(); err != nil {
+		var out []byte
+		var err error
+		// An exec that has just ended takes a moment to put its own away.
+		if !within(10*time.Second, func() bool {
+			out, err = h.sallyport("teardown", "--stop", "--config", configPath).CombinedOutput()
+			return err == nil
+		}) {
 			h.t.Errorf("teardown: %v: %s", err, out)
 		}
 	})

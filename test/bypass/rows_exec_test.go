@@ -3,6 +3,7 @@ package bypass
 import (
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,26 +100,25 @@ func workerRows() (rows []row) {
 func inboundRows() (rows []row) {
 	for _, f := range families {
 		any := map[string]string{"inet": "0.0.0.0", "inet6": "::"}[f.name]
-		rows = append(rows, row{
-			subject: "inbound from an accomplice", name: f.name + " tcp", trace: net.JoinHostPort(f.near, "{port}") + " > " + bracketed(f.far),
-			scenario: func(x *trial) (int, []string) {
-				p := x.w.h.start(x.w.h.inside("attacker", x.who, nil, append(x.fill([]string{
-					"socket " + f.name + " stream 6", "reuse", "bind " + any + " {port}", "listen", "pause", "accept"}), "send welcome", "shut", "recv")...))
-				defer p.end()
-				p.tell()
-				heard := x.w.h.net.dial(net.JoinHostPort(f.near, strconv.Itoa(x.port)))
-				return len(heard), p.said
-			},
-		})
+		listen := []string{"socket " + f.name + " stream 6", "reuse", "bind " + any + " {port}", "listen"}
+		answer := []string{"pause", "accept", "send welcome", "shut", "recv"}
+		add := func(name string, states []locks, first, then []string) {
+			rows = append(rows, row{
+				subject: "inbound from an accomplice", name: f.name + " " + name, states: states,
+				scenario: func(x *trial) (int, []string) {
+					p := x.w.h.start(x.w.h.inside("attacker", x.who, x.fill(first), x.fill(then)...))
+					defer p.end()
+					p.tell()
+					return len(x.w.h.net.dial(net.JoinHostPort(f.near, strconv.Itoa(x.port)))), p.said
+				},
+			})
+		}
+		add("tcp", nil, nil, slices.Concat(listen, answer))
+		// What a listener from outside accepts is outside for both locks: it is found
+		// in the program's descriptors, by the keeper.
+		add("tcp on a listening socket that was inherited, after a second", []locks{both, none}, listen, slices.Concat([]string{"sleep 1000"}, answer))
 	}
 	return rows
-}
-
-func bracketed(addr string) string {
-	if strings.Contains(addr, ":") {
-		return "[" + addr + "]"
-	}
-	return addr
 }
 
 // dial connects from the internet and gives what it hears.
