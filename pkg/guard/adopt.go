@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Adopt is Apply for who takes the table over from another process and does not
@@ -34,6 +36,30 @@ func (g *Guard) Holds(state State) error {
 	want.adopt(got)
 	if problems := compare(want, got); len(problems) > 0 {
 		return fmt.Errorf("guard: table %s: %s", g.table, problems[0])
+	}
+	return nil
+}
+
+// Lists reports whether the table is in force and sends what a cgroup sends to its
+// rules, without a look at what those are.
+func (g *Guard) Lists(c Cgroup) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	got, err := g.read()
+	if err != nil {
+		return fmt.Errorf("guard: read table %s: %w", g.table, err)
+	}
+	out, ok := got.chains["output"]
+	_, listed := got.sets[named(taggedName, c.Level)].elements[tagged(c.ID)]
+	switch {
+	case !got.exists:
+		return fmt.Errorf("guard: table %s: missing", g.table)
+	case got.flags&unix.NFT_TABLE_F_DORMANT != 0:
+		return fmt.Errorf("guard: table %s: dormant", g.table)
+	case !ok || !out.base || len(out.rules) == 0:
+		return fmt.Errorf("guard: table %s: chain output: missing", g.table)
+	case !listed:
+		return fmt.Errorf("guard: table %s: cgroup %d is not in it", g.table, c.ID)
 	}
 	return nil
 }

@@ -26,6 +26,12 @@ func TestAdopt(t *testing.T) {
 	if err := next.Holds(base); err != nil {
 		t.Error(err)
 	}
+	if err := next.Lists(below); err != nil {
+		t.Error(err)
+	}
+	if err := next.Lists(Cgroup{ID: below.ID, Level: 3}); err == nil {
+		t.Error("the table lists a cgroup of another level")
+	}
 	if err := next.Holds(State{Tagged: []Cgroup{{ID: 99, Level: 2}}}); err == nil {
 		t.Error("the table holds a cgroup that nobody tagged")
 	}

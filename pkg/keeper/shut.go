@@ -107,13 +107,16 @@ func isShut(i Instance, tree *workload.Tree) error {
 	if (&gate{instance: i}).captures() {
 		return guard.Guards(i.Table, guard.Cgroup{ID: tagged.ID(), Level: tagged.Level()})
 	}
-	if err := datapath.Guards(tagged.Dir()); err != nil {
-		return err
-	}
 	g, err := guard.New(guard.Options{Table: i.Table})
 	if err != nil {
 		return err
 	}
 	defer g.Close()
+	if (&gate{instance: i}).captures() {
+		return g.Lists(guard.Cgroup{ID: tagged.ID(), Level: tagged.Level()})
+	}
+	if err := datapath.Guards(tagged.Dir()); err != nil {
+		return err
+	}
 	return g.Holds(guard.State{Tagged: []guard.Cgroup{{ID: tagged.ID(), Level: tagged.Level()}}})
 }
