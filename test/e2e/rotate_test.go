@@ -1,0 +1,80 @@
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRotate: a program that read its roots before the rotation goes on, one that
+// knows only the old root or only the new one gets a certificate that it accepts,
+// and after --forget the old root counts nothing.
+func TestRotate(t *testing.T) {
+	h, _ := withDaemon(t)
+	h.sh("chmod 755 /var/lib/sallyport /var/lib/sallyport/ca && cp /var/lib/sallyport/ca/root.pem /srv/before.pem && chmod 644 /srv/before.pem")
+	old := h.startInmate(as(alice, h.execBy(inmatePath)...)...)
+	if o := old.do("tls", "api.example.com"); o.Answer != "200 OK" {
+		t.Fatalf("before: %+v", o)
+	}
+	rotate := func(more ...string) result {
+		t.Helper()
+		r := h.run(h.sallyport(append([]string{"ca", "rotate", "--config", daemonConfig}, more...)...))
+		if r.code != 0 || !strings.Contains(r.stdout, "root    ") {
+			t.Fatalf("ca rotate: %v", r)
+		}
+		return r
+	}
+	// A name for each: a leaf is served for a day.
+	knowing := func(root, name string) result {
+		return h.run(h.command(as(alice, h.execBy("curl", "-sS", "--capath", "/nonexistent", "--cacert", root, "https://"+name+"/x")...)...))
+	}
+	if r := rotate(); !strings.Contains(r.stdout, "overlap until "+time.Now().Add(30*24*time.Hour).Format(time.DateOnly)) {
+		t.Errorf("%v", r)
+	}
+	h.sh("cp /var/lib/sallyport/ca/root.pem /srv/after.pem && chmod 644 /srv/after.pem && ! cmp -s /srv/before.pem /srv/after.pem")
+	for _, root := range []string{"/srv/before.pem", "/srv/after.pem"} {
+		if r := knowing(root, "api.example.com"); r.code != 0 || !strings.Contains(r.stdout, `"ok":true`) {
+			t.Errorf("who knows only %s: %v", root, r)
+		}
+	}
+	if o := old.do("tls", "other.example.com"); o.Answer != "200 OK" {
+		t.Errorf("a program that has read the old root: %+v", o)
+	}
+	r := h.run(h.command(as(alice, h.execBy("sh", "-c", "grep -c BEGIN $NODE_EXTRA_CA_CERTS; ls /etc/ssl/certs | grep -c sallyport-root; curl -sS https://api.example.com/x")...)...))
+	if lines := strings.Split(r.stdout, "\n"); r.code != 0 || len(lines) < 3 || !slices.Equal(lines[:2], []string{"2", "2"}) {
+		t.Errorf("a program that starts now: %v", r)
+	}
+	if r := h.run(h.command(as(alice, h.binary, "ca", "rotate", "--config", daemonConfig)...)); r.code != 1 || !strings.Contains(r.stderr, "not root") {
+		t.Errorf("by an ordinary user: %v", r)
+	}
+
+	rotate("--forget")
+	if r := knowing("/srv/before.pem", "api.example.com"); r.code != 60 {
+		t.Errorf("a forgotten root is accepted: %v", r)
+	}
+	if r := h.run(h.command(as(alice, h.execBy("curl", "-sS", "https://api.example.com/x")...)...)); r.code != 0 {
+		t.Errorf("a program that starts now: %v", r)
+	}
+}
+
+// TestHostStore: the whole host trusts the root after `ca trust`, and not any more
+// after `ca untrust`.
+func TestHostStore(t *testing.T) {
+	h, _ := withDaemon(t)
+	bundle := func() string { return h.read("/etc/ssl/certs/ca-certificates.crt") }
+	root := strings.Split(h.read("/var/lib/sallyport/ca/root.pem"), "\n")[3]
+	if strings.Contains(bundle(), root) {
+		t.Fatal("the host trusts the root before")
+	}
+	for range 2 {
+		if r := h.run(h.sallyport("ca", "trust", "--config", daemonConfig)); r.code != 0 || !strings.Contains(bundle(), root) {
+			t.Errorf("ca trust: %v", r)
+		}
+	}
+	for range 2 {
+		if r := h.run(h.sallyport("ca", "untrust", "--config", daemonConfig)); r.code != 0 || strings.Contains(bundle(), root) {
+			t.Errorf("ca untrust: %v", r)
+		}
+	}
+}
