@@ -167,7 +167,7 @@ func (x *trial) fill(statements []string) []string {
 	return filled
 }
 
-// possible says why a kernel does not have what an attack uses, "" if it does.
+// unsupported says why a kernel does not have what an attack uses, "" if it does.
 func unsupported(said []string) string {
 	for i, line := range said {
 		last := i == len(said)-1

@@ -146,7 +146,7 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 		case open:
 			out.Outcome, out.Reason = notAnAttack, strings.Join(d.said, "; ")
 			t.Errorf("%s: is no attack: nothing left the host; the program saw %q", whose, d.said)
-		case connected(d.said):
+		case l != guard && accepted(d.said):
 			out.Outcome = proxied
 		}
 		r.add(out)
@@ -171,12 +171,14 @@ func ours(p packet) bool {
 	return false
 }
 
-// connected: the program saw a connection, or a datagram that was taken.
-func connected(said []string) bool {
-	for _, what := range []string{"connect", "fastopen", "uring", "uringsend", "uringfastopen", "sendto", "sendhexto", "talk"} {
-		if strings.HasPrefix(resultOf(said, what), "ok") {
-			return true
+// accepted: the last thing that the program tried to send was taken, and nothing
+// of it went past sallyport.
+func accepted(said []string) (ok bool) {
+	for _, line := range said {
+		switch what, result, _ := strings.Cut(line, " "); what {
+		case "connect", "fastopen", "uring", "uringsend", "uringfastopen", "send", "sendto", "sendmany", "sendhex", "sendhexto", "zerocopy", "splice", "sendfile", "talk":
+			ok = strings.HasPrefix(result, "ok")
 		}
 	}
-	return false
+	return ok
 }
