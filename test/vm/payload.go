@@ -18,6 +18,12 @@ type step struct {
 	Seconds float64 `json:"seconds"` // after which it has failed
 }
 
+// programs are what rows can need that is written in C, linked statically.
+var programs = map[string]string{
+	"attacker": "test/bypass/attacker/attacker.c",
+	"keep":     "test/e2e/testdata/foreign/keep.c",
+}
+
 // pack builds what the rows need and writes it as a tar archive, which the
 // machine sees as its second disk. What was built in dir before is kept.
 func pack(ctx context.Context, dir, archive string, rows []row) error {
@@ -47,12 +53,11 @@ func pack(ctx context.Context, dir, archive string, rows []row) error {
 	}
 	slices.Sort(needs)
 	for _, n := range slices.Compact(needs) {
-		if n == "attacker" {
-			const source = "test/bypass/attacker/attacker.c"
-			if err := command(ctx, nil, "gcc", "-O1", "-static", "-o", filepath.Join(root, "bin/attacker"), source); err != nil {
+		if source, ok := programs[n]; ok {
+			if err := command(ctx, nil, "gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", n), source); err != nil {
 				return err
 			}
-			members = append(members, "bin/attacker")
+			members = append(members, "bin/"+n)
 			continue
 		}
 		if n == "package" {

@@ -17,6 +17,7 @@ import (
 //	# timeout: 90s             after which it has failed; 60s if absent
 //	# needs: package           dist's packages of two versions in /opt/vm/packages
 //	# needs: attacker          test/bypass's program, linked statically, as /opt/vm/bin/attacker
+//	# needs: keep              test/e2e's, which keeps a socket from outside, as /opt/vm/bin/keep
 //	# needs: ./pkg/datapath    that package's tests, compiled, as /opt/vm/bin/pkg-datapath.test
 type row struct {
 	Name    string

@@ -34,7 +34,7 @@ cp -a box bundle/rootfs
 mkdir -p bundle/rootfs/proc bundle/rootfs/dev bundle/rootfs/sys bundle/rootfs/etc
 cp /etc/resolv.conf bundle/rootfs/etc/
 (cd bundle && rm -f config.json && crun spec)
-sed -i 's|"sh"|"wget", "-qO-", "-T", "20", "http://api.example.com/crun"|; s|"terminal": true|"terminal": false|; /"type": "network"/d' bundle/config.json
+sed -i 's|"sh"|"wget", "-qO-", "-T", "20", "http://api.example.com/crun"|; s|"terminal": true|"terminal": false|; s|"type": "network"|"type": "network", "path": "/proc/1/ns/net"|' bundle/config.json
 requested crun crun --systemd-cgroup --root /run/vm/crun run --bundle bundle vm-crun
 nothing_leaked
 figure containers 4
