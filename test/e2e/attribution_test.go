@@ -42,8 +42,18 @@ func get(host, path string) string {
 // a source port is closed early, and another workload, or an untagged process,
 // connects from the same port. Each is judged as itself or closed.
 func TestSourcePortTakenOver(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
+	for _, locks := range []string{"both", "nft"} {
+		t.Run(locks, func(t *testing.T) {
+			// Not beside each other: a daemon captures what its workloads match, and
+			// cgroups are the machine's.
+			h := newHost(t)
+			h.locks = locks
+			takeOverSourcePorts(t, h)
+		})
+	}
+}
+
+func takeOverSourcePorts(t *testing.T, h *host) {
 	h.putSock()
 	h.startDaemon(h.config(twoWorkloads))
 	// The names are known before the worker sleeps.
@@ -98,15 +108,19 @@ func TestSourcePortTakenOver(t *testing.T) {
 			t.Errorf("round %d: untagged on alpha's port: %q", round, r)
 		}
 	}
-	eventually(t, 5*time.Second, "alpha's orderly requests are served", func() bool {
-		n := 0
-		for _, e := range h.auditOf(audit.Exchange) {
-			if strings.HasPrefix(e.HTTP.Path, "/left-") {
-				n++
+	// Where the guard captures, nobody knows whose a connection was that its client
+	// has closed altogether, and it is closed.
+	if h.locks != "nft" {
+		eventually(t, 5*time.Second, "alpha's orderly requests are served", func() bool {
+			n := 0
+			for _, e := range h.auditOf(audit.Exchange) {
+				if strings.HasPrefix(e.HTTP.Path, "/left-") {
+					n++
+				}
 			}
-		}
-		return n == 5
-	})
+			return n == 5
+		})
+	}
 	may := map[string][]string{"alpha": {"first", "gone", "left"}, "beta": {"first", "beta", "sly"}}
 	dst := map[string][]string{"alpha": {alphaDst}, "beta": {betaDst, alphaDst}}
 	for _, e := range h.audit() {
