@@ -194,8 +194,11 @@ func listen(o Options, group int) (*net.UnixListener, error) {
 	if group >= 0 {
 		mode = 0o660
 	}
-	if err = unix.Lchown(o.Path, o.Owner, max(group, 0)); err == nil {
-		err = unix.Chmod(o.Path, mode)
+	// The mode first: what belongs to another user may be changed only with
+	// CAP_FOWNER, which the keeper does not keep. Until it has its group it is
+	// open to root's.
+	if err = unix.Chmod(o.Path, mode); err == nil {
+		err = unix.Lchown(o.Path, o.Owner, max(group, 0))
 	}
 	if err == nil {
 		err = unix.Listen(fd, backlog)
