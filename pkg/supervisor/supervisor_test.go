@@ -1,0 +1,102 @@
+package supervisor
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/keeper/wire"
+)
+
+// TestMain is the worker where it is started as one: what it does is its argument.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && strings.HasPrefix(os.Args[1], "worker-") {
+		worker(os.Args[1])
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func worker(how string) {
+	if how == "worker-fails" {
+		os.Exit(3)
+	}
+	conn, err := wire.NewConn(os.NewFile(3, "wire"))
+	if err != nil {
+		os.Exit(4)
+	}
+	pings := 0
+	peer := wire.NewPeer(conn, map[string]wire.Handler{
+		protocol.Ping: func(context.Context, *wire.Message) (any, []*os.File, error) {
+			pings++
+			return protocol.PingResult{Ready: pings > 1, Left: how == "worker-leaves" && pings > 3, Status: how}, nil, nil
+		},
+		protocol.Yield: func(context.Context, *wire.Message) (any, []*os.File, error) { return nil, nil, nil },
+	})
+	peer.Run(context.Background())
+	if how == "worker-drains" {
+		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+// TestRun: the service manager hears what the worker says, and the end of the main
+// process is what became of the worker.
+func TestRun(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives capabilities up")
+	}
+	for _, test := range []struct {
+		how, want string
+		stop      bool
+		says      []string
+	}{
+		{how: "worker-fails", want: "exit status 3"},
+		{how: "worker-leaves", says: []string{"READY=1", "STATUS=worker-leaves", "WATCHDOG=1"}},
+		{how: "worker-drains", stop: true, says: []string{"READY=1", "STOPPING=1"}},
+	} {
+		t.Run(test.how, func(t *testing.T) {
+			var mu sync.Mutex
+			var said strings.Builder
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			s := New(Options{
+				Argv: []string{test.how}, Watchdog: 30 * time.Millisecond, Log: zap.NewNop(),
+				Notify: func(state string) {
+					mu.Lock()
+					defer mu.Unlock()
+					said.WriteString(state + "\n")
+					if test.stop && strings.Contains(state, "READY=1") {
+						cancel()
+					}
+				},
+			})
+			err := s.Run(ctx)
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, w := range test.says {
+				if !strings.Contains(said.String(), w) {
+					t.Errorf("said %q, want %s in it", said.String(), w)
+				}
+			}
+			if test.want != "" && strings.Contains(said.String(), "READY=1") {
+				t.Error("a worker that failed was ready")
+			}
+			if test.stop {
+				select {
+				case <-s.exited:
+					t.Error("the worker ended with its main process")
+				default:
+				}
+			}
+		})
+	}
+}
