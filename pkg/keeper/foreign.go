@@ -38,6 +38,10 @@ type foreignSockets struct {
 	sweeper *foreign.Sweeper
 	prod    chan struct{}
 
+	// reporting is held while a worker is told: who sweeps beside the loop reports
+	// too, and what was told must be forgotten once.
+	reporting sync.Mutex
+
 	mu sync.Mutex
 	// waiting is what no worker has recorded yet, lost what did not fit.
 	waiting []protocol.Foreign
@@ -150,6 +154,8 @@ func (k *Keeper) reportForeign() {
 	serving := k.serving
 	k.mu.Unlock()
 	f := k.foreignSockets()
+	f.reporting.Lock()
+	defer f.reporting.Unlock()
 	f.mu.Lock()
 	waiting, lost := f.waiting, f.lost
 	f.mu.Unlock()
