@@ -59,10 +59,8 @@ func foreignRows() (rows []row) {
 	f, f6 := families[0], families[1]
 	mapped := []string{"socket inet6 stream 6", "bind ::ffff:" + hostV4 + " {port}"}
 	type attempt struct {
-		name         string
-		socket, use  []string
-		sneaks       bool
-		uncontrolled string
+		name        string
+		socket, use []string
 	}
 	attempts := []attempt{
 		{name: "tcp", socket: f.tcp(), use: []string{f.connect(), send}},
@@ -95,7 +93,7 @@ func foreignRows() (rows []row) {
 	for _, way := range ways {
 		for _, a := range attempts {
 			r := row{
-				subject: "inherited and received socket", name: way.name + ": " + a.name, sneaks: a.sneaks,
+				subject: "inherited and received socket", name: way.name + ": " + a.name,
 				first: slices.Concat(a.socket, way.first), statements: slices.Concat(way.take, a.use),
 				stated:      "made outside, it is outside for the guard: only BPF knows who uses it; once it is connected it is found within a second",
 				statedUnder: []locks{guard, nft},
