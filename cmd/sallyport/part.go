@@ -76,9 +76,6 @@ func (e *env) runKeeper(ctx context.Context, path string) error {
 		return fmt.Errorf("run: %w", mistaken(err))
 	}
 	defer k.Close()
-	if err := stored.Clear(); err != nil {
-		log.Warn("stored descriptors", zap.Error(err))
-	}
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, unix.SIGHUP)
 	defer signal.Stop(reload)

@@ -11,9 +11,8 @@ import (
 
 // A sighting is a network namespace in which tagged processes run.
 type sighting struct {
-	// pid is one of them, in the cgroup `in`.
-	pid int
-	in  workload.Cgroup
+	// members are some of them: any may end before its namespace is opened.
+	members []member
 	// workload is the cgroup of the workload to which the namespace is counted: a
 	// tagged one, or a child of the slice.
 	workload workload.Cgroup
@@ -21,6 +20,15 @@ type sighting struct {
 	// up to the tagged one.
 	cgroups map[uint64]struct{}
 }
+
+// A member is a process in a tagged cgroup.
+type member struct {
+	pid int
+	in  workload.Cgroup
+}
+
+// maxMembers bounds the processes by which a namespace is opened.
+const maxMembers = 16
 
 // finder looks for the network namespaces of tagged processes.
 type finder struct {
@@ -65,8 +73,11 @@ func (f *finder) visit(cg, of workload.Cgroup) {
 		}
 		s := f.sighted[inode]
 		if s == nil {
-			s = &sighting{pid: pid, in: cg, workload: of, cgroups: make(map[uint64]struct{})}
+			s = &sighting{workload: of, cgroups: make(map[uint64]struct{})}
 			f.sighted[inode] = s
+		}
+		if len(s.members) < maxMembers {
+			s.members = append(s.members, member{pid, cg})
 		}
 		for _, id := range f.ancestry {
 			s.cgroups[id] = struct{}{}

@@ -116,24 +116,29 @@ func (n *namespaces) openNamespace(inode uint64, s *sighting) (_ *namespace, err
 	return ns, nil
 }
 
-// openFile opens the namespace of a sighting, and makes sure that it is that one
-// and the process a tagged one.
+// openFile opens the namespace of a sighting by a process of which it is certain
+// that it is a tagged one in there. It returns netns.ErrGone where none is left.
 func (n *namespaces) openFile(inode uint64, s *sighting) (*os.File, error) {
-	f, err := netns.OpenProven(s.pid, func() error {
-		at, err := n.k.gate.tree.OfProcess(s.pid)
-		if err == nil && at.ID() != s.in.ID() {
-			err = fmt.Errorf("%w: it has moved to another cgroup", netns.ErrGone)
+	for _, m := range s.members {
+		f, err := netns.OpenProven(m.pid, func() error {
+			at, err := n.k.gate.tree.OfProcess(m.pid)
+			if err == nil && at.ID() != m.in.ID() {
+				err = netns.ErrGone // to another cgroup
+			}
+			return err
+		})
+		if errors.Is(err, netns.ErrGone) || errors.Is(err, workload.ErrGone) {
+			continue
 		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if now, err := netns.Inode(f); err != nil || now != inode {
+		if err != nil {
+			return nil, err
+		}
+		if now, err := netns.Inode(f); err == nil && now == inode {
+			return f, nil
+		}
 		f.Close()
-		return nil, errors.Join(netns.ErrGone, err)
 	}
-	return f, nil
+	return nil, netns.ErrGone
 }
 
 // shut puts a table without any exception into a namespace that has no listeners.

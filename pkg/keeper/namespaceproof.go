@@ -96,7 +96,8 @@ func (n *namespaces) proveBatch(ctx context.Context, batch []*namespace) (again 
 		return again
 	}
 	worker := n.k.currentWorker()
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	parent := ctx
+	ctx, cancel := context.WithTimeout(parent, probeTimeout)
 	defer cancel()
 	pid, out, err := n.k.prober.spawnIn(ctx, files)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
@@ -105,6 +106,9 @@ func (n *namespaces) proveBatch(ctx context.Context, batch []*namespace) (again 
 	}
 	if ctx.Err() != nil && err == nil {
 		err = ctx.Err()
+	}
+	if err != nil && parent.Err() != nil {
+		return false
 	}
 	if n.k.currentWorker() != worker || worker == nil {
 		return true // whoever should have answered has gone meanwhile

@@ -92,11 +92,3 @@ func TestByTurns(t *testing.T) {
 		t.Errorf("%v", order)
 	}
 }
-
-func TestStoredCookie(t *testing.T) {
-	for name, want := range map[string]uint64{"tcp4.17": 17, "dns6.18446744073709551615": 1<<64 - 1, "admin": 0, "tcp4.": 0, "tcp4.x": 0, "exec.17": 0} {
-		if got, ok := storedCookie(name); got != want || ok != (want != 0) {
-			t.Errorf("%s: %d, %v", name, got, ok)
-		}
-	}
-}

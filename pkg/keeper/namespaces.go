@@ -68,6 +68,9 @@ type namespaces struct {
 	watched map[string]struct{}
 	// watchedAt is when watched was true.
 	watchedAt time.Time
+	// settled says that at the last look everything was open or refused, tidied
+	// that what an earlier keeper left was looked through.
+	settled, tidied bool
 
 	mu         sync.Mutex
 	open       map[uint64]*namespace // by inode: ours keep it from being used again
@@ -143,6 +146,7 @@ func (n *namespaces) run(ctx context.Context) error {
 		return fmt.Errorf("watch cgroups: %w", err)
 	}
 	defer notices.Close()
+	began := time.Now()
 	var soon time.Time
 	for first := true; ; first = false {
 		changed, took := n.look(time.Now(), notices)
@@ -150,8 +154,11 @@ func (n *namespaces) run(ctx context.Context) error {
 			soon = time.Now().Add(soonFor)
 		}
 		if first {
-			n.forgetOthers()
 			close(n.looked)
+		}
+		if !n.tidied && n.settled && time.Since(began) > leaveAfter {
+			n.tidied = true
+			n.forgetOthers()
 		}
 		pause := findInterval
 		// Without BPF a namespace that is not found yet is not refused.
@@ -218,6 +225,10 @@ func (n *namespaces) look(now time.Time, notices *fsnotify.Watcher) (changed boo
 			continue
 		}
 		changed = n.admit(inode, s, now) || changed
+	}
+	n.settled = true
+	for inode := range sighted {
+		n.settled = n.settled && (n.open[inode] != nil || n.refused[inode] != nil)
 	}
 	for inode := range n.refused {
 		if sighted[inode] == nil {
@@ -392,15 +403,10 @@ func (n *namespaces) forgetOthers() {
 			n.log.Warn("listeners of a namespace that is gone", zap.Error(err))
 		}
 	}
-	st := n.k.options.Store
-	for _, name := range st.Names() {
-		if cookie, ok := storedCookie(name); !ok || known[cookie] {
-			continue
-		}
-		st.Take(name).Close()
-		if err := st.Drop(name); err != nil {
-			n.log.Warn("stored listener of a namespace that is gone", zap.Error(err))
-		}
+	// What was stored and nobody took by now does not fit any more, or was of such a
+	// namespace.
+	if err := n.k.options.Store.Clear(); err != nil {
+		n.log.Warn("stored descriptors", zap.Error(err))
 	}
 }
 
@@ -435,7 +441,7 @@ func (n *namespaces) refusals() []string {
 // workloadOf names the workload of a sighting for a person.
 func (n *namespaces) workloadOf(s *sighting) string {
 	path := s.workload.Path()
-	id, err := n.k.registry.Identify(s.in.ID())
+	id, err := n.k.registry.Identify(s.members[0].in.ID())
 	if err != nil || strings.HasSuffix(path, "/"+id.Name) {
 		return path
 	}

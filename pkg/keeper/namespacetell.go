@@ -7,8 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -152,16 +150,6 @@ func (n *namespaces) resource() protocol.Resource {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return protocol.Resource{Name: "network_namespaces", Entries: len(n.open), Capacity: maxNamespaces}
-}
-
-// storedCookie reads the namespace out of the name of a stored listener.
-func storedCookie(name string) (uint64, bool) {
-	role, digits, _ := strings.Cut(name, ".")
-	if !slices.Contains([]string{"tcp4", "tcp6", "dns4", "dns6"}, role) {
-		return 0, false
-	}
-	cookie, err := strconv.ParseUint(digits, 10, 64)
-	return cookie, err == nil
 }
 
 // dialDNS opens a connection to the DNS server that a workload asked, from inside

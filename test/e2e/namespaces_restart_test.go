@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/audit"
 )
 
 // TestNamespaceThroughRestarts: under the units a program in a namespace of its own
@@ -57,7 +59,8 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 		s.keeper.restart()
 		s.keeper.waitReady(20 * time.Second)
 		s.worker.waitReady(20 * time.Second)
-		h.kill(s.worker.main(), unix.SIGKILL)
+		// It may be about to be started anew by itself, after the keeper.
+		unix.Kill(s.worker.main(), unix.SIGKILL)
 		time.Sleep(100 * time.Millisecond)
 		s.worker.waitReady(20 * time.Second)
 		h.kill(s.keeper.main(), unix.SIGKILL)
@@ -72,6 +75,12 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 	t.Logf("curl's ends: %v", codes)
 	if codes["7"] > 0 || codes["28"] > 0 || codes["0"] < 20 {
 		t.Errorf("connects failed: %v; keeper: %s", codes, s.keeper.stderr)
+		for _, e := range h.auditOf(audit.Refused) {
+			t.Logf("%s %s %s %d %s", e.Time, e.Reason, e.Message, e.Count, e.Workload.Cgroup)
+		}
+		for _, e := range h.auditOf(audit.Lifecycle) {
+			t.Logf("%s %s", e.Time, e.Message)
+		}
 	}
 	if now := stored(); !slices.Equal(now, kept) {
 		t.Errorf("stored are %v, at first %v", now, kept)
