@@ -13,10 +13,10 @@ import (
 // atOnce is how many attackers run at a time: most of their time is waiting.
 const atOnce = 64
 
-// TestTable is the bypass table: every way out, whoever tries it, under both
+// TestBypass is the bypass table: every way out, whoever tries it, under both
 // locks and under each alone: refused or proxied, never direct. Without locks
 // each of them does lead out: that is what makes it an attack.
-func TestTable(t *testing.T) {
+func TestBypass(t *testing.T) {
 	w := newWorld(t)
 	rows := chosen(t)
 	r := newReport(t)
