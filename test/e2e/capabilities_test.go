@@ -35,8 +35,8 @@ func (h *host) withCapabilities(caps []string, args ...string) []string {
 	return append([]string{"setpriv", "--inh-caps=-all", "--bounding-set=-all,+" + strings.Join(caps, ",+"), h.binary}, args...)
 }
 
-// sysResource is a capability that containers seldom have. Without it here the
-// row of test/vm/rows that drops it is what proves that it is needed.
+// sysResource is a capability that containers seldom have. Only where this test
+// has it can it show that the keeper needs it.
 const sysResource = "sys_resource"
 
 // bounded reports whether this test may have a capability at all.
@@ -126,7 +126,7 @@ func TestKeeperCapabilities(t *testing.T) {
 	for _, c := range caps {
 		t.Run(c, func(t *testing.T) {
 			if c == sysResource && !bounded(unix.CAP_SYS_RESOURCE) {
-				t.Skip("this machine has no CAP_SYS_RESOURCE to drop; test/vm/rows has")
+				t.Skip("not proven here: this machine itself has no CAP_SYS_RESOURCE that could be dropped")
 			}
 			rest := slices.DeleteFunc(slices.Clone(caps), func(o string) bool { return o == c })
 			failed := h.keeperWork(rest)
