@@ -73,14 +73,19 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 	asks.Wait()
 	codes := <-ended
 	t.Logf("curl's ends: %v", codes)
-	if codes["7"] > 0 || codes["28"] > 0 || codes["0"] < 20 {
-		t.Errorf("connects failed: %v; keeper: %s", codes, s.keeper.stderr)
-		for _, e := range h.auditOf(audit.Refused) {
-			t.Logf("%s %s %s %d %s", e.Time, e.Reason, e.Message, e.Count, e.Workload.Cgroup)
+	// Whoever had just been accepted when the keeper was killed cannot be named any
+	// more and is reset, which curl may call a failed connect.
+	lost := 0
+	for _, e := range h.auditOf(audit.Refused) {
+		switch {
+		case e.Reason == "flow_lost":
+			lost += int(max(e.Count, 1))
+		case strings.HasSuffix(e.Workload.Cgroup, "/box"):
+			t.Errorf("refused: %s %s", e.Reason, e.Message)
 		}
-		for _, e := range h.auditOf(audit.Lifecycle) {
-			t.Logf("%s %s", e.Time, e.Message)
-		}
+	}
+	if codes["7"] > lost || codes["28"] > 0 || codes["0"] < 20 {
+		t.Errorf("connects failed: %v, %d lost; keeper: %s", codes, lost, s.keeper.stderr)
 	}
 	if now := stored(); !slices.Equal(now, kept) {
 		t.Errorf("stored are %v, at first %v", now, kept)
