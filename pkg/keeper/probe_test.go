@@ -48,6 +48,7 @@ func TestProbeBelievesOnlyProof(t *testing.T) {
 			defer l.Close()
 			var counter uint64
 			p := &prober{
+				to:       probed{probeCaptured, probeBlocked},
 				target:   l.(*net.TCPListener),
 				rejected: func() (uint64, error) { return counter, c.counterErr },
 				run: func(context.Context) (int, string, error) {
