@@ -75,7 +75,6 @@ type Sweeper struct {
 	// stubborn are those for which a process was killed at the last look.
 	stubborn map[stubborn]struct{}
 	tables   tables
-	closer   closer
 }
 
 // New gives a Sweeper; it starts nothing.

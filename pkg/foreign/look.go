@@ -95,7 +95,7 @@ func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
 	if err != nil {
 		return err
 	}
-	defer l.s.closer.close(fd)
+	defer closeTaken(fd)
 	return l.judge(h, e, fd)
 }
 

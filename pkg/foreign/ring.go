@@ -26,12 +26,10 @@ func registered(pid int, e entry) (inodes []uint32, unnamed []string, err error)
 // "    0: NAME".
 func parseRing(info string) (inodes []uint32, unnamed []string) {
 	_, files, _ := strings.Cut(info, "UserFiles:")
-	for i, line := range strings.Split(files, "\n") {
+	_, files, _ = strings.Cut(files, "\n")
+	for line := range strings.SplitSeq(files, "\n") {
 		index, name, ok := strings.Cut(line, ": ")
-		if _, err := strconv.Atoi(strings.TrimSpace(index)); i == 0 || err != nil || !ok {
-			if i == 0 {
-				continue
-			}
+		if _, err := strconv.Atoi(strings.TrimSpace(index)); err != nil || !ok {
 			break // the list has ended
 		}
 		if inode, ok := socketInode([]byte(name)); ok {
