@@ -15,6 +15,7 @@ import (
 // Constants of linux/tcp.h, tcp_states.h and asm-generic/socket.h that
 // golang.org/x/sys/unix lacks.
 const (
+	tcpEstablished  = 1  // TCP_ESTABLISHED
 	tcpClose        = 7  // TCP_CLOSE
 	soBindToIfindex = 62 // SO_BINDTOIFINDEX
 )
@@ -75,8 +76,6 @@ func SocketOf(fd int) (Socket, error) {
 	}
 	return s, nil
 }
-
-const tcpEstablished = 1 // TCP_ESTABLISHED
 
 // Idle reports whether the socket has no connection and is not about to get one:
 // it can send nothing without a call of connect or a destination.

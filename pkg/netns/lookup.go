@@ -94,19 +94,7 @@ func Datagram(ns *os.File, local, remote netip.AddrPort) ([]Socket, error) {
 func datagrams(family uint8, port uint16) ([]Socket, error) {
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	request.AddRawData(diagRequest(family, unix.IPPROTO_UDP, Socket{idSport: port}))
-	answers, err := request.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]Socket, 0, len(answers))
-	for _, b := range answers {
-		s, err := parseSocket(b, unix.IPPROTO_UDP)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, nil
+	return execute(request, unix.IPPROTO_UDP)
 }
 
 // plain gives an end without a mapped address.
