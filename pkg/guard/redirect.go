@@ -158,8 +158,8 @@ func portOf(ours []netip.AddrPort, version string) uint16 {
 	return 0
 }
 
-// arrival rules of the input hook: a redirected packet must arrive at a socket
-// of ours. A SYN is enough to look at for TCP: who did not get it has no
+// arrivalRules are those of the input hook: a redirected packet must arrive at a
+// socket of ours. A SYN is enough to look at for TCP: who did not get it has no
 // connection.
 func arrivalRules() []rule {
 	var rules []rule

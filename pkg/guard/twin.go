@@ -5,12 +5,12 @@ import "errors"
 // twinSuffix is behind the name of the table that is ours alone.
 const twinSuffix = "_held"
 
-// Hold keeps the table twice from the next Apply on. The twin is the same table, owned by a socket of this process
-// (NFT_TABLE_F_OWNER, Linux 5.12): `flush ruleset` passes it over, nobody else
-// can change or delete it, and the kernel deletes it when the socket closes. The
-// other table stays when the process ends. So what the two do holds while the
-// process lives, whatever others do to the ruleset, and as long as nobody touches
-// it when the process is dead.
+// Hold keeps the table twice from the next Apply on. The twin is the same table,
+// owned by a socket of this process (NFT_TABLE_F_OWNER, Linux 5.12): `flush
+// ruleset` passes it over, nobody else can change or delete it, and the kernel
+// deletes it when the socket closes. The other table stays when the process ends.
+// So what the two do holds while the process lives, whatever others do to the
+// ruleset, and as long as nobody touches it when the process is dead.
 func (g *Guard) Hold() error {
 	if g.twin != nil {
 		return nil
