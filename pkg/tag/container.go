@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"sallyport/pkg/ca"
+	"sallyport/pkg/config"
 )
 
 // An Engine is who starts a container.
@@ -37,6 +38,63 @@ type Container struct {
 	Environment []string
 }
 
+// ContainerFor gives what a container needs; of a configured workload also what its
+// match demands. A workload without a container to match is an error: nothing would
+// give the container its name.
+func (h *Host) ContainerFor(workload string) (*Container, error) {
+	set, _ := Variables(nil, h.Trust)
+	c := &Container{Slice: h.Config.Slice, Mounts: mountsOf(h.Trust), Environment: set}
+	if workload == "" {
+		return c, nil
+	}
+	for _, w := range h.Config.Workloads {
+		if w.Key != workload {
+			continue
+		}
+		if w.Match != nil {
+			for _, m := range w.Match.Containers {
+				if c.of(m) {
+					return c, nil
+				}
+			}
+		}
+		return nil, fmt.Errorf("workload %s has no match.container with a name or label that is no pattern: add one, so that the container is recognised", workload)
+	}
+	return nil, fmt.Errorf("workload %q is not configured: add it with match: { container: { name: … } }", workload)
+}
+
+// of takes the name and labels that a match demands; false where one of them is a
+// pattern, or an image decides alone.
+func (c *Container) of(m config.ContainerMatch) bool {
+	literal := func(globs config.Globs) (string, bool) {
+		for _, g := range globs {
+			if s := g.String(); !strings.ContainsAny(s, "*?[{\\") {
+				return s, true
+			}
+		}
+		return "", false
+	}
+	name, labels := "", []string(nil)
+	if len(m.Name) > 0 {
+		var ok bool
+		if name, ok = literal(m.Name); !ok {
+			return false
+		}
+	}
+	for _, l := range m.Labels {
+		value, ok := literal(l.Values)
+		if !ok {
+			return false
+		}
+		labels = append(labels, l.Key+"="+value)
+	}
+	if name == "" && len(labels) == 0 {
+		return false
+	}
+	c.Name, c.Labels = name, labels
+	return true
+}
+
 // Args are the flags for `docker run` and `podman run`, one option and its value
 // a word each.
 func (c *Container) Args() []string {
@@ -47,13 +105,22 @@ func (c *Container) Args() []string {
 	for _, l := range c.Labels {
 		args = append(args, "--label="+l)
 	}
-	for _, m := range c.Mounts {
-		args = append(args, "--volume="+m.Source+":"+m.Target+":ro")
+	for _, v := range c.volumes() {
+		args = append(args, "--volume="+v)
 	}
 	for _, e := range c.Environment {
 		args = append(args, "--env="+e)
 	}
 	return args
+}
+
+// volumes are the mounts as engines take them.
+func (c *Container) volumes() []string {
+	volumes := make([]string, len(c.Mounts))
+	for i, m := range c.Mounts {
+		volumes[i] = m.Source + ":" + m.Target + ":ro"
+	}
+	return volumes
 }
 
 // Text is what container-args prints.
@@ -80,11 +147,7 @@ func (c *Container) Text(e Engine) string {
 		}
 	}
 	list("labels", c.Labels)
-	var volumes []string
-	for _, m := range c.Mounts {
-		volumes = append(volumes, m.Source+":"+m.Target+":ro")
-	}
-	list("volumes", volumes)
+	list("volumes", c.volumes())
 	list("environment", c.Environment)
 	return b.String()
 }

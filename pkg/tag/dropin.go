@@ -125,9 +125,9 @@ func colons(s string) string { return strings.ReplaceAll(s, ":", `\:`) }
 // commands of exec.
 var ownFamilies = []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
 
-// FamiliesOf gives those of ours that a unit's own setting leaves: a list of the
+// familiesOf gives those of ours that a unit's own setting leaves: a list of the
 // allowed, or of the refused.
-func FamiliesOf(own []string, allowed bool) []string {
+func familiesOf(own []string, allowed bool) []string {
 	var out []string
 	for _, f := range ownFamilies {
 		if slices.Contains(own, f) == allowed {
@@ -137,17 +137,17 @@ func FamiliesOf(own []string, allowed bool) []string {
 	return out
 }
 
-// Said is what a drop-in says for the keeper.
-type Said struct {
+// A statement is what a drop-in says for the keeper.
+type statement struct {
 	Workload string
 	Allow    []Opening
 	Kept     []ca.Kept
 }
 
-// ParseDropIn reads back what the drop-in says of the workload. A text that is
+// parseDropIn reads back what the drop-in says of the workload. A text that is
 // none of ours, or was changed so that it says something unknown, is an error.
-func ParseDropIn(text string) (Said, error) {
-	var said Said
+func parseDropIn(text string) (statement, error) {
+	var said statement
 	inside, found := false, false
 	for l := range strings.Lines(text) {
 		l = strings.TrimSpace(l)
@@ -170,12 +170,12 @@ func ParseDropIn(text string) (Said, error) {
 		case "Allow":
 			var err error
 			if said.Allow, err = ParseOpenings([]string{value}); err != nil {
-				return Said{}, err
+				return statement{}, err
 			}
 		}
 	}
 	if !found {
-		return Said{}, fmt.Errorf("no section %s", section)
+		return statement{}, fmt.Errorf("no section %s", section)
 	}
 	return said, nil
 }

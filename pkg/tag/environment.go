@@ -8,9 +8,9 @@ import (
 	"sallyport/pkg/ca"
 )
 
-// Own gives a unit's environment without what an earlier drop-in of ours put into
+// ownVariables gives a unit's environment without what an earlier drop-in of ours put into
 // it: values that point into the trust directory.
-func Own(env []string, trust string) []string {
+func ownVariables(env []string, trust string) []string {
 	var out []string
 	for _, e := range env {
 		name, value, _ := strings.Cut(e, "=")
@@ -38,6 +38,6 @@ func Own(env []string, trust string) []string {
 // Variables gives what points a workload with that environment to the trust
 // directory, and what it has set itself and keeps.
 func Variables(env []string, trust *ca.Directory) (set []string, kept []ca.Kept) {
-	env = Own(env, filepath.Dir(trust.Path()))
+	env = ownVariables(env, filepath.Dir(trust.Path()))
 	return ca.Environment(env, trust.Paths(env))
 }

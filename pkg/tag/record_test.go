@@ -51,14 +51,14 @@ func TestStore(t *testing.T) {
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Records(); err == nil || !strings.Contains(err.Error(), "others than root") {
+	if _, err := s.records(); err == nil || !strings.Contains(err.Error(), "others than root") {
 		t.Errorf("a file that anybody may write: %v", err)
 	}
 	for _, text := range []string{"", "{}", `{"version":2,"tags":[]}`, "[1"} {
 		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chmod(path, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Records(); err == nil {
+		if _, err := s.records(); err == nil {
 			t.Errorf("%q was taken", text)
 		}
 	}

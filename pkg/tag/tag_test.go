@@ -21,7 +21,7 @@ func unit() Unit {
 		Hidden:   []string{"/run/dbus", "/run/docker.sock", "/run/user", "/srv/with space/agent"},
 		Kept:     []ca.Kept{{Variable: "PIP_CERT", Path: "/srv/100%/own.pem"}},
 		Own:      []string{"/run/sallyport", "/var/lib/sallyport/ca"},
-		Families: FamiliesOf(nil, false),
+		Families: familiesOf(nil, false),
 		Mounts: []ca.Mount{
 			{Source: "/var/lib/sallyport/trust/current/places/etc/ssl/certs", Target: "/etc/ssl/certs"},
 			{Source: "/var/lib/sallyport/trust/current", Target: "/odd:place"},
@@ -51,7 +51,7 @@ func TestDropIn(t *testing.T) {
 		if diff := cmp.Diff(string(want), got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
-		said, err := ParseDropIn(got)
+		said, err := parseDropIn(got)
 		if err != nil || said.Workload != u.Workload || !slices.Equal(said.Allow, u.Allow) || !slices.Equal(said.Kept, u.Kept) {
 			t.Errorf("%s: read back %+v, %v", name, said, err)
 		}
@@ -69,11 +69,11 @@ func TestDropIn(t *testing.T) {
 
 func TestParseDropIn(t *testing.T) {
 	for _, text := range []string{"", "[Service]\nWorkload=x\n", "[X-Sallyport]\nAllow=everything\n"} {
-		if said, err := ParseDropIn(text); err == nil {
+		if said, err := parseDropIn(text); err == nil {
 			t.Errorf("%q: %+v", text, said)
 		}
 	}
-	if said, err := ParseDropIn("[Service]\nWorkload=a\n[X-Sallyport]\nWorkload=b\n[Unit]\nWorkload=c\n"); err != nil || said.Workload != "b" {
+	if said, err := parseDropIn("[Service]\nWorkload=a\n[X-Sallyport]\nWorkload=b\n[Unit]\nWorkload=c\n"); err != nil || said.Workload != "b" {
 		t.Errorf("%+v, %v", said, err)
 	}
 }
@@ -103,7 +103,7 @@ func TestFamiliesOf(t *testing.T) {
 		{[]string{"AF_INET6", "AF_PACKET"}, false, []string{"AF_UNIX", "AF_INET", "AF_NETLINK"}},
 		{ownFamilies, true, ownFamilies},
 	} {
-		if got := FamiliesOf(tt.own, tt.allowed); !slices.Equal(got, tt.want) {
+		if got := familiesOf(tt.own, tt.allowed); !slices.Equal(got, tt.want) {
 			t.Errorf("%v, %v: %v, want %v", tt.own, tt.allowed, got, tt.want)
 		}
 	}
@@ -112,14 +112,14 @@ func TestFamiliesOf(t *testing.T) {
 // TestOwn: tagging again takes what the first drop-in set for its own.
 func TestOwn(t *testing.T) {
 	const trust = "/var/lib/sallyport/trust/current"
-	got := Own([]string{
+	got := ownVariables([]string{
 		"A=1", "SSL_CERT_FILE=" + trust + "/bundle.pem", "PIP_CERT=/own.pem",
 		"JAVA_TOOL_OPTIONS=-Xmx1g -Djavax.net.ssl.trustStore=" + trust + "/java.p12 -Djavax.net.ssl.trustStoreType=PKCS12",
 	}, trust)
 	if want := []string{"A=1", "PIP_CERT=/own.pem", "JAVA_TOOL_OPTIONS=-Xmx1g"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if got := Own([]string{"JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore=" + trust + "/java.p12 -Djavax.net.ssl.trustStoreType=PKCS12"}, trust); len(got) != 0 {
+	if got := ownVariables([]string{"JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore=" + trust + "/java.p12 -Djavax.net.ssl.trustStoreType=PKCS12"}, trust); len(got) != 0 {
 		t.Errorf("%q", got)
 	}
 }

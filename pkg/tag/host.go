@@ -57,6 +57,12 @@ func (h *Host) own() []string {
 	return own
 }
 
+// mountsOf are those of the trust directory and, for the variables, the directory
+// itself at its own path.
+func mountsOf(dir *ca.Directory) []ca.Mount {
+	return append(dir.Mounts(), ca.Mount{Source: dir.Path(), Target: dir.Path()})
+}
+
 // A Tagged tells what tagging a unit came to.
 type Tagged struct {
 	Unit *systemd.Unit
@@ -73,7 +79,7 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 	if err != nil {
 		return nil, err
 	}
-	if err := Taggable(name); err != nil {
+	if err := taggable(name); err != nil {
 		return nil, err
 	}
 	template := strings.Contains(name, "@.")
@@ -84,7 +90,7 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 		} else if err != nil {
 			return nil, err
 		}
-		if err := Taggable(u.Name); err != nil {
+		if err := taggable(u.Name); err != nil {
 			return nil, err // what the alias leads to
 		}
 		if u.LoadState == "masked" {
@@ -108,7 +114,7 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 	text := (&Unit{
 		Slice: h.Config.Slice, Workload: workload, Allow: allow,
 		Hidden: confine.Inaccessible(uid, home, u.Environment), Own: h.own(),
-		Families: FamiliesOf(u.Families, u.FamiliesAllowed),
+		Families: familiesOf(u.Families, u.FamiliesAllowed),
 		Mounts:   mountsOf(dir), Environment: set, Kept: kept,
 	}).DropIn()
 	if _, err := systemd.WriteDropIn(h.Store.Units, u.Name, []byte(text)); err != nil {
@@ -141,8 +147,8 @@ func inSlice(cgroup, slice string) bool {
 // ownUnits are sallyport's.
 var ownUnits = [...]string{"sallyport.service", "sallyport-keeper.service", "sallyport-lock.service", "sallyport.slice"}
 
-// Taggable says why a unit cannot be tagged.
-func Taggable(name string) error {
+// taggable says why a unit cannot be tagged.
+func taggable(name string) error {
 	switch kind := systemd.KindOf(name); {
 	case slices.Contains(ownUnits[:], name):
 		return fmt.Errorf("unit %s is sallyport's own: it would stop itself", name)
@@ -185,67 +191,4 @@ func (h *Host) userOf(u *systemd.Unit, t *Tagged) (uid int, home string) {
 		return -1, ""
 	}
 	return uid, who.HomeDir
-}
-
-// mountsOf are those of the trust directory and, for the variables, the directory
-// itself at its own path.
-func mountsOf(dir *ca.Directory) []ca.Mount {
-	return append(dir.Mounts(), ca.Mount{Source: dir.Path(), Target: dir.Path()})
-}
-
-// ContainerFor gives what a container needs; of a configured workload also what its
-// match demands. A workload without a container to match is an error: nothing would
-// give the container its name.
-func (h *Host) ContainerFor(workload string) (*Container, error) {
-	set, _ := Variables(nil, h.Trust)
-	c := &Container{Slice: h.Config.Slice, Mounts: mountsOf(h.Trust), Environment: set}
-	if workload == "" {
-		return c, nil
-	}
-	for _, w := range h.Config.Workloads {
-		if w.Key != workload {
-			continue
-		}
-		if w.Match != nil {
-			for _, m := range w.Match.Containers {
-				if c.of(m) {
-					return c, nil
-				}
-			}
-		}
-		return nil, fmt.Errorf("workload %s has no match.container with a name or label that is no pattern: add one, so that the container is recognised", workload)
-	}
-	return nil, fmt.Errorf("workload %q is not configured: add it with match: { container: { name: … } }", workload)
-}
-
-// of takes the name and labels that a match demands; false where one of them is a
-// pattern, or an image decides alone.
-func (c *Container) of(m config.ContainerMatch) bool {
-	literal := func(globs config.Globs) (string, bool) {
-		for _, g := range globs {
-			if s := g.String(); !strings.ContainsAny(s, "*?[{\\") {
-				return s, true
-			}
-		}
-		return "", false
-	}
-	name, labels := "", []string(nil)
-	if len(m.Name) > 0 {
-		var ok bool
-		if name, ok = literal(m.Name); !ok {
-			return false
-		}
-	}
-	for _, l := range m.Labels {
-		value, ok := literal(l.Values)
-		if !ok {
-			return false
-		}
-		labels = append(labels, l.Key+"="+value)
-	}
-	if name == "" && len(labels) == 0 {
-		return false
-	}
-	c.Name, c.Labels = name, labels
-	return true
 }
