@@ -82,7 +82,7 @@ func (e *env) untrust(ctx context.Context) error {
 
 // updateStore runs the distribution's own command: what belongs to its bundles
 // (hash links, Java's store, hooks of packages) is known to nothing else. This is
-// the one place where sallyport runs a tool of the host.
+// the one tool of the host that sallyport runs itself; others systemd runs for it.
 func (e *env) updateStore(ctx context.Context, store ca.HostStore) error {
 	cmd := exec.CommandContext(ctx, store.Update[0], store.Update[1:]...)
 	out, err := cmd.CombinedOutput()

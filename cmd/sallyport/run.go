@@ -80,7 +80,7 @@ func (e *env) runDaemon(ctx context.Context, path string) error {
 		select {
 		case <-ready:
 			ready = nil
-			e.announce(log)
+			(&notifier{env: e, log: log}).ready()
 		case <-reload:
 			// Its errors are in the log, the status and the audit.
 			_ = k.Reload()
@@ -105,17 +105,6 @@ func (e *env) runDaemon(ctx context.Context, path string) error {
 func startAnew(cause error) error {
 	err := unix.Exec("/proc/self/exe", os.Args, os.Environ())
 	return fmt.Errorf("run: %w: %w", cause, os.NewSyscallError("execve", err))
-}
-
-// announce tells the service manager, or else the person, that we are ready.
-func (e *env) announce(log *zap.Logger) {
-	sent, err := daemon.SdNotify(false, daemon.SdNotifyReady)
-	if err != nil {
-		log.Warn("sd_notify", zap.Error(err))
-	}
-	if !sent {
-		fmt.Fprintln(e.stderr, "ready")
-	}
 }
 
 // errorOrNil forgets the error that the asked-for end brought.

@@ -49,8 +49,10 @@ func (e *env) uninstall(c *cobra.Command, o uninstallOptions) error {
 	if os.Geteuid() != 0 {
 		return errors.New("not root: run it with sudo")
 	}
-	if _, err := os.Lstat(install.PackageMark); err == nil && !o.packaged {
-		return fmt.Errorf("%w (%s): use its package manager", install.ErrPackaged, install.PackageMark)
+	if !o.packaged {
+		if err := installTarget().Packaged(); err != nil {
+			return err
+		}
 	}
 	path, err := configPath(c)
 	if err != nil {

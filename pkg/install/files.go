@@ -77,7 +77,7 @@ func manualPages() []string {
 	return names
 }
 
-// Directories are those that are ours alone, and go when they are empty.
-func Directories() []string {
+// directories are those that are ours alone, and go when they are empty.
+func directories() []string {
 	return []string{path.Dir(Config) + "/conf.d", path.Dir(Config)}
 }

@@ -53,15 +53,23 @@ type Target struct {
 
 func (t *Target) path(p string) string { return filepath.Join("/", t.Root, p) }
 
-// remembered is the file below State that holds the checksum of the
+// checksumFile is the file below State that holds the checksum of the
 // configuration that was put down.
-const remembered = "installed-config.sha256"
+const checksumFile = "installed-config.sha256"
+
+// Packaged returns ErrPackaged where a package manager put the files there.
+func (t *Target) Packaged() error {
+	if _, err := os.Lstat(t.path(PackageMark)); err == nil {
+		return fmt.Errorf("%w (%s): use its package manager", ErrPackaged, PackageMark)
+	}
+	return nil
+}
 
 // Plan compares the host with Files and changes nothing. It returns ErrPackaged
 // where a package manager put them there.
 func (t *Target) Plan() ([]Step, error) {
-	if _, err := os.Lstat(t.path(PackageMark)); err == nil {
-		return nil, fmt.Errorf("%w (%s): use its package manager", ErrPackaged, PackageMark)
+	if err := t.Packaged(); err != nil {
+		return nil, err
 	}
 	var steps []Step
 	for _, f := range Files() {
@@ -103,7 +111,7 @@ func (t *Target) Apply(steps []Step) error {
 			return fmt.Errorf("install %s: %w", s.File.Path, err)
 		}
 		if s.File.Config {
-			if err := put(t.path(filepath.Join(t.State, remembered)), []byte(sum(content)+"\n"), 0o644, false); err != nil {
+			if err := put(t.path(filepath.Join(t.State, checksumFile)), []byte(sum(content)+"\n"), 0o644, false); err != nil {
 				return err
 			}
 		}
@@ -115,8 +123,8 @@ func (t *Target) Apply(steps []Step) error {
 // then. The configuration stays unless purge is set; so does what a package
 // manager put there.
 func (t *Target) Remove(purge bool) error {
-	if _, err := os.Lstat(t.path(PackageMark)); err == nil {
-		return fmt.Errorf("%w (%s): use its package manager", ErrPackaged, PackageMark)
+	if err := t.Packaged(); err != nil {
+		return err
 	}
 	files := Files()
 	var errs []error
@@ -127,15 +135,13 @@ func (t *Target) Remove(purge bool) error {
 		if f.Config && !purge {
 			continue
 		}
-		if err := os.Remove(t.path(f.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, removeFile(t.path(f.Path)))
 	}
 	if purge {
 		errs = append(errs, os.RemoveAll(t.path(filepath.Dir(Config))))
 	}
-	errs = append(errs, removeFile(t.path(filepath.Join(t.State, remembered))))
-	for _, dir := range append(Directories(), t.State) {
+	errs = append(errs, removeFile(t.path(filepath.Join(t.State, checksumFile))))
+	for _, dir := range append(directories(), t.State) {
 		if err := os.Remove(t.path(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, err)
 		}
@@ -154,7 +160,7 @@ func (t *Target) content(f File) ([]byte, error) {
 // remembered is the checksum of the configuration that was put down last; empty
 // where there was none.
 func (t *Target) remembered() string {
-	data, err := os.ReadFile(t.path(filepath.Join(t.State, remembered)))
+	data, err := os.ReadFile(t.path(filepath.Join(t.State, checksumFile)))
 	if err != nil {
 		return ""
 	}

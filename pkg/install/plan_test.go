@@ -104,7 +104,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	// An older version's default, as it was put down.
 	old := []byte("version: 1\n")
-	for path, content := range map[string][]byte{Config: old, filepath.Join(target.State, remembered): []byte(sum(old) + "\n")} {
+	for path, content := range map[string][]byte{Config: old, filepath.Join(target.State, checksumFile): []byte(sum(old) + "\n")} {
 		if err := os.WriteFile(target.path(path), content, 0o644); err != nil {
 			t.Fatal(err)
 		}
