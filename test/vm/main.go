@@ -28,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kernels are the ones that the image holds, in the order in which they run:
+// kernels are the ones that the image holds, in the order in which they run:
 // what the first machine proves, the others need not begin with.
 var kernels = []string{"6.1", "6.12", "newest", "5.10"}
 
