@@ -38,8 +38,8 @@ func ParseLocks(s string) (Locks, error) {
 	return "", fmt.Errorf("locks %q: want both, nft or bpf", s)
 }
 
-// OneLock is the problem that status shows where the guard is the only lock.
-const OneLock = "one lock: this host has no cgroup BPF, so nftables alone guards and captures; docs/security.md says what that cannot see"
+// oneLockOnly is the problem that status shows where the guard is the only lock.
+const oneLockOnly = "one lock: this host has no cgroup BPF, so nftables alone guards and captures; docs/security.md says what that cannot see"
 
 // captures reports whether the guard is to capture from the start: it was asked
 // for, or the kernel has no programs for cgroups at all.
@@ -76,7 +76,7 @@ func (g *gate) oneLockProblem() string {
 	if g.instance.Locks != LocksAny {
 		return "one lock: started with --locks " + string(g.instance.Locks)
 	}
-	return OneLock
+	return oneLockOnly
 }
 
 // newGuard makes the owner of the table.

@@ -116,6 +116,13 @@ func (p *prober) probe(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("self-probe: the probe process said %q", out)
 	}
+	return p.verdict(p.target, before, p.rejected, pid, captured, blocked)
+}
+
+// verdict is nil if both connections of a probe ended as they must: what the first
+// printed, what the second, and that the guard has counted more than before and
+// nothing arrived at the target.
+func (p *prober) verdict(target *net.TCPListener, before uint64, rejected func() (uint64, error), pid int, captured, blocked string) error {
 	if p.silent {
 		pid = 0
 	}
@@ -123,18 +130,18 @@ func (p *prober) probe(ctx context.Context) error {
 		return fmt.Errorf("self-probe: the captured connection got %q, want %q", captured, want)
 	}
 	if p.unguarded {
-		_, err := arrived(p.target)
+		_, err := arrived(target)
 		return err
 	}
 	if !strings.HasPrefix(blocked, "refused") {
 		return fmt.Errorf("self-probe: the guard let a connection pass that it must reject: %s", blocked)
 	}
-	if passed, err := arrived(p.target); err != nil {
+	if passed, err := arrived(target); err != nil {
 		return fmt.Errorf("self-probe: %w", err)
 	} else if passed {
 		return errors.New("self-probe: a connection that the guard must reject arrived")
 	}
-	after, err := p.rejected()
+	after, err := rejected()
 	if err != nil {
 		return fmt.Errorf("self-probe: read the guard's counter: %w", err)
 	}
