@@ -99,3 +99,17 @@ func BenchmarkTables(b *testing.B) {
 		}
 	}
 }
+
+// FuzzParseRing: whatever a kernel writes, what is found is a socket or a protocol.
+func FuzzParseRing(f *testing.F) {
+	f.Add("UserFiles:\t2\n    0: socket:[7]\n    1: TCP\nUserBufs:\t0\n")
+	f.Add("UserFiles:\t1\n")
+	f.Fuzz(func(t *testing.T, info string) {
+		_, unnamed := parseRing(info)
+		for _, name := range unnamed {
+			if !leadsOut(name) {
+				t.Errorf("%q leads nowhere", name)
+			}
+		}
+	})
+}

@@ -123,3 +123,19 @@ func TestOwn(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// FuzzParseDropIn: what is read of a text of any origin can be written and read
+// again.
+func FuzzParseDropIn(f *testing.F) {
+	f.Add("[X-Sallyport]\nWorkload=a%%b\nAllow=sockets,users\nKept=SSL_CERT_FILE=/a\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		said, err := parseDropIn(text)
+		if err != nil {
+			return
+		}
+		again, err := parseDropIn((&Unit{Workload: said.Workload, Allow: said.Allow, Kept: said.Kept}).DropIn())
+		if err != nil || again.Workload != said.Workload || !slices.Equal(again.Allow, said.Allow) || !slices.Equal(again.Kept, said.Kept) {
+			t.Errorf("%q: %+v, again %+v, %v", text, said, again, err)
+		}
+	})
+}
