@@ -119,8 +119,8 @@ func TestListenersTaken(t *testing.T) {
 		var inside []*running
 		for _, f := range families {
 			inside = append(inside,
-				h.start(h.inside("victim", identities[2], nil, "socket "+f.name+" stream 6", "reuse", "bind "+f.loopback+" 15001", "listen", "pause", "accept")),
-				h.start(h.inside("victim", identities[2], nil, "socket "+f.name+" dgram 17", "reuse", "bind "+f.loopback+" 15053", "pause", "recv")))
+				h.start(h.inside("victim", asRoot[0], nil, "socket "+f.name+" stream 6", "reuse", "bind "+f.loopback+" 15001", "listen", "pause", "accept")),
+				h.start(h.inside("victim", asRoot[0], nil, "socket "+f.name+" dgram 17", "reuse", "bind "+f.loopback+" 15053", "pause", "recv")))
 		}
 		bound := len(outside.bound)
 		for _, i := range inside {
@@ -132,7 +132,7 @@ func TestListenersTaken(t *testing.T) {
 			t.Errorf("thieves hold %d of %d places, want %d: %q", bound, all, places(all), outside.bound)
 		}
 		before := int64(0)
-		for _, who := range identities {
+		for _, who := range everybody() {
 			during(who)
 			out := line{Row: state, Subject: subject, Locks: l, UID: who.uid, NNP: who.nnp, Outcome: refused}
 			if n := outside.got.Load(); n != before {
@@ -247,7 +247,7 @@ rules: [{ name: for-alpha, match: { workloads: [alpha], hosts: [api.example.com]
 		t.Fatalf("alpha itself: %q", said)
 	}
 	for _, l := range []locks{both, bpf} {
-		for i, who := range identities {
+		for i, who := range everybody() {
 			for j, early := range [][]string{{request("gone"), "reset"}, {"reset"}} {
 				again := func() {}
 				if l == bpf {

@@ -19,6 +19,7 @@ var (
 	reportPath  = flag.String("report", "", "file for one JSON line per row and run, - for standard output")
 	onlyRows    = flag.String("rows", "", "regular expression of the rows' subjects and names to try")
 	onlyLocks   = flag.String("locks", "both,guard,none,bpf,redirects", "the locks to try them under")
+	rootToo     = flag.Bool("root", true, "try as root too what an ordinary user can")
 	connections = flag.Int("connections", 20_000, "how many connections race the end of worker and keeper")
 )
 

@@ -53,10 +53,10 @@ func TestRace(t *testing.T) {
 				total /= 4
 			}
 			kills, made := 0, 0
-			for _, who := range identities {
-				// Each end is met by a thousand connections, at another moment.
-				ends := max(3, total/len(identities)/1000)
-				share := (total/len(identities)/ends/racers + 1) * racers
+			for _, who := range everybody() {
+				// Each end is met by some hundred connections, at another moment.
+				ends := max(1, total/len(everybody())/500)
+				share := (total/len(everybody())/ends/racers + 1) * racers
 				before := w.h.net.count(func(*arrival) bool { return true })
 				connected, refusals := 0, 0
 				for range ends {
@@ -85,7 +85,8 @@ func TestRace(t *testing.T) {
 					out.Outcome = direct
 					t.Errorf("%s: %d of %d connections reached the origin", who, leaked, share*ends)
 				}
-				if connected+refusals < share*ends || l == both && (connected == 0 || refusals == 0) {
+				// A smaller race may be over before the first end.
+				if connected+refusals < share*ends || l == both && ends > 3 && (connected == 0 || refusals == 0) {
 					t.Errorf("%s: %d captured, %d refused: no race", who, connected, refusals)
 				}
 				t.Logf("%s: %s", who, out.Reason)

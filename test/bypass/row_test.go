@@ -57,6 +57,17 @@ var identities = []identity{{nobody, false}, {nobody, true}, {0, false}}
 // ordinary is an ordinary user, with and without no_new_privs.
 var ordinary = identities[:2]
 
+// asRoot is for what nobody else can try.
+var asRoot = []identity{{0, false}}
+
+// everybody is who tries what anybody can.
+func everybody() []identity {
+	if *rootToo {
+		return identities
+	}
+	return ordinary
+}
+
 // A trial is one run of a row.
 type trial struct {
 	*row

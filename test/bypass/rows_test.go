@@ -228,9 +228,9 @@ func refusedProtocolRows() (rows []row) {
 		add("SCTP", "sctp, one to many", "socket "+f.name+" seqpacket 132", bind, "sendto "+f.far+" 7443 hello")
 		add("SMC", "smc by its own protocol", "socket "+f.name+" stream 256", bind, f.connect(), send)
 		add("L2TP", "l2tp over ip", "socket "+f.name+" dgram 115", bind, f.connect(), send)
-		rows = append(rows, row{subject: "raw, ping and packet sockets", name: f.name + " raw", users: identities[2:], trace: "protocol 253 " + f.near,
+		rows = append(rows, row{subject: "raw, ping and packet sockets", name: f.name + " raw", users: asRoot, trace: "protocol 253 " + f.near,
 			statements: []string{"socket " + f.name + " raw 253", "connect " + f.far + " 0", "sendhex 00112233445566778899"}})
-		rows = append(rows, row{subject: "raw, ping and packet sockets", name: f.name + " raw with a header of its own", users: identities[2:], trace: "protocol 253 " + f.near,
+		rows = append(rows, row{subject: "raw, ping and packet sockets", name: f.name + " raw with a header of its own", users: asRoot, trace: "protocol 253 " + f.near,
 			statements: []string{"socket " + f.name + " raw 255", "sendhexto " + f.far + " 0 {header " + f.name + "}"}})
 	}
 	echo4, echo6 := "sendhex 0800000000010001", "sendhex 8000000000010001"

@@ -75,7 +75,7 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 		}
 		users := row.users
 		if users == nil {
-			users = identities
+			users = everybody()
 		}
 		if row.stated != "" && (row.statedUnder == nil || slices.Contains(row.statedUnder, l)) {
 			r.add(line{Row: row.name, Subject: row.subject, Locks: l, Outcome: stated, Reason: row.stated})
@@ -84,7 +84,7 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 		if l == none && row.control != nil {
 			controlled := *row
 			controlled.statements, row = row.control, &controlled
-			users = identities[2:]
+			users = asRoot
 		}
 		for _, who := range users {
 			d := &done{x: &trial{row: row, w: w, locks: l, who: who, port: w.nextPort()}}
