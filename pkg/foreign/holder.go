@@ -2,6 +2,7 @@ package foreign
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -102,13 +103,24 @@ func (h *holder) forked(e entry) bool {
 		return false
 	}
 	data, err := os.ReadFile(threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		// It has executed since the descriptor was taken, which closed it. One that it
+		// has under another number is found at the next look.
+		return true
+	} else if err != nil {
 		return false
 	}
-	_, flags, _ := strings.Cut(string(data), "flags:")
-	flags, _, _ = strings.Cut(flags, "\n")
-	n, err := strconv.ParseUint(strings.TrimSpace(flags), 8, 32)
-	return err == nil && n&unix.O_CLOEXEC != 0
+	field := func(name string, base int) (uint64, bool) {
+		_, value, _ := strings.Cut(string(data), name+":")
+		value, _, _ = strings.Cut(value, "\n")
+		n, err := strconv.ParseUint(strings.TrimSpace(value), base, 64)
+		return n, err == nil
+	}
+	if inode, ok := field("ino", 10); ok && e.inode != 0 && inode != uint64(e.inode) {
+		return true // the same, and the number is another file's by now
+	}
+	flags, ok := field("flags", 8)
+	return ok && flags&unix.O_CLOEXEC != 0
 }
 
 func (h *holder) notExecuted() bool {

@@ -1,0 +1,47 @@
+package foreign
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestForked: what a child has before it executes is its parent's, also if it
+// executed between the moments at which its descriptor was taken and looked at.
+func TestForked(t *testing.T) {
+	open := func(flags int) (fd int, inode uint32) {
+		t.Helper()
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		return fd, uint32(st.Ino)
+	}
+	kept, keptInode := open(0)
+	closing, closingInode := open(unix.SOCK_CLOEXEC)
+	for _, c := range []struct {
+		what  string
+		fresh bool
+		e     entry
+		want  bool
+	}{
+		{"closed on exec", true, entry{fd: closing, inode: closingInode}, true},
+		{"kept over exec", true, entry{fd: kept, inode: keptInode}, false},
+		{"not there any more", true, entry{fd: 1 << 20, inode: keptInode}, true},
+		{"another file's number by now", true, entry{fd: kept, inode: keptInode + 1}, true},
+		{"a process that has executed long ago", false, entry{fd: closing, inode: closingInode}, false},
+		{"the same without its descriptor", false, entry{fd: 1 << 20, inode: keptInode}, false},
+	} {
+		h := &holder{pid: os.Getpid(), asked: true, fresh: c.fresh}
+		c.e.tid = os.Getpid()
+		if got := h.forked(c.e); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+}
