@@ -1,4 +1,4 @@
-# kernels: 6.1
+# kernels: 6.1 6.12 newest
 # timeout: 240s
 # needs: package
 # The package of the first version: dpkg alone brings the services up, shut and

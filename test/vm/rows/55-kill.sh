@@ -11,11 +11,10 @@ kill_all() {
         xargs -r kill -9 <"/sys/fs/cgroup/sallyport.slice/$unit.service/cgroup.procs" 2>/dev/null || true
     done
 }
-systemctl restart mcp-load.service
 remember
-eventually 60 loading mcp-load 50
+load_anew mcp-load
 kills=0
-for _ in 1 2 3 4; do
+for _ in 1 2; do
     for units in sallyport sallyport-keeper 'sallyport sallyport-keeper'; do
         # The words are units.
         # shellcheck disable=SC2086
@@ -27,12 +26,7 @@ for _ in 1 2 3 4; do
         eventually 60 loading mcp-load $((now + 50))
     done
 done
-systemctl stop mcp-load.service
-cat /run/vm-mcp-load/load.json
+load_ended mcp-load broken_off
 nothing_leaked
 figure kills $kills
-figure tried "$(tally mcp-load tried)"
-figure knocked "$(tally mcp-load knocked)"
-figure broken_off "$(tally mcp-load lost)"
-figure max_ms "$(tally mcp-load max_ms)"
 systemctl start mcp-load.service

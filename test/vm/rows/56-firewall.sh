@@ -6,12 +6,11 @@
 . /opt/vm/rows/lib.sh
 
 guarded() { nft list table inet sallyport >/dev/null 2>&1; }
-systemctl restart mcp-load.service
-eventually 60 loading mcp-load 50
 remember
+load_anew mcp-load
 slowest=0
 faults=0
-for _ in 1 2 3 4 5 6 7 8 9 10; do
+for _ in 1 2 3 4 5; do
     for fault in 'nft flush ruleset' 'nft delete table inet sallyport' 'systemctl restart nftables.service'; do
         $fault
         faults=$((faults + 1))
@@ -23,13 +22,9 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     sleep 0.5
 done
 eventually 60 ready
-systemctl stop mcp-load.service
-cat /run/vm-mcp-load/load.json
+load_ended mcp-load
 nothing_leaked
 figure faults $faults
 figure repaired_ms $slowest
-figure tried "$(tally mcp-load tried)"
-figure knocked "$(tally mcp-load knocked)"
-figure lost "$(tally mcp-load lost)"
-[ "$(tally mcp-load lost)" = 0 ] || fail "lost: $(cat /run/vm-mcp-load/load.json)"
+none_lost mcp-load
 systemctl start mcp-load.service

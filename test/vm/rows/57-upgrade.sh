@@ -6,9 +6,8 @@
 . /opt/vm/rows/lib.sh
 
 new() { ready && [ "$(readlink "/proc/$(systemctl show -p MainPID --value "$1")/exe")" = /usr/bin/sallyport ]; }
-systemctl restart mcp-load.service
-eventually 60 loading mcp-load 50
 remember
+load_anew mcp-load
 dpkg -i /opt/vm/packages/*0.0.2*.deb
 for unit in sallyport-keeper sallyport; do
     eventually 60 new $unit.service
@@ -17,13 +16,8 @@ sallyport version | grep -q 0.0.2 || fail "not that version: $(sallyport version
 now=$(tally mcp-load ok)
 eventually 60 loading mcp-load $((now + 100))
 grep -q X-Proxied /etc/sallyport/sallyport.yaml || fail "the configuration was replaced"
-systemctl stop mcp-load.service
-cat /run/vm-mcp-load/load.json
+load_ended mcp-load
 nothing_leaked
-figure tried "$(tally mcp-load tried)"
-figure knocked "$(tally mcp-load knocked)"
-figure lost "$(tally mcp-load lost)"
-figure p99_ms "$(tally mcp-load p99_ms)"
-[ "$(tally mcp-load lost)" = 0 ] || fail "lost: $(cat /run/vm-mcp-load/load.json)"
+none_lost mcp-load
 detail "$(sallyport version | head -n 1)"
 systemctl start mcp-load.service

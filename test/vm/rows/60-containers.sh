@@ -15,7 +15,7 @@ requested() {
 }
 # In the slice from its start: nothing to tag.
 requested bridge podman run --rm --cgroup-parent=mcp.slice local/box wget -qO- -T 20 http://api.example.com/bridge
-requested "no network" podman run --rm --network=none --dns=203.0.113.53 --cgroup-parent=mcp.slice local/box wget -qO- -T 20 http://api.example.com/none
+requested "no network" podman run --rm --network=none -v /etc/resolv.conf:/etc/resolv.conf:ro --cgroup-parent=mcp.slice local/box wget -qO- -T 20 http://api.example.com/none
 if podman run --rm --cgroup-parent=mcp.slice local/box wget -qO- -T 10 http://203.0.113.10:9000/; then fail "the forbidden port was answered"; fi
 
 # Elsewhere: captured from its next start.
@@ -34,7 +34,7 @@ cp -a box bundle/rootfs
 mkdir -p bundle/rootfs/proc bundle/rootfs/dev bundle/rootfs/sys bundle/rootfs/etc
 cp /etc/resolv.conf bundle/rootfs/etc/
 (cd bundle && rm -f config.json && crun spec)
-sed -i 's|"sh"|"wget", "-qO-", "-T", "20", "http://api.example.com/crun"|; s|"terminal": true|"terminal": false|; s|"type": "network"|"type": "network", "path": "/proc/1/ns/net"|' bundle/config.json
+sed -i 's|"sh"|"wget", "-qO-", "-T", "20", "http://api.example.com/crun"|; s|"terminal": true|"terminal": false|; s|"type": "network"|"type": "network", "path": "/proc/1/ns/net"|; s|"linux": {|&"cgroupsPath": "mcp.slice:crun:vm-crun",|' bundle/config.json
 requested crun crun --systemd-cgroup --root /run/vm/crun run --bundle bundle vm-crun
 nothing_leaked
 figure containers 4

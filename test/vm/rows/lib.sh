@@ -128,6 +128,29 @@ UNIT
     systemctl daemon-reload
 }
 
+# load_anew NAME: from the beginning, with a tally of its own.
+load_anew() {
+    systemctl stop "$1.service"
+    rm -f "/run/vm-$1/load.json"
+    systemctl start "$1.service"
+    eventually 60 loading "$1" 50
+}
+
+# load_ended NAME [WORD]: stops it; its tally becomes figures. WORD is what a
+# request without its answer is called, `lost` if absent.
+load_ended() {
+    systemctl stop "$1.service"
+    cat "/run/vm-$1/load.json"
+    figure tried "$(tally "$1" tried)"
+    figure knocked "$(tally "$1" knocked)"
+    figure "${2:-lost}" "$(tally "$1" lost)"
+    figure p99_ms "$(tally "$1" p99_ms)"
+    figure max_ms "$(tally "$1" max_ms)"
+}
+
+# none_lost NAME: every request had its answer.
+none_lost() { [ "$(tally "$1" lost)" = 0 ] || fail "lost: $(cat "/run/vm-$1/load.json")"; }
+
 # tally NAME FIELD: a number of a unit's load.
 tally() { sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p" "/run/vm-$1/load.json"; }
 
@@ -152,10 +175,11 @@ snapshot() {
     find /sys/fs/cgroup -type d \( -name '*sallyport*' -o -name 'mcp*' \)
     nft list tables | grep sallyport || true
     ls /sys/fs/bpf
-    # Programs by their names: systemd has some of its own, for each unit others.
+    # Programs and maps by their names: those of systemd and of container engines,
+    # for units and containers of now, have another beginning or none.
     bpftool link list | awk '/^[0-9]+:/ { print "link", $2 }' | sort
-    bpftool map list | awk '/^[0-9]+:/ { print "map", $2, $4 }' | sort
-    bpftool prog list | awk '/^[0-9]+:/ && $4 !~ /^sd_/ { print "program", $2, $4 }' | sort
+    bpftool map list | awk '/^[0-9]+:/ && $3 == "name" { print "map", $2, $4 }' | sort
+    bpftool prog list | awk '/^[0-9]+:/ && $3 == "name" && $4 !~ /^sd_/ { print "program", $2, $4 }' | sort
     dpkg-query -f '${Package} ${Status}\n' -W 'sallyport*' 2>/dev/null || true
 }
 
