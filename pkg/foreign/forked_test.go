@@ -33,14 +33,28 @@ func TestForked(t *testing.T) {
 	}{
 		{"closed on exec", true, entry{fd: closing, inode: closingInode}, true},
 		{"kept over exec", true, entry{fd: kept, inode: keptInode}, false},
-		{"not there any more", true, entry{fd: 1 << 20, inode: keptInode}, true},
-		{"another file's number by now", true, entry{fd: kept, inode: keptInode + 1}, true},
+		{"of which the parent has another", true, entry{fd: closing, inode: closingInode + 1}, false},
+		{"which the parent does not have", true, entry{fd: 1 << 20, inode: keptInode}, false},
 		{"a process that has executed long ago", false, entry{fd: closing, inode: closingInode}, false},
-		{"the same without its descriptor", false, entry{fd: 1 << 20, inode: keptInode}, false},
 	} {
-		h := &holder{pid: os.Getpid(), asked: true, fresh: c.fresh}
+		h := &holder{pid: os.Getpid(), asked: true, fresh: c.fresh, parent: os.Getpid()}
 		c.e.tid = os.Getpid()
 		if got := h.forked(c.e); got != c.want {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+	for _, c := range []struct {
+		what string
+		e    entry
+		want bool
+	}{
+		{"not there any more", entry{fd: 1 << 20, inode: keptInode}, true},
+		{"another file's number by now", entry{fd: kept, inode: keptInode + 1}, true},
+		{"kept", entry{fd: kept, inode: keptInode}, false},
+	} {
+		h := &holder{pid: os.Getpid()}
+		c.e.tid = os.Getpid()
+		if got := h.closesOnExec(c.e); got != c.want {
 			t.Errorf("%s: %v", c.what, got)
 		}
 	}

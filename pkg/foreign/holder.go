@@ -20,8 +20,10 @@ type holder struct {
 	pidfd  int
 	uid    uint32
 	exe    string
-	// fresh says, once asked, whether the process may not have executed yet.
+	// fresh says, once asked, whether the process may not have executed yet; parent is
+	// the process that it was forked from then.
 	asked, fresh bool
+	parent       int
 }
 
 // openHolder makes sure that pid is a process of the cgroup: its number may have
@@ -94,14 +96,23 @@ const freshFor = 2 * time.Second
 // unit's cgroup from its first instant, or our own. What its parent has open (the
 // host's socket units, our listeners) is closed as soon as it executes, and must
 // not be destroyed. Such a process is young, runs its parent's file, its parent is
-// not tagged, and the descriptor is closed on exec.
+// not tagged, the descriptor is closed on exec, and the parent has the same socket
+// under the same number: one that was received after the fork it does not have.
 func (h *holder) forked(e entry) bool {
 	if !h.asked {
 		h.asked, h.fresh = true, h.notExecuted()
 	}
-	if !h.fresh || e.fd < 0 {
-		return false
-	}
+	return h.fresh && e.fd >= 0 && has(h.parent, e) && h.closesOnExec(e)
+}
+
+// has reports whether a process has a socket under the number of e.
+func has(pid int, e entry) bool {
+	target, err := os.Readlink(threadFile(pid, pid, "fd/"+strconv.Itoa(e.fd)))
+	return err == nil && target == "socket:["+strconv.FormatUint(uint64(e.inode), 10)+"]"
+}
+
+// closesOnExec reports whether executing closes the descriptor, or has just done.
+func (h *holder) closesOnExec(e entry) bool {
 	data, err := os.ReadFile(threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
 	if errors.Is(err, fs.ErrNotExist) {
 		// It has executed since the descriptor was taken, which closed it. One that it
@@ -133,6 +144,7 @@ func (h *holder) notExecuted() bool {
 	} else if path, err := workload.ParseProcCgroup(string(at)); err != nil || path == h.cgroup.Path() || strings.HasPrefix(path, h.cgroup.Path()+"/") {
 		return false
 	}
+	h.parent = parent
 	var own, theirs unix.Stat_t
 	if unix.Stat("/proc/"+strconv.Itoa(h.pid)+"/exe", &own) != nil || unix.Stat("/proc/"+strconv.Itoa(parent)+"/exe", &theirs) != nil {
 		return false

@@ -214,6 +214,12 @@ func (n *namespaces) look(now time.Time, notices *fsnotify.Watcher) (changed boo
 	}
 	sighted := f.find(n.k.gate.taggedCgroups())
 	took = time.Since(now)
+	if f.left < 0 {
+		// Not all was looked at: a namespace that was not seen is not empty for that.
+		for _, ns := range n.all() {
+			ns.seen = now
+		}
+	}
 	for _, inode := range byTurns(sighted) {
 		s := sighted[inode]
 		if ns := n.open[inode]; ns != nil {

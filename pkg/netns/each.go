@@ -18,8 +18,12 @@ func Each(paths []string, fn func(ns *os.File) error) error {
 		return fmt.Errorf("list processes: %w", err)
 	}
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err == nil {
-			paths = append(paths, "/proc/"+e.Name()+"/ns/net")
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if _, err := os.Stat(handle(pid)); err == nil {
+				paths = append(paths, handle(pid))
+			} else {
+				paths = append(paths, threadHandle(pid))
+			}
 		}
 	}
 	var errs []error

@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +27,11 @@ func Current() (*os.File, error) {
 // needs certainty holds a pidfd over the call and asks it afterwards whether the
 // process still lives.
 func OpenPID(pid int) (*os.File, error) {
-	return Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+	ns, err := Open(handle(pid))
+	if errors.Is(err, unix.ENOENT) {
+		ns, err = Open(threadHandle(pid))
+	}
+	return ns, err
 }
 
 // Open opens a network namespace by path, for example /run/netns/NAME. What is

@@ -17,10 +17,35 @@ var ErrGone = errors.New("the process has gone")
 // exist now, and one that is held open from all others.
 func InodeOf(pid int) (uint64, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/net", &st); err != nil {
+	err := unix.Stat(handle(pid), &st)
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.Stat(threadHandle(pid), &st)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("network namespace of process %d: %w", pid, err)
 	}
 	return st.Ino, nil
+}
+
+// handle is the network namespace of a process's first thread.
+func handle(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/ns/net" }
+
+// threadHandle is the network namespace of a thread that lives. The first thread
+// may have ended (pthread_exit(3) in main) and then shows none, while the process
+// goes on.
+func threadHandle(pid int) string {
+	tasks := "/proc/" + strconv.Itoa(pid) + "/task"
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return handle(pid)
+	}
+	for _, t := range threads {
+		path := tasks + "/" + t.Name() + "/ns/net"
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return handle(pid)
 }
 
 // Inode gives the inode number of an open namespace.

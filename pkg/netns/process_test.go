@@ -3,15 +3,19 @@ package netns
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // stay starts a process that waits in new namespaces.
@@ -148,5 +152,56 @@ func TestGateways(t *testing.T) {
 	list, err := Gateways(ns)
 	if want := []netip.Addr{netip.MustParseAddr("198.51.100.1")}; err != nil || !slices.Equal(list, want) {
 		t.Errorf("%v, %v, want %v", list, err, want)
+	}
+}
+
+// TestFirstThreadGone: a process lives on when its first thread has ended, and is
+// in its namespace as before.
+func TestFirstThreadGone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: network namespaces")
+	}
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3: its ctypes end a thread by itself")
+	}
+	const exit = 60 // SYS_exit on amd64
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the number of exit(2) is that of amd64")
+	}
+	cmd := exec.Command(python, "-c", fmt.Sprintf("import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nctypes.CDLL(None).syscall(%d, 0)", exit))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	pid := cmd.Process.Pid
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(handle(pid)); errors.Is(err, unix.ENOENT) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the first thread has not ended")
+		}
+	}
+	inode, err := InodeOf(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := OpenProven(pid, func() error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if opened, err := Inode(ns); err != nil || opened != inode {
+		t.Errorf("opened %d, want %d: %v", opened, inode, err)
+	}
+	found := false
+	if err := Each(nil, func(ns *os.File) error {
+		at, err := Inode(ns)
+		found = found || at == inode
+		return err
+	}); err != nil || !found {
+		t.Errorf("found among all: %v, %v", found, err)
 	}
 }
