@@ -244,10 +244,10 @@ func childOf(pid, parent int) bool { return procStatus(pid)["PPid"] == strconv.I
 // limits, direct flows, and the chain of the audit.
 func TestRestartKeeps(t *testing.T) {
 	s := prepareServices(t)
-	s.h.write(s.conf, strings.Replace(s.h.read(s.conf), "mode: observe", fmt.Sprintf(`mode: enforce
+	s.h.write(s.conf, strings.Replace(s.h.read(s.conf), "mode: observe", `mode: enforce
 rules:
   - { name: direct, match: { cidrs: [203.0.113.11/32], ports: [80], protocols: [tcp] }, action: allow, handling: direct }
-  - { name: limited, match: { hosts: [api.example.com] }, action: allow, rate_limit: { hour: 10 } }`), 1))
+  - { name: limited, match: { hosts: [api.example.com] }, action: allow, rate_limit: { hour: 10 } }`, 1))
 	s.start()
 	count := func(n int) (answers []string) {
 		for range n {

@@ -26,7 +26,6 @@ type serviceManager struct {
 	t *testing.T
 	// tree is where the test reaches the cgroups, slice the units' own one.
 	tree, slice string
-	mu          sync.Mutex
 	units       []*unit
 }
 
@@ -270,13 +269,6 @@ func (u *unit) waitReady(within time.Duration) {
 		case <-time.After(20 * time.Millisecond): // another one may have been started
 		}
 	}
-}
-
-// said gives the last value of a variable.
-func (u *unit) said(name string) string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.state[name]
 }
 
 // stored lists the names in the descriptor store.
