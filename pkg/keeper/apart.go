@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -216,7 +215,7 @@ func (k *Keeper) proveWorker(p *peer, uid int) error {
 	if err != nil {
 		return fmt.Errorf("pid %d: cgroup: %w", p.pid, err)
 	}
-	if cg.Path() == k.gate.tagged.Path() || strings.HasPrefix(cg.Path(), k.gate.tagged.Path()+"/") {
+	if k.gate.inside(cg.Path()) {
 		return fmt.Errorf("pid %d runs in the tagged cgroup %s", p.pid, cg.Path())
 	}
 	same, err := sameFile(proc+"/exe", self)

@@ -26,9 +26,15 @@ type caller struct {
 	limits []unix.Rlimit
 }
 
+// errWorkersUser refuses the worker, whose group is the one that may start commands:
+// it reads what strangers wrote, and in hostile hands it would have processes of
+// its user outside of its sandbox.
+var errWorkersUser = errors.New("the caller is the user of sallyport's worker, which starts nothing")
+
 // callerOf identifies the process at the other end, and refuses it where a
-// command started for it could do more than the process itself.
-func callerOf(c *net.UnixConn, tree *workload.Tree, tagged workload.Cgroup) (*caller, error) {
+// command started for it could do more than the process itself. tagged reports
+// whether a cgroup is tagged or below one that is.
+func callerOf(c *net.UnixConn, tree *workload.Tree, tagged func(path string) bool) (*caller, error) {
 	p := &caller{}
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -97,7 +103,7 @@ func (p *caller) alive() bool {
 
 // check refuses a caller that is confined itself: a command of the daemon's is
 // not bound by the caller's own limits, so starting one would lift them.
-func (p *caller) check(tree *workload.Tree, tagged workload.Cgroup) error {
+func (p *caller) check(tree *workload.Tree, tagged func(path string) bool) error {
 	proc := "/proc/" + strconv.Itoa(p.pid)
 	data, err := os.ReadFile(proc + "/status")
 	if err != nil {
@@ -135,7 +141,7 @@ func (p *caller) check(tree *workload.Tree, tagged workload.Cgroup) error {
 	if err != nil {
 		return fmt.Errorf("the caller's cgroup: %w", err)
 	}
-	if cg.Path() == tagged.Path() || strings.HasPrefix(cg.Path(), tagged.Path()+"/") {
+	if tagged(cg.Path()) {
 		return errors.New("the caller runs in a tagged cgroup: a workload must not start others")
 	}
 	data, err = os.ReadFile(proc + "/limits")

@@ -116,7 +116,7 @@ func TestCallerOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	who, err := callerOf(server, tree, elsewhere)
+	who, err := callerOf(server, tree, (&gate{tagged: elsewhere}).inside)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,8 +151,13 @@ func TestCallerOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tagged.Close()
-	if c, err := callerOf(tagged, tree, own); err == nil || !strings.Contains(err.Error(), "tagged cgroup") {
-		t.Errorf("from the tagged cgroup itself: %v, %v", c, err)
+	for name, g := range map[string]*gate{
+		"the slice":      {tagged: own},
+		"tagged outside": {tagged: elsewhere, elsewhere: map[string]workload.Cgroup{own.Path(): own}},
+	} {
+		if c, err := callerOf(tagged, tree, g.inside); err == nil || !strings.Contains(err.Error(), "tagged cgroup") {
+			t.Errorf("from %s: %v, %v", name, c, err)
+		}
 	}
 }
 

@@ -174,11 +174,16 @@ func (k *Keeper) serveCaller(ctx context.Context, c *net.UnixConn, group int) er
 		conn.Send(&wire.Message{Method: methodFailed, Error: err.Error()}, nil)
 		return fmt.Errorf("refused: %w", err)
 	}
-	who, err := callerOf(c, k.gate.tree, k.gate.tagged)
+	who, err := callerOf(c, k.gate.tree, k.gate.inside)
 	if err != nil {
 		return refuse(err)
 	}
 	defer who.close()
+	if workers, _, err := workerIDs(); err != nil {
+		return refuse(err)
+	} else if who.uid == workers {
+		return refuse(errWorkersUser)
+	}
 	if !who.member(group) {
 		return refuse(fmt.Errorf("uid %d is neither root nor in group %s", who.uid, k.config.Admin.Group))
 	}

@@ -227,18 +227,30 @@ func TestDaemonExecRefused(t *testing.T) {
 		t.Fatalf("alice: %v", ok)
 	}
 	i := h.startInmate(as(alice, h.execBy("bash", "-c", "echo '{\"pid\":'$$'}'; read line; "+strings.Join(h.execBy("echo", "started"), " ")+" 2>&1; echo END; read line")...)...)
+	apart := h.apart("elsewhere")
+	h.sleeper(apart)
+	if r := h.tagging("tag", "cgroup", apart); r.code != 0 {
+		t.Fatalf("tag cgroup: %v", r)
+	}
+	worker, _, _ := strings.Cut(procStatus(h.workerPID())["Uid"], " ")
+	likeWorker := []string{"setpriv", "--reuid", worker, "--regid", strconv.Itoa(groupSallyport), "--clear-groups"}
+	enter := func(cgroup string) []string {
+		return append([]string{"bash", "-c", `echo $$ > ` + cgroup + `/cgroup.procs; exec "$@"`, "-"}, as(alice, h.execBy("echo", "started")...)...)
+	}
 	for _, c := range []struct {
 		name string
 		argv []string
 		want string
 	}{
+		{"the worker's user", append(likeWorker, h.execBy("echo", "started")...), "sallyport's worker"},
+		{"a cgroup tagged elsewhere", enter(cgroupRoot() + apart), "tagged cgroup"},
 		{"not in the group", as(mallory, h.execBy("echo", "started")...), "join group sallyport"},
 		{"no_new_privs", as(alice, append([]string{"setpriv", "--no-new-privs"}, h.execBy("echo", "started")...)...), "no_new_privs"},
 		{"seccomp", append([]string{"python3", "-c", seccompThenExec}, as(alice, h.execBy("echo", "started")...)...), "seccomp"},
 		{"another mount namespace", append([]string{"unshare", "-m"}, as(alice, h.execBy("echo", "started")...)...), "mnt namespace"},
 		{"another user namespace", as(alice, append([]string{"unshare", "-U", "-r"}, h.execBy("echo", "started")...)...), "user namespace"},
 		{"another pid namespace", append([]string{"unshare", "-p", "-f"}, as(alice, h.execBy("echo", "started")...)...), "pid namespace"},
-		{"a tagged cgroup", append([]string{"bash", "-c", `echo $$ > ` + h.tagged(i.pid) + `/cgroup.procs; exec "$@"`, "-"}, as(alice, h.execBy("echo", "started")...)...), "tagged cgroup"},
+		{"a tagged cgroup", enter(h.tagged(i.pid)), "tagged cgroup"},
 	} {
 		r := h.run(h.command(c.argv...))
 		if r.code != 1 || r.stdout != "" || !strings.HasPrefix(r.stderr, "sallyport: exec: ") || !strings.Contains(r.stderr, c.want) {
