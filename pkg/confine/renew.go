@@ -17,30 +17,30 @@ var ErrNotConfined = errors.New("not confined")
 // Renew covers anew what a running command must not reach, for servers that
 // started or made their socket again after it (the kernel drops a mount over a
 // file when the host removes the file), and makes cgroup file systems
-// read-only that the host mounted since. pidfd is of a process of the command;
-// s is what it was started with. It needs the capabilities that Exec needs, and
-// is cheap where there is nothing to do.
+// read-only that the host mounted since. fd is of a mount namespace of the
+// command, or a pidfd of a process that has it; s is what it was started with. It
+// needs the capabilities that Exec needs, and is cheap where there is nothing to do.
 //
 // Only what lies in /run is looked at, without following links below it: the
 // rest of s.Hide is under directories whose owner could lead the caller, which
 // is root, elsewhere.
-func Renew(pidfd int, s *Spec) error {
+func Renew(fd int, s *Spec) error {
 	done := make(chan error, 1)
 	go func() {
 		// A thread that has entered another mount namespace must not serve
 		// others again: it ends with this goroutine.
 		runtime.LockOSThread()
-		done <- renew(pidfd, s)
+		done <- renew(fd, s)
 	}()
 	return <-done
 }
 
-func renew(pidfd int, s *Spec) error {
+func renew(fd int, s *Spec) error {
 	// setns asks for a root and working directory that no thread shares.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return failed(opMounts, "unshare", err)
 	}
-	if err := enter(pidfd); err != nil {
+	if err := enter(fd); err != nil {
 		return failed(opMounts, "enter", err)
 	}
 	m := &mounts{}
@@ -65,14 +65,14 @@ func renew(pidfd int, s *Spec) error {
 	return m.lockCgroups()
 }
 
-// enter goes into the process's mount namespace, and makes sure of it: what
+// enter goes into that mount namespace, and makes sure of it: what
 // follows would hide the host's own sockets and lock its cgroups.
-func enter(pidfd int) error {
+func enter(fd int) error {
 	before, err := mountNamespace()
 	if err != nil {
 		return err
 	}
-	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
+	if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
 		return err
 	}
 	after, err := mountNamespace()

@@ -3,8 +3,11 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,16 +25,20 @@ import (
 // The kernel drops what is mounted over a socket when its server removes it.
 const hideInterval = time.Second
 
+// hideRest is how many times as long as looking took nobody looks again: a workload
+// decides how many processes and threads there are to look at.
+const hideRest = 20
+
 // hideAgain keeps hidden from running commands what must be, until ctx ends.
 func (k *Keeper) hideAgain(ctx context.Context) error {
-	tick := time.NewTicker(hideInterval)
-	defer tick.Stop()
+	pause := hideInterval
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pause):
 		}
+		began := time.Now()
 		for _, c := range k.running.list() {
 			err := k.hideFrom(c)
 			if err != nil && !c.exposed {
@@ -41,6 +48,7 @@ func (k *Keeper) hideAgain(ctx context.Context) error {
 			c.exposed = err != nil
 		}
 		k.hideFromUnits()
+		pause = max(hideInterval, hideRest*time.Since(began))
 	}
 }
 
@@ -53,6 +61,9 @@ func (k *Keeper) hideFrom(c *command) error {
 	}
 	seen := make(map[uint64]bool)
 	var errs []error
+	if len(cgroups) == maxDirectCgroups {
+		errs = append(errs, fmt.Errorf("it has more than the %d cgroups that are looked at", maxDirectCgroups))
+	}
 	for _, cg := range cgroups {
 		pids, err := cg.Procs()
 		if errors.Is(err, workload.ErrGone) {
@@ -67,7 +78,7 @@ func (k *Keeper) hideFrom(c *command) error {
 	return errors.Join(errs...)
 }
 
-// hideFromProcess does it for the mount namespace of one process, unless that was
+// hideFromProcess does it for the mount namespaces of one process that were not
 // seen already. A process that ends meanwhile, or is none of the command's, is
 // passed over: its number may be another's by now.
 func (k *Keeper) hideFromProcess(c *command, pid int, seen map[uint64]bool) error {
@@ -81,29 +92,65 @@ func (k *Keeper) hideFromProcess(c *command, pid int, seen map[uint64]bool) erro
 	if err != nil || at.Path() != c.cgroup.Path() && !strings.HasPrefix(at.Path(), c.cgroup.Path()+"/") {
 		return nil
 	}
-	ns, err := mountNamespace(pid)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || seen[ns] {
-		return nil
-	} else if err != nil {
+	found, err := mountNamespaces(pid, seen)
+	defer func() { closeFiles(slices.Collect(maps.Values(found))) }()
+	if err != nil {
 		return err
 	}
 	// What was read by number was the process's if that still lives.
 	if unix.PidfdSendSignal(fd, 0, nil, 0) != nil {
 		return nil
 	}
-	seen[ns] = true
-	err = confine.Renew(fd, &c.plan.Spec)
-	if errors.Is(err, confine.ErrNotConfined) || errors.Is(err, unix.ESRCH) {
-		return nil // it has not come that far, or has ended
+	var errs []error
+	for inode, ns := range found {
+		seen[inode] = true
+		// ErrNotConfined: it has not come that far.
+		if err := confine.Renew(int(ns.Fd()), &c.plan.Spec); !errors.Is(err, confine.ErrNotConfined) {
+			errs = append(errs, err)
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
-// mountNamespace is the number of a process's mount namespace.
-func mountNamespace(pid int) (uint64, error) {
-	info, err := os.Stat("/proc/" + strconv.Itoa(pid) + "/ns/mnt")
-	if err != nil {
-		return 0, err
+// mountNamespaces opens, by inode, those of a process's threads that were not seen
+// yet: each thread may make its own, and the first may have ended (pthread_exit(3)
+// in main) and show none while the process goes on. The caller closes them.
+func mountNamespaces(pid int, seen map[uint64]bool) (map[uint64]*os.File, error) {
+	tasks := "/proc/" + strconv.Itoa(pid) + "/task"
+	threads, err := os.ReadDir(tasks)
+	if hasEnded(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
 	}
-	return info.Sys().(*syscall.Stat_t).Ino, nil
+	found := make(map[uint64]*os.File)
+	for _, thread := range threads {
+		path := tasks + "/" + thread.Name() + "/ns/mnt"
+		info, err := os.Stat(path)
+		if hasEnded(err) || err == nil && (seen[inodeOf(info)] || found[inodeOf(info)] != nil) {
+			continue
+		} else if err != nil {
+			return found, err
+		}
+		ns, err := os.Open(path)
+		if hasEnded(err) {
+			continue
+		} else if err != nil {
+			return found, err
+		}
+		if info, err = ns.Stat(); err != nil {
+			ns.Close()
+			return found, err
+		}
+		if old := found[inodeOf(info)]; old != nil {
+			old.Close()
+		}
+		found[inodeOf(info)] = ns
+	}
+	return found, nil
 }
+
+// hasEnded reports whether /proc says that a process or thread has ended.
+func hasEnded(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
+func inodeOf(info fs.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }

@@ -36,9 +36,28 @@ for line in sys.stdin:
     s.close()
 `
 
+// orphaned is a knocker of which only another thread than the first lives: /proc
+// shows no namespaces of its first.
+const orphaned = `
+import ctypes, os, threading, time
+def knock():
+    while open("/proc/self/stat").read().split()[2] != "Z": time.sleep(0.001)
+    exec(source)
+source = """` + knocker + `"""
+threading.Thread(target=knock).start()
+ctypes.CDLL(None).syscall(60, 0)
+`
+
 // TestSocketsStayHidden: an engine that starts, or starts again, after the
-// command does not come into its sight for longer than a moment.
+// command does not come into its sight for longer than a moment, whatever becomes
+// of the command's first thread.
 func TestSocketsStayHidden(t *testing.T) {
+	for name, program := range map[string]string{"whole": knocker, "first thread ended": orphaned} {
+		t.Run(name, func(t *testing.T) { staysHidden(t, program) })
+	}
+}
+
+func staysHidden(t *testing.T, program string) {
 	h := newHost(t)
 	listen := func() (stop func()) {
 		t.Helper()
@@ -58,7 +77,7 @@ func TestSocketsStayHidden(t *testing.T) {
 		return stop
 	}
 	stop := listen()
-	cmd := h.command(h.exec("", "python3", "-u", "-c", knocker, engineSocket)...)
+	cmd := h.command(h.exec("", "python3", "-u", "-c", program, engineSocket)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
