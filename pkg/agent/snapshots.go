@@ -66,6 +66,15 @@ func (s *snapshots) Refusals() (map[string]uint64, error) {
 	return r.Refusals, nil
 }
 
+// EventsLost counts what the kernel could not tell.
+func (s *snapshots) EventsLost() (uint64, error) {
+	r, err := s.get()
+	if err != nil {
+		return 0, err
+	}
+	return r.EventsLost, nil
+}
+
 // LiveFlows lists the open flows for the metrics.
 func (s *snapshots) LiveFlows() ([]metrics.LiveFlow, error) {
 	r, err := s.get()

@@ -46,6 +46,7 @@ func (k *Keeper) forwardEvents(ctx context.Context) error {
 }
 
 func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
+	told := k.lostInKernel(0) // what was lost before is in the metric alone
 	batch := protocol.KernelArgs{Events: make([]datapath.Event, 0, eventBatch), Ended: make([]protocol.Ended, 0, eventBatch)}
 	var timer <-chan time.Time
 	for {
@@ -74,7 +75,9 @@ func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
 		if !k.waitServing(ctx) {
 			return
 		}
-		batch.Lost = k.eventsLost.Swap(0)
+		total := k.lostInKernel(told)
+		batch.Lost = k.eventsLost.Swap(0) + total - told
+		told = total
 		if err := k.tell(protocol.Kernel, batch); err != nil {
 			lost := len(batch.Events) + len(batch.Ended)
 			k.eventsLost.Add(batch.Lost + uint64(lost))
@@ -82,4 +85,15 @@ func (k *Keeper) sendEvents(ctx context.Context, queue <-chan datapath.Event) {
 		}
 		batch.Events, batch.Ended = batch.Events[:0], batch.Ended[:0]
 	}
+}
+
+// lostInKernel gives how many events the kernel had no room for since the
+// programs were loaded; the last answer where it cannot be read.
+func (k *Keeper) lostInKernel(last uint64) uint64 {
+	n, err := k.gate.data.EventsLost()
+	if err != nil {
+		k.log.Warn("lost events of the kernel", zap.Error(err))
+		return last
+	}
+	return n
 }

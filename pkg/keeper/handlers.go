@@ -106,6 +106,9 @@ func (k *Keeper) snapshot(_ context.Context, m *wire.Message) (any, []*os.File, 
 	for reason, n := range refusals {
 		out.Refusals[reason.String()] = n
 	}
+	if out.EventsLost, err = k.gate.data.EventsLost(); err != nil {
+		return nil, nil, fmt.Errorf("lost events: %w", err)
+	}
 	counters, err := k.gate.guard.Counters()
 	if err != nil {
 		return nil, nil, fmt.Errorf("guard: %w", err)

@@ -33,10 +33,12 @@ func (c *clock) now() time.Time { return c.t }
 type fakeDatapath struct {
 	refusals map[string]uint64
 	live     []LiveFlow
+	lost     uint64
 	err      error
 }
 
 func (d *fakeDatapath) Refusals() (map[string]uint64, error) { return d.refusals, d.err }
+func (d *fakeDatapath) EventsLost() (uint64, error)          { return d.lost, d.err }
 func (d *fakeDatapath) LiveFlows() ([]LiveFlow, error)       { return d.live, d.err }
 
 type fakeGuard struct {
@@ -85,6 +87,7 @@ func busy() *Metrics {
 		Version: "0.1.0", Revision: "abc1234", Now: c.now,
 		Datapath: &fakeDatapath{
 			refusals: map[string]uint64{"no_listener": 4, "map_full": 1},
+			lost:     6,
 			live:     []LiveFlow{{Workload: "github", Leg: WorkloadLeg, Sent: 1000, Received: 2000, Retransmits: 1}},
 		},
 		Guard: &fakeGuard{n: 12},
@@ -150,7 +153,7 @@ var contractFamilies = []string{
 	"flows_total", "flows_active", "flow_sent_bytes_total", "flow_received_bytes_total", "flow_retransmits_total", "flow_rtt_seconds",
 	"requests_total", "request_duration_seconds", "upstream_duration_seconds", "http_request_bytes_total", "http_response_bytes_total",
 	"denied_total", "tls_handshakes_total", "tls_client_rejected_total", "tls_pinned_tunnels_total", "dns_queries_total", "guard_rejected_packets_total",
-	"bpf_refused_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "enforcement_locks", "http2_closed_total", "foreign_sockets_total",
+	"bpf_refused_total", "bpf_events_lost_total", "resource_entries", "resource_capacity", "audit_events_total", "audit_failures_total", "enforcement_active", "enforcement_locks", "http2_closed_total", "foreign_sockets_total",
 	"ca_expiry_timestamp_seconds", "clock_jumps_total",
 	"rate_limited_total", "cache_requests_total", "upstream_target_healthy",
 	"config_last_reload_successful", "config_last_reload_success_timestamp_seconds", "build_info",
@@ -224,7 +227,7 @@ func TestFailingSourcesLeaveTheRest(t *testing.T) {
 			t.Errorf("%s is missing", want)
 		}
 	}
-	for _, not := range []string{"guard_rejected", "bpf_refused"} {
+	for _, not := range []string{"guard_rejected", "bpf_refused", "bpf_events_lost"} {
 		if strings.Contains(text, not) {
 			t.Errorf("%s is there", not)
 		}

@@ -35,6 +35,8 @@ type LiveFlow struct {
 type Datapath interface {
 	// Refusals counts by the kernel's reason (bpf_refused_total).
 	Refusals() (map[string]uint64, error)
+	// EventsLost counts what the kernel could not tell (bpf_events_lost_total).
+	EventsLost() (uint64, error)
 	// LiveFlows lists open flows; their figures are added to those of the closed
 	// ones (Workload.FlowClosed). A flow must be in at most one of the two.
 	LiveFlows() ([]LiveFlow, error)

@@ -204,9 +204,11 @@ type StopArgs struct {
 type SnapshotResult struct {
 	Flows []datapath.FlowStats `json:"flows"`
 	// Refusals by the kernel's reason.
-	Refusals      map[string]uint64 `json:"refusals"`
-	GuardRejected uint64            `json:"guard_rejected"`
-	Resources     []Resource        `json:"resources"`
+	Refusals map[string]uint64 `json:"refusals"`
+	// EventsLost are the kernel's events that did not fit into their buffer.
+	EventsLost    uint64     `json:"events_lost"`
+	GuardRejected uint64     `json:"guard_rejected"`
+	Resources     []Resource `json:"resources"`
 	// Workloads are the cgroups in which something runs.
 	Workloads []workload.Identity `json:"workloads"`
 	// Notes are what a person must know of one of them, by its cgroup.
