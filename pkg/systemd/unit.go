@@ -30,6 +30,9 @@ type Unit struct {
 	NeedDaemonReload bool
 	// UnitFileState is enabled, disabled, static, masked and so on.
 	UnitFileState string
+	// Before are the units that are not started before this one is; RequiredBy are
+	// those that are not started without it.
+	Before, RequiredBy []string
 
 	// What follows is of services only.
 
@@ -79,6 +82,8 @@ func (m *Manager) Unit(ctx context.Context, name string) (*Unit, error) {
 		UnitFileState:    text(p["UnitFileState"]),
 		Transient:        truth(p["Transient"]),
 		NeedDaemonReload: truth(p["NeedDaemonReload"]),
+		Before:           texts(p["Before"]),
+		RequiredBy:       texts(p["RequiredBy"]),
 	}
 	if u.Name == "" {
 		return nil, fmt.Errorf("unit %s: systemd gives it no name", name)
