@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,6 +31,9 @@ const (
 	pingTimeout = 10 * time.Second
 	// yieldTimeout bounds giving up the listeners; longer than the worker needs.
 	yieldTimeout = 3 * time.Second
+	// exitTimeout is how long a worker may live on that has closed its connection to
+	// us unasked: nobody could ask it for its listeners any more.
+	exitTimeout = time.Second
 )
 
 // Options say what a Supervisor runs.
@@ -49,9 +53,8 @@ type Options struct {
 // A Supervisor has one worker.
 type Supervisor struct {
 	Options
-	cmd    *exec.Cmd
-	peer   *wire.Peer
-	exited chan error
+	cmd  *exec.Cmd
+	peer *wire.Peer
 
 	status string
 	ready  bool
@@ -59,7 +62,7 @@ type Supervisor struct {
 }
 
 // New prepares one; Run starts the worker.
-func New(o Options) *Supervisor { return &Supervisor{Options: o, exited: make(chan error, 1)} }
+func New(o Options) *Supervisor { return &Supervisor{Options: o} }
 
 // Run starts the worker and returns when it has given up its listeners, which it
 // is asked for when ctx ends; it lives on then. The error says why a worker ended
@@ -68,23 +71,36 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err := s.start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
+	talking, hangUp := context.WithCancel(context.Background())
+	gone := make(chan struct{})
+	var owned sync.WaitGroup
 	// The worker notices when the connection ends, and drains.
-	talking, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go s.peer.Run(talking)
+	defer func() { hangUp(); owned.Wait() }()
+	owned.Go(func() {
+		defer close(gone)
+		_ = s.peer.Run(talking) // its error is that the worker has gone
+	})
+	reload, reloaded := s.Reload, make(chan struct{}, 1)
 	tick := time.NewTicker(pingInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case err := <-s.exited:
-			return fmt.Errorf("the worker ended: %w", err)
+		case <-gone:
+			return fmt.Errorf("the worker ended: %w", s.reap(exitTimeout))
 		case <-ctx.Done():
 			s.Notify("STOPPING=1\nSTATUS=draining")
 			return s.yield()
-		case <-s.Reload:
-			s.reload(ctx)
+		case <-reload:
+			// One at a time, beside the pings that the watchdog waits for.
+			reload = nil
+			owned.Go(func() {
+				s.reload(ctx)
+				reloaded <- struct{}{}
+			})
+		case <-reloaded:
+			reload = s.Reload
 		case <-tick.C:
-			left, err := s.ping()
+			left, err := s.ping(ctx)
 			if left || err != nil {
 				return err
 			}
@@ -99,9 +115,13 @@ func (s *Supervisor) start() error {
 		return err
 	}
 	defer theirs.Close()
+	conn, err := wire.NewConn(ours)
+	if err != nil {
+		return err
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
-		ours.Close()
+		conn.Close()
 		return err
 	}
 	defer null.Close()
@@ -113,39 +133,36 @@ func (s *Supervisor) start() error {
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := unprivileged.Start(cmd); err != nil {
-		ours.Close()
+		conn.Close()
 		return err
 	}
-	s.cmd = cmd
-	go func() {
-		err := cmd.Wait()
-		if err == nil {
-			err = errors.New("it had nothing to do")
-		}
-		s.exited <- err
-	}()
-	conn, err := wire.NewConn(ours)
-	if err != nil {
-		cmd.Process.Kill()
-		return err
-	}
-	s.peer = wire.NewPeer(conn, nil)
+	s.cmd, s.peer = cmd, wire.NewPeer(conn, nil)
 	return nil
 }
 
-// ping asks the worker how it is and passes that on. An error means that it has
-// been killed.
-func (s *Supervisor) ping() (left bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
+// reap waits for the worker, kills it after the given time, and says how it ended.
+func (s *Supervisor) reap(after time.Duration) error {
+	kill := time.AfterFunc(after, func() { s.cmd.Process.Kill() })
+	defer kill.Stop()
+	if err := s.cmd.Wait(); err != nil {
+		return err
+	}
+	return errors.New("it had nothing to do")
+}
+
+// ping asks the worker how it is and passes that on; left says that it has given up
+// its listeners by itself. An error means that it has been killed.
+func (s *Supervisor) ping(ctx context.Context) (left bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	var r protocol.PingResult
 	_, err = s.peer.Call(ctx, protocol.Ping, nil, nil, &r)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		s.cmd.Process.Kill()
+		_ = s.reap(0) // how is no news
 		return false, fmt.Errorf("the worker did not answer for %s and was killed", pingTimeout)
 	case err != nil:
-		return false, nil // it has ended: exited says how
+		return false, nil // we are to stop, or it has ended: Run hears of both
 	case r.Left:
 		return true, nil
 	}
@@ -176,12 +193,14 @@ func (s *Supervisor) yield() error {
 	defer cancel()
 	_, err := s.peer.Call(ctx, protocol.Yield, nil, nil, nil)
 	if errors.Is(err, context.DeadlineExceeded) {
-		s.cmd.Process.Kill()
+		_ = s.reap(0)
 		return fmt.Errorf("the worker did not give up its listeners for %s and was killed", yieldTimeout)
 	}
 	return nil
 }
 
+// reload has the worker read its configuration; what is wrong with that is in the
+// worker's log and status.
 func (s *Supervisor) reload(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()

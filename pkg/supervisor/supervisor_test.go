@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
@@ -36,6 +37,10 @@ func worker(how string) {
 		protocol.Ping: func(context.Context, *wire.Message) (any, []*os.File, error) {
 			pings++
 			return protocol.PingResult{Ready: pings > 1, Left: how == "worker-leaves" && pings > 3, Status: how}, nil, nil
+		},
+		protocol.Reload: func(ctx context.Context, _ *wire.Message) (any, []*os.File, error) {
+			<-ctx.Done() // longer than anybody waits
+			return nil, nil, nil
 		},
 		protocol.Yield: func(context.Context, *wire.Message) (any, []*os.File, error) { return nil, nil, nil },
 	})
@@ -90,13 +95,56 @@ func TestRun(t *testing.T) {
 			if test.want != "" && strings.Contains(said.String(), "READY=1") {
 				t.Error("a worker that failed was ready")
 			}
-			if test.stop {
-				select {
-				case <-s.exited:
-					t.Error("the worker ended with its main process")
-				default:
-				}
+			if !test.stop {
+				return
+			}
+			// It was not waited for: a pid that is nobody's would be an error.
+			pid := s.cmd.Process.Pid
+			var info unix.Siginfo
+			if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil || info.Signo != 0 {
+				t.Errorf("the worker ended with its main process: signal %d, %v", info.Signo, err)
+			}
+			if err := s.cmd.Wait(); err != nil {
+				t.Errorf("the worker that drained: %v", err)
 			}
 		})
+	}
+}
+
+// TestReloadTakesItsTime: while the worker reloads, the service manager hears that
+// it lives, and it can be stopped.
+func TestReloadTakesItsTime(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives capabilities up")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	reload := make(chan os.Signal, 1)
+	beats := 0
+	s := New(Options{
+		Argv: []string{"worker-reloads"}, Watchdog: time.Millisecond, Log: zap.NewNop(), Reload: reload,
+		Notify: func(state string) {
+			if strings.Contains(state, "READY=1") {
+				reload <- unix.SIGHUP
+			}
+			if strings.Contains(state, "WATCHDOG=1") {
+				if beats++; beats == 5 {
+					cancel()
+				}
+			}
+		},
+	})
+	began := time.Now()
+	if err := s.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); beats < 5 || took > pingTimeout/2 {
+		t.Errorf("%d signs of life in %s", beats, took)
+	}
+	if len(reload) > 0 {
+		t.Error("nobody heard of the reload")
+	}
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("the worker: %v", err)
 	}
 }
