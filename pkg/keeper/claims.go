@@ -194,11 +194,7 @@ func (k *Keeper) look(ctx context.Context) {
 		return
 	}
 	l := look{k: k, ctx: ctx, places: ownPlaces{k.gate.tagged.Path(), k.gate.home.Path(), k.options.Instance.Table}, first: c.seen == nil, seen: make(map[uint64]bool)}
-	root, err := k.gate.tree.Cgroup("/")
-	if err == nil {
-		err = l.walk(root)
-	}
-	if err != nil {
+	if err := l.walk(); err != nil {
 		k.log.Error("cgroups of the host", zap.Error(err))
 	}
 	maps.DeleteFunc(c.unclaimed, func(id uint64, _ bool) bool { return !l.seen[id] })
@@ -247,41 +243,46 @@ type look struct {
 	tagged bool
 }
 
-func (l *look) walk(cg workload.Cgroup) error {
+// walk looks at every cgroup of the host that nothing holds yet.
+func (l *look) walk() error {
+	root, err := l.k.gate.tree.Cgroup("/")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	cut, err := byTurnsBelow([]workload.Cgroup{root}, maxClaimCgroups, func(t *turn) bool {
+		descend, err := l.visit(t.cgroup)
+		errs = append(errs, err)
+		return descend
+	})
+	var beyond []string
+	for _, path := range pathsOf(cut) {
+		beyond = append(beyond, fmt.Sprintf("%s has more than its share of the %d cgroups of the host that are looked at: what is beyond is not captured outside of the slice", path, maxClaimCgroups))
+	}
+	l.k.concern("cgroups", beyond...)
+	return errors.Join(append(errs, err)...)
+}
+
+// visit looks at one cgroup, and reports whether those below it are to be looked at.
+func (l *look) visit(cg workload.Cgroup) (descend bool, err error) {
 	g := l.k.gate
 	if l.places.ours(cg.Path()) {
-		return nil
-	}
-	if len(l.seen) >= maxClaimCgroups {
-		l.k.concern("cgroups", fmt.Sprintf("the host has more than %d cgroups: what is beyond is not captured outside of the slice", maxClaimCgroups))
-		return nil
+		return false, nil
 	}
 	l.seen[cg.ID()] = true
 	g.mu.Lock()
 	old, held := g.elsewhere[cg.Path()]
 	g.mu.Unlock()
 	if held && old.ID() == cg.ID() {
-		return nil
+		return false, nil
 	}
 	// Before its children are read: one that is made in between gives a notice.
 	l.k.claims.watch.add(cg)
-	if !l.k.claims.unclaimed[cg.ID()] && l.places.mayTag(cg.Path()) {
-		if taken, err := l.judge(cg); err != nil || taken {
-			return err
-		}
+	if l.k.claims.unclaimed[cg.ID()] || !l.places.mayTag(cg.Path()) {
+		return true, nil
 	}
-	children, err := cg.Children()
-	if errors.Is(err, workload.ErrGone) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	for _, child := range children {
-		if err := l.walk(child); err != nil {
-			return err
-		}
-	}
-	return nil
+	taken, err := l.judge(cg)
+	return !taken, err
 }
 
 // judge says what becomes of a cgroup, and tags it where it is time. It reports

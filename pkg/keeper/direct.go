@@ -47,7 +47,7 @@ func (k *Keeper) applyDirect() error {
 	want.tag(k.prober.cgroup)
 	hosts, nets := split(k.own.Prefixes())
 	if hasExceptions(c) {
-		cgroups, err := k.belowAll(maxDirectCgroups)
+		cgroups, _, err := k.belowAll(maxDirectCgroups)
 		if err != nil {
 			return err
 		}
@@ -135,19 +135,14 @@ func directRule(cgroup uint64, r policy.DirectRule) datapath.DirectRule {
 	return datapath.DirectRule{Cgroup: cgroup, Prefix: r.Prefix, First: r.First, Last: r.Last, Protocol: protocol, Rule: r.Rule}
 }
 
-// belowAll lists every tagged cgroup and all below them, at most n.
-func (k *Keeper) belowAll(n int) ([]workload.Cgroup, error) {
-	var all []workload.Cgroup
-	for _, cg := range k.gate.taggedCgroups() {
-		some, err := below(cg, n-len(all))
-		if errors.Is(err, workload.ErrGone) {
-			continue
-		} else if err != nil {
-			return nil, err
-		}
-		all = append(all, some...)
-	}
-	return all, nil
+// belowAll lists the tagged cgroups and all below them, at most n; where there are
+// more they take turns, and no workload costs another its places.
+func (k *Keeper) belowAll(n int) (all []workload.Cgroup, cut []*turn, err error) {
+	cut, err = byTurnsBelow(k.gate.taggedCgroups(), n, func(t *turn) bool {
+		all = append(all, t.cgroup)
+		return true
+	})
+	return all, cut, err
 }
 
 // below lists a cgroup and all below it, at most n.

@@ -25,6 +25,10 @@ const elsewhereFile = "elsewhere.json"
 // maxElsewhere bounds the tagged cgroups outside of the slice: each has ten links.
 const maxElsewhere = 512
 
+// maxElsewhereFile bounds elsewhereFile in bytes: a path is of at most 4,096
+// (PATH_MAX), twice that with what JSON escapes.
+const maxElsewhereFile = (maxElsewhere + 1) * 2 * 4096
+
 // elsewhereState is what the file holds. A cgroup's id is its own in one boot.
 type elsewhereState struct {
 	Boot    string            `json:"boot"`
@@ -35,7 +39,7 @@ type elsewhereState struct {
 // same.
 func readElsewhere(i Instance, tree *workload.Tree) (map[string]workload.Cgroup, error) {
 	all := make(map[string]workload.Cgroup)
-	data, err := os.ReadFile(filepath.Join(i.Runtime, elsewhereFile))
+	data, err := wholefile.Read(filepath.Join(i.Runtime, elsewhereFile), maxElsewhereFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return all, nil
 	}
@@ -67,16 +71,15 @@ func bootID() string {
 }
 
 // recallElsewhere learns what an earlier keeper tagged outside of the slice.
-func (g *gate) recallElsewhere() error {
+func (g *gate) recallElsewhere() {
 	if g.instance.Name != servicePrefix {
-		return nil
+		return
 	}
 	var err error
 	if g.elsewhere, err = readElsewhere(g.instance, g.tree); err != nil {
 		// What is pinned holds on, and load finds it.
 		g.log.Error("cgroups tagged outside of the slice", zap.Error(err))
 	}
-	return nil
 }
 
 // attachElsewhere attaches the programs to what recallElsewhere knows, and learns
@@ -183,7 +186,7 @@ func (g *gate) forgetElsewhere() (bool, error) {
 	return true, errors.Join(append(errs, g.guard.Apply(g.state), g.saveElsewhere())...)
 }
 
-// saveElsewhere writes the file with one rename.
+// saveElsewhere writes the file. The caller holds g.mu.
 func (g *gate) saveElsewhere() error {
 	s := elsewhereState{Boot: bootID(), Cgroups: make(map[string]uint64, len(g.elsewhere))}
 	for path, cg := range g.elsewhere {
@@ -193,11 +196,7 @@ func (g *gate) saveElsewhere() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(g.instance.Runtime, elsewhereFile)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return wholefile.Write(filepath.Join(g.instance.Runtime, elsewhereFile), data, 0o600)
 }
 
 // taggedCgroups are the cgroups that are tagged, the slice first; what is below

@@ -12,7 +12,7 @@ import (
 	"sallyport/pkg/keeper/protocol"
 )
 
-// maxFile bounds a file of upstream_tls or a password file, in bytes.
+// maxFile bounds a file that the keeper reads whole, in bytes.
 const maxFile = 1 << 20
 
 // readCertificates reads the files of every upstream_tls, each once: the worker
@@ -49,23 +49,13 @@ func readCertificates(c *config.Config) ([]protocol.Source, error) {
 // by whom it is known already. Symbolic links are followed, as certbot and
 // Kubernetes make them.
 func readBounded(name, secret string) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	f, st, err := wholefile.Open(name, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !st.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	case secret != "" && st.Mode().Perm()&0o027 != 0:
+	if secret != "" && st.Mode().Perm()&0o027 != 0 {
 		return nil, fmt.Errorf("%s has mode %04o: others could read or change the %s; chmod 600 it, or make a new %[3]s if somebody may have read it", name, st.Mode().Perm(), secret)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than 1 MiB", name)
-	}
-	return data, err
+	return wholefile.ReadAll(f, maxFile)
 }

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -10,7 +11,6 @@ import (
 
 	"sallyport/pkg/foreign"
 	"sallyport/pkg/keeper/protocol"
-	"sallyport/pkg/workload"
 )
 
 const (
@@ -101,17 +101,15 @@ func (k *Keeper) prodForeign() {
 // audited. It gives what it found; an error says what it could not look at.
 func (k *Keeper) sweepForeign(context.Context) ([]foreign.Found, error) {
 	f := k.foreignSockets()
-	var all []workload.Cgroup
-	for _, cg := range k.gate.taggedCgroups() {
-		cgroups, err := below(cg, maxForeignCgroups-len(all))
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, cgroups...)
+	all, cut, err := k.belowAll(maxForeignCgroups)
+	if err != nil {
+		return nil, err
 	}
-	if len(all) >= maxForeignCgroups {
-		k.concern("tagged cgroups", "there are more tagged cgroups than are looked at for foreign sockets; remove empty ones")
+	var beyond []string
+	for _, path := range pathsOf(cut) {
+		beyond = append(beyond, fmt.Sprintf("%s has more than its share of the %d cgroups that are looked at for foreign sockets: remove empty ones", path, maxForeignCgroups))
 	}
+	k.concern("cgroups with foreign sockets", beyond...)
 	found, err := f.sweeper.Sweep(all)
 	for i := range found {
 		k.keepForeign(&found[i])

@@ -94,9 +94,7 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 	if g.tagged, err = ensureCgroup(g.tree, i.Tagged); err != nil {
 		return g, fmt.Errorf("tagged cgroup: %w", err)
 	}
-	if err := g.recallElsewhere(); err != nil {
-		return g, err
-	}
+	g.recallElsewhere()
 	// The two locks do not need each other, and each takes its time.
 	captures := g.captures()
 	guarded := make(chan error, 1)

@@ -158,8 +158,8 @@ func (k *Keeper) resources() []protocol.Resource {
 // living names every workload in which something runs; nil where there are more
 // cgroups than are looked at.
 func (k *Keeper) living() ([]string, error) {
-	cgroups, err := k.belowAll(maxDirectCgroups)
-	if err != nil || len(cgroups) == maxDirectCgroups {
+	cgroups, cut, err := k.belowAll(maxDirectCgroups)
+	if err != nil || len(cut) > 0 {
 		return nil, err
 	}
 	names := []string{}

@@ -30,6 +30,9 @@ type Instance struct {
 	// Home is the path, below the cgroup2 mount, of the cgroup in which the
 	// listeners are made.
 	Home string
+	// Scope is the transient unit in which both are; "" where no service manager
+	// makes one.
+	Scope string
 	// Runtime is the directory of sockets, lock and trust files.
 	Runtime string
 	// Locks say by what it is enforced.
@@ -39,6 +42,8 @@ type Instance struct {
 // Places says where instances live; all of it is configurable.
 type Places struct {
 	RuntimeDir, BPFDir, Table, Slice string
+	// Scopes says that the cgroups of an `exec` are made by systemd.
+	Scopes bool
 	// Locks are those of each instance; LocksAny where nobody has chosen.
 	Locks Locks
 }
@@ -59,10 +64,11 @@ func (p Places) Service() Instance {
 }
 
 // Exec gives the instance of an `exec` without a daemon, whose wrapper has
-// this pid. Its cgroup lies beside the slice and never below it.
+// this pid. Its cgroup lies beside the slice and never below it: there a service's
+// gate would hold it as well.
 func (p Places) Exec(pid int) Instance {
 	name := execPrefix + strconv.Itoa(pid)
-	return Instance{
+	i := Instance{
 		Name:    name,
 		Table:   p.Table + "_" + strconv.Itoa(pid),
 		Pins:    filepath.Join(p.BPFDir, name),
@@ -71,6 +77,11 @@ func (p Places) Exec(pid int) Instance {
 		Runtime: filepath.Join(p.RuntimeDir, name),
 		Locks:   p.Locks,
 	}
+	if p.Scopes {
+		i.Scope = p.Table + "-" + name + ".scope"
+		i.Tagged, i.Home = "/"+i.Scope+"/gate", "/"+i.Scope+"/keeper"
+	}
+	return i
 }
 
 // Command is the cgroup of an exec's command, below the tagged one.
@@ -132,7 +143,7 @@ func (p Places) Execs() ([]Instance, error) {
 
 // PlacesOf gives the places that a configuration names.
 func PlacesOf(c *config.Config) Places {
-	return Places{RuntimeDir: c.RuntimeDir, BPFDir: c.BPFDir, Table: c.NFTTable, Slice: slicePath(c.Slice, booted())}
+	return Places{RuntimeDir: c.RuntimeDir, BPFDir: c.BPFDir, Table: c.NFTTable, Slice: slicePath(c.Slice, booted()), Scopes: scoped()}
 }
 
 // slicePath is where a slice lies below the cgroup2 mount. With systemd a name

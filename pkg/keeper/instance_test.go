@@ -20,7 +20,14 @@ func places(t *testing.T) Places {
 // TestInstanceNames: instances share no name, an exec's cgroup is never below the
 // slice, and nothing of the one lies in a directory of another.
 func TestInstanceNames(t *testing.T) {
-	p := places(t)
+	for _, scopes := range []bool{false, true} {
+		p := places(t)
+		p.Scopes = scopes
+		checkNames(t, p)
+	}
+}
+
+func checkNames(t *testing.T, p Places) {
 	all := []Instance{p.Service(), p.Exec(1), p.Exec(12), p.Exec(123)}
 	for i, a := range all {
 		for _, b := range all[i+1:] {

@@ -89,37 +89,28 @@ func Late(c *config.Config) ([]string, error) {
 	}
 	places := ownPlaces{service.Tagged, service.Home, service.Table}
 	var lines []string
-	seen := 0
-	var walk func(cg workload.Cgroup) error
-	walk = func(cg workload.Cgroup) error {
-		if seen++; seen > maxClaimCgroups || places.ours(cg.Path()) {
-			return nil
+	_, err = byTurnsBelow([]workload.Cgroup{root}, maxClaimCgroups, func(t *turn) bool {
+		cg := t.cgroup
+		if places.ours(cg.Path()) {
+			return false
 		}
 		if h, ok := held[cg.Path()]; ok && h.ID() == cg.ID() {
-			return nil
+			return false
 		}
-		if claim, ok := r.ClaimOf(cg.Path()); ok && places.mayTag(cg.Path()) {
-			populated, err := cg.Populated()
-			if err == nil && populated {
-				if id, err := r.Identify(cg.ID()); err == nil {
-					late := lateCgroup{cgroup: cg, id: id, by: claim.By}
-					lines = append(lines, late.String())
-				}
-			}
-			return nil
+		claim, ok := r.ClaimOf(cg.Path())
+		if !ok || !places.mayTag(cg.Path()) {
+			return true
 		}
-		children, err := cg.Children()
-		if err != nil && !errors.Is(err, workload.ErrGone) {
-			return err
-		}
-		for _, child := range children {
-			if err := walk(child); err != nil {
-				return err
+		populated, err := cg.Populated()
+		if err == nil && populated {
+			if id, err := r.Identify(cg.ID()); err == nil {
+				late := lateCgroup{cgroup: cg, id: id, by: claim.By}
+				lines = append(lines, late.String())
 			}
 		}
-		return nil
-	}
-	return lines, walk(root)
+		return false
+	})
+	return lines, err
 }
 
 // CheckCgroup says why a path below the cgroup2 mount cannot be tagged.

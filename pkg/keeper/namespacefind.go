@@ -32,12 +32,12 @@ const maxMembers = 16
 
 // finder looks for the network namespaces of tagged processes.
 type finder struct {
-	own      uint64 // our own namespace's inode
-	slice    uint64 // the cgroup of which each child is a workload; 0: none
-	left     int    // cgroups that may still be looked at
-	visited  func(workload.Cgroup)
-	sighted  map[uint64]*sighting
-	ancestry []uint64
+	own     uint64 // our own namespace's inode
+	slice   uint64 // the cgroup of which each child is a workload; 0: none
+	visited func(workload.Cgroup)
+	sighted map[uint64]*sighting
+	// cut is where there are more cgroups than are looked at.
+	cut []*turn
 }
 
 // find looks at every process below the tagged cgroups. Namespaces are told apart
@@ -45,26 +45,19 @@ type finder struct {
 // unknown, and so refused.
 func (f *finder) find(tagged []workload.Cgroup) map[uint64]*sighting {
 	f.sighted = make(map[uint64]*sighting)
-	f.left = maxDirectCgroups
-	for _, cg := range tagged {
-		f.visit(cg, cg)
-	}
+	// What cannot be read has ended, or stays unknown.
+	f.cut, _ = byTurnsBelow(tagged, maxDirectCgroups, f.visit)
 	return f.sighted
 }
 
-func (f *finder) visit(cg, of workload.Cgroup) {
-	if f.left--; f.left < 0 {
-		return
-	}
+func (f *finder) visit(t *turn) bool {
+	cg := t.cgroup
 	if f.visited != nil {
 		f.visited(cg)
 	}
-	f.ancestry = append(f.ancestry, cg.ID())
-	defer func() { f.ancestry = f.ancestry[:len(f.ancestry)-1] }()
-	// What cannot be read has ended, or stays unknown.
 	pids, err := cg.Procs()
 	if errors.Is(err, workload.ErrGone) {
-		return
+		return false
 	}
 	for _, pid := range pids {
 		inode, err := netns.InodeOf(pid)
@@ -73,27 +66,34 @@ func (f *finder) visit(cg, of workload.Cgroup) {
 		}
 		s := f.sighted[inode]
 		if s == nil {
-			s = &sighting{workload: of, cgroups: make(map[uint64]struct{})}
+			s = &sighting{workload: f.workloadOf(t).cgroup, cgroups: make(map[uint64]struct{})}
 			f.sighted[inode] = s
 		}
 		if len(s.members) < maxMembers {
 			s.members = append(s.members, member{pid, cg})
 		}
-		for _, id := range f.ancestry {
-			s.cgroups[id] = struct{}{}
+		for at := t; at != nil; at = at.above {
+			s.cgroups[at.cgroup.ID()] = struct{}{}
 		}
 	}
-	children, err := cg.Children()
-	if err != nil {
-		return
+	return true
+}
+
+// workloadOf gives the cgroup of the workload to which one belongs.
+func (f *finder) workloadOf(t *turn) *turn {
+	for t.above != nil && t.above.cgroup.ID() != f.slice {
+		t = t.above
 	}
-	for _, child := range children {
-		if cg.ID() == f.slice {
-			f.visit(child, child)
-		} else {
-			f.visit(child, of)
-		}
-	}
+	return t
+}
+
+// missed reports whether not everything of a workload was looked at: a namespace of
+// it that was not seen is not empty for that.
+func (f *finder) missed(workload uint64) bool {
+	return slices.ContainsFunc(f.cut, func(t *turn) bool {
+		of := f.workloadOf(t).cgroup.ID()
+		return of == workload || of == f.slice
+	})
 }
 
 // byTurns orders namespaces so that workloads take turns: of each the first, then

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/guard"
@@ -141,35 +140,6 @@ func (n *namespaces) openFile(inode uint64, s *sighting) (*os.File, error) {
 	return nil, netns.ErrGone
 }
 
-// shut puts a table without any exception into a namespace that has no listeners.
-// Where BPF refuses everything there, that is not needed; without it, it is all
-// that guards.
-func (n *namespaces) shut(inode uint64, s *sighting) {
-	if !n.k.gate.oneLock() {
-		return
-	}
-	err := func() error {
-		f, err := n.openFile(inode, s)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		g, err := guard.New(guard.Options{Table: n.k.gate.instance.Table, Netns: f})
-		if err != nil {
-			return err
-		}
-		defer g.Close()
-		n.mu.Lock()
-		tagged := n.exceptions.Tagged
-		n.mu.Unlock()
-		return g.Apply(guard.State{Tagged: tagged})
-	}()
-	if err != nil && !errors.Is(err, netns.ErrGone) && !errors.Is(err, workload.ErrGone) {
-		n.log.Error("a network namespace is not guarded", zap.String("workload", s.workload.Path()), zap.Error(err))
-		n.k.note("a network namespace of " + s.workload.Path() + " is not guarded: " + err.Error())
-	}
-}
-
 // listenIn opens the sockets. The configured ports are those of loopback in each
 // namespace; where a program inside has one of them, any other will do, since
 // nobody there names it.
@@ -265,21 +235,27 @@ func (n *namespaces) closeNamespace(ns *namespace, keep bool) error {
 	return errors.Join(err, ns.dropListeners(), ns.release(keep))
 }
 
-// stateFor gives what the table of a namespace must be: of the exceptions those of
-// the cgroups that are there. Every tagged cgroup is guarded, wherever its
-// processes are now.
+// stateFor gives what the table of a namespace must be.
 func (n *namespaces) stateFor(ns *namespace) guard.State {
+	state, redirect := n.exceptionsFor(ns.cgroups)
+	state.Redirect = redirect
+	state.Listeners, state.Resolvers = ns.ls.addresses()
+	return state
+}
+
+// exceptionsFor gives what the table of a namespace holds besides our listeners: of
+// the exceptions those of the cgroups that are there. Every tagged cgroup is
+// guarded, wherever its processes are now.
+func (n *namespaces) exceptionsFor(cgroups map[uint64]struct{}) (state guard.State, redirect *guard.Redirect) {
 	n.mu.Lock()
 	all := n.exceptions
 	n.mu.Unlock()
 	there := func(id uint64) bool {
-		_, ok := ns.cgroups[id]
+		_, ok := cgroups[id]
 		return ok || id == 0
 	}
 	probe := n.k.prober.cgroup.ID()
 	roots := slices.Collect(maps.Values(n.k.gate.data.Tagged()))
-	state := guard.State{Redirect: all.Redirect}
-	state.Listeners, state.Resolvers = ns.ls.addresses()
 	for _, c := range all.Tagged {
 		if slices.Contains(roots, c.ID) || c.ID == probe || there(c.ID) {
 			state.Tagged = append(state.Tagged, c)
@@ -295,5 +271,5 @@ func (n *namespaces) stateFor(ns *namespace) guard.State {
 			state.Inbound = append(state.Inbound, in)
 		}
 	}
-	return state
+	return state, all.Redirect
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 
 	"sallyport/pkg/guard"
 	"sallyport/pkg/netns"
-	"sallyport/pkg/workload"
 )
 
 const (
@@ -66,6 +64,8 @@ type namespaces struct {
 	places  *quota
 	refused map[uint64]*refusedNamespace // by inode
 	watched map[string]struct{}
+	// shut are those with a table and nothing else of ours, by inode.
+	shut map[uint64]*shutNamespace
 	// watchedAt is when watched was true.
 	watchedAt time.Time
 	// settled says that at the last look everything was open or refused, tidied
@@ -81,26 +81,6 @@ type namespaces struct {
 	informed map[uint64]struct{}
 }
 
-// A refusedNamespace is one that has no listeners although something tagged runs
-// in it, or that is tried again and not proven yet.
-type refusedNamespace struct {
-	workload string
-	why      string
-	until    time.Time
-	pause    time.Duration
-}
-
-// refuse notes why a namespace is refused, and when it is tried again.
-func (n *namespaces) refuse(inode uint64, s *sighting, why string, now time.Time) {
-	r := n.refused[inode]
-	if r == nil {
-		r = &refusedNamespace{workload: n.workloadOf(s), pause: openAgain / 2}
-		n.refused[inode] = r
-	}
-	r.why, r.pause = why, min(2*r.pause, openLatest)
-	r.until = now.Add(r.pause)
-}
-
 func (k *Keeper) openNamespaces() (*namespaces, error) {
 	ns, err := netns.Current()
 	if err != nil {
@@ -114,7 +94,7 @@ func (k *Keeper) openNamespaces() (*namespaces, error) {
 	n := &namespaces{
 		k: k, log: k.log.Named("namespaces"), own: own, home: k.gate.ls.cookie,
 		wake: make(chan struct{}, 1), news: make(chan struct{}, 1), proof: make(chan struct{}, 1), looked: make(chan struct{}),
-		places: newQuota(maxNamespaces, maxOfWorkload), refused: make(map[uint64]*refusedNamespace), watched: make(map[string]struct{}),
+		places: newQuota(maxNamespaces, maxOfWorkload), refused: make(map[uint64]*refusedNamespace), watched: make(map[string]struct{}), shut: make(map[uint64]*shutNamespace),
 		open: make(map[uint64]*namespace), informed: make(map[uint64]struct{}),
 	}
 	k.gate.mu.Lock()
@@ -146,6 +126,7 @@ func (n *namespaces) run(ctx context.Context) error {
 		return fmt.Errorf("watch cgroups: %w", err)
 	}
 	defer notices.Close()
+	defer n.forgetShut()
 	began := time.Now()
 	var soon time.Time
 	for first := true; ; first = false {
@@ -189,144 +170,6 @@ func (n *namespaces) run(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
-}
-
-// look opens and closes namespaces so that they are those in which something
-// tagged runs. It reports whether anything changed, and how long it took to see
-// what there is; opening has bounds of its own.
-func (n *namespaces) look(now time.Time, notices *fsnotify.Watcher) (changed bool, took time.Duration) {
-	f := finder{own: n.own, visited: func(cg workload.Cgroup) { n.watch(notices, cg) }}
-	if n.k.options.Instance.Name == servicePrefix {
-		f.slice = n.k.gate.tagged.ID()
-	}
-	if !n.k.gate.listening() {
-		// Nobody takes connections: they must fail at once, here too.
-		for _, ns := range n.all() {
-			n.leave(ns, true)
-		}
-		return false, 0
-	}
-	if now.Sub(n.watchedAt) > watchedFor {
-		n.watched, n.watchedAt = make(map[string]struct{}), now
-		for _, dir := range notices.WatchList() {
-			n.watched[dir] = struct{}{}
-		}
-	}
-	sighted := f.find(n.k.gate.taggedCgroups())
-	took = time.Since(now)
-	if f.left < 0 {
-		// Not all was looked at: a namespace that was not seen is not empty for that.
-		for _, ns := range n.all() {
-			ns.seen = now
-		}
-	}
-	for _, inode := range byTurns(sighted) {
-		s := sighted[inode]
-		if ns := n.open[inode]; ns != nil {
-			ns.seen = now
-			changed = n.present(ns, s) || changed
-			if n.refused[inode] != nil && ns.isProven() {
-				delete(n.refused, inode)
-			}
-			continue
-		}
-		changed = n.admit(inode, s, now) || changed
-	}
-	n.settled = true
-	for inode := range sighted {
-		n.settled = n.settled && (n.open[inode] != nil || n.refused[inode] != nil)
-	}
-	for inode := range n.refused {
-		if sighted[inode] == nil {
-			delete(n.refused, inode)
-		}
-	}
-	for _, ns := range n.all() {
-		ns.mu.Lock()
-		broken := ns.broken
-		ns.mu.Unlock()
-		switch {
-		case broken != nil:
-			n.withdraw(ns, sighted[ns.inode], broken, now)
-			changed = true
-		case now.Sub(ns.seen) > leaveAfter:
-			n.leave(ns, false)
-			changed = true
-		}
-	}
-	n.places.tidy(now)
-	n.k.concern("network namespaces", n.refusals()...)
-	if changed {
-		n.prodTell()
-	}
-	return changed, took
-}
-
-// admit opens a namespace if it has a place and a turn.
-func (n *namespaces) admit(inode uint64, s *sighting, now time.Time) bool {
-	r := n.refused[inode]
-	if r != nil && now.Before(r.until) {
-		return false
-	}
-	id := s.workload.ID()
-	if full := n.places.full(id); full != "" {
-		n.refuse(inode, s, full, now)
-		n.refused[inode].until = now.Add(openAgain) // a place may become free any time
-		n.shut(inode, s)
-		return false
-	}
-	if !n.places.now(id, now) {
-		return false // its turn comes
-	}
-	ns, err := n.openNamespace(inode, s)
-	if errors.Is(err, netns.ErrGone) || errors.Is(err, workload.ErrGone) {
-		return false
-	}
-	if err != nil {
-		n.log.Warn("network namespace not opened", zap.String("workload", s.workload.Path()), zap.Error(err))
-		n.refuse(inode, s, err.Error(), now)
-		n.shut(inode, s)
-		return false
-	}
-	n.places.take(id)
-	n.mu.Lock()
-	n.open[inode] = ns
-	n.mu.Unlock()
-	n.prodTell()
-	n.log.Info("network namespace opened", zap.String("workload", ns.name), zap.Uint64("cookie", ns.cookie), zap.Duration("took", time.Since(now)))
-	return true
-}
-
-// present notes which cgroups are in a namespace now, and who is counted for it.
-func (n *namespaces) present(ns *namespace, s *sighting) bool {
-	if _, stays := s.cgroups[ns.workload]; !stays {
-		n.places.give(ns.workload)
-		ns.workload = s.workload.ID()
-		n.places.take(ns.workload)
-	}
-	ns.mu.Lock()
-	defer ns.mu.Unlock()
-	if maps.Equal(ns.cgroups, s.cgroups) {
-		return false
-	}
-	ns.cgroups = s.cgroups
-	if err := n.adjust(ns); err != nil {
-		ns.broken = err
-	}
-	return true
-}
-
-// adjust makes the table of a namespace what it must be now; ns.mu is held.
-func (n *namespaces) adjust(ns *namespace) error {
-	state := n.stateFor(ns)
-	if ns.closed || sameExceptions(&state, &ns.state) {
-		return nil
-	}
-	if err := ns.guard.Apply(state); err != nil {
-		return err
-	}
-	ns.state = state
-	return nil
 }
 
 // setExceptions takes what workloads may reach without us, before BPF is told.
@@ -414,42 +257,4 @@ func (n *namespaces) forgetOthers() {
 	if err := n.k.options.Store.Clear(); err != nil {
 		n.log.Warn("stored descriptors", zap.Error(err))
 	}
-}
-
-// watch asks for notices of what comes and goes in a cgroup.
-func (n *namespaces) watch(notices *fsnotify.Watcher, cg workload.Cgroup) {
-	dir := cg.Dir()
-	if _, ok := n.watched[dir]; ok || len(n.watched) >= maxWatched {
-		return
-	}
-	// Without a notice the interval finds it.
-	if notices.Add(dir) == nil {
-		n.watched[dir] = struct{}{}
-	}
-}
-
-// refusals are sentences for status, one for each workload and cause.
-func (n *namespaces) refusals() []string {
-	var all []string
-	for _, r := range n.refused {
-		sentence := r.workload + ": " + r.why + ": everything in that network namespace is refused"
-		if !slices.Contains(all, sentence) {
-			all = append(all, sentence)
-		}
-	}
-	slices.Sort(all)
-	if len(all) > maxNamespacesNamed {
-		all = append(all[:maxNamespacesNamed], "more workloads have network namespaces in which everything is refused")
-	}
-	return all
-}
-
-// workloadOf names the workload of a sighting for a person.
-func (n *namespaces) workloadOf(s *sighting) string {
-	path := s.workload.Path()
-	id, err := n.k.registry.Identify(s.members[0].in.ID())
-	if err != nil || strings.HasSuffix(path, "/"+id.Name) {
-		return path
-	}
-	return id.Name + " (" + path + ")"
 }

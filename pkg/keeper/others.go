@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"sallyport/pkg/workload"
 )
 
 // maxOthersCgroups bounds the cgroups that are looked at for programs of others.
@@ -20,13 +18,9 @@ func (k *Keeper) watchOthers() {
 	}
 	var problems []string
 	seen := make(map[string]bool)
-	var cgroups []workload.Cgroup
-	for _, cg := range k.gate.taggedCgroups() {
-		list, err := below(cg, maxOthersCgroups-len(cgroups))
-		if err != nil {
-			continue // it ended while we looked
-		}
-		cgroups = append(cgroups, list...)
+	cgroups, _, err := k.belowAll(maxOthersCgroups)
+	if err != nil {
+		problems = append(problems, err.Error())
 	}
 	for _, cg := range cgroups {
 		others, err := k.gate.data.Others(cg.Dir())

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/systemd"
 	"sallyport/pkg/workload"
@@ -37,6 +40,57 @@ func (k *Keeper) startScope(ctx context.Context, s systemd.Scope) (workload.Cgro
 	}
 	return cg, nil
 }
+
+// scoped reports whether systemd has the cgroup2 hierarchy to itself, so that what
+// an `exec` needs of it must be asked for. On a hybrid host it tracks units in a
+// hierarchy of its own, and leaves plain cgroups of cgroup2 alone.
+func scoped() bool {
+	var st unix.Statfs_t
+	return systemd.Available() && unix.Statfs(unifiedMount, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// unifiedMount is where systemd mounts cgroup2 where there is no other hierarchy.
+const unifiedMount = "/sys/fs/cgroup"
+
+// enterScope has systemd put this process, the keeper of an `exec`, into the scope
+// of its instance, which is delegated: all cgroups of the instance are made in it,
+// systemd leaves them alone, and it removes the scope with its last process.
+// Without a scope there is nothing to do.
+func (i Instance) enterScope(ctx context.Context) error {
+	if i.Scope == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, scopeTimeout)
+	defer cancel()
+	m, err := systemd.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("scope %s: %w", i.Scope, err)
+	}
+	defer m.Close()
+	err = m.StartScope(ctx, systemd.Scope{
+		Name: i.Scope, Description: "sallyport " + i.person(), Slice: rootSlice, PIDs: []int{os.Getpid()}, Delegate: true,
+	})
+	if err != nil {
+		return err
+	}
+	tree, err := workload.FindTree()
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	own, err := tree.OfProcess(os.Getpid())
+	if err != nil {
+		return fmt.Errorf("scope %s: %w", i.Scope, err)
+	}
+	if own.Path() != filepath.Dir(i.Tagged) {
+		// Then the cgroups would be made where systemd expects none.
+		return fmt.Errorf("scope %s: systemd put this process into %s", i.Scope, own.Path())
+	}
+	return nil
+}
+
+// rootSlice is the slice above all others (systemd.special(7)).
+const rootSlice = "-.slice"
 
 // scopePrefix begins the names of the scopes that systemd makes for us.
 const scopePrefix = "sallyport-"

@@ -21,7 +21,6 @@ import (
 	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/keeper/wire"
-	"sallyport/pkg/workload"
 )
 
 // methodLaunch is the only call of an exec's wrapper.
@@ -177,6 +176,9 @@ func openStandalone(ctx context.Context, args *StandaloneArgs, log *zap.Logger) 
 			return nil, err
 		}
 	}
+	if err := o.Instance.enterScope(ctx); err != nil {
+		return nil, err
+	}
 	k, err := Open(o)
 	if err != nil {
 		return nil, err
@@ -277,117 +279,6 @@ func (s *standalone) end() error {
 		s.watcher.Wait()
 	}
 	return errors.Join(errs...)
-}
-
-// startWatcher starts the process that cleans up after a killed keeper.
-func (s *standalone) startWatcher() error {
-	c := s.keeper.config
-	cmd := exec.Command(self, Internal, InternalWatch, c.RuntimeDir, c.BPFDir, c.NFTTable, c.Slice, s.keeper.options.Instance.Name)
-	cmd.Args[0] = "sallyport"
-	cmd.Dir = "/"
-	cmd.Env = []string{}
-	// Outside the keeper's cgroup: it ends whatever is left in there.
-	dir, err := s.keeper.gate.came.Open()
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start watcher: %w", err)
-	}
-	s.watcher, s.goodbye = cmd, in
-	return nil
-}
-
-// Watch is the watching process: it waits for the end of its keeper and, if that
-// did not say goodbye, ends what runs in the instance and removes it.
-func Watch(stdin io.Reader, args []string) error {
-	if len(args) != 5 {
-		return errors.New("watch: want runtime directory, bpf directory, table, slice and instance")
-	}
-	places := Places{RuntimeDir: args[0], BPFDir: args[1], Table: args[2], Slice: args[3]}
-	said, _ := io.ReadAll(io.LimitReader(stdin, 16))
-	if string(said) == "done" {
-		return nil
-	}
-	found, err := places.Execs()
-	if err != nil {
-		return err
-	}
-	for _, i := range found {
-		if i.Name == args[4] {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			defer cancel()
-			return sweepDying(ctx, i)
-		}
-	}
-	return nil
-}
-
-// sweepDying is sweep for an instance whose keeper is just ending: the kernel
-// closes its descriptors one after the other, and the lock may be the last.
-func sweepDying(ctx context.Context, i Instance) error {
-	for {
-		err := sweep(ctx, i)
-		if !errors.Is(err, ErrRunning) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
-
-// Sweep removes what killed `exec` instances left: their keeper is dead, so
-// nothing of theirs works any more, and what still runs in them is ended.
-func (p Places) Sweep(ctx context.Context) error {
-	found, err := p.Execs()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, i := range found {
-		if err := sweep(ctx, i); err != nil && !errors.Is(err, ErrRunning) {
-			errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// sweep removes one instance of `exec` whose keeper is dead; ErrRunning if it
-// is not.
-func sweep(ctx context.Context, i Instance) error {
-	lock, err := i.Lock()
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	tree, err := workload.FindTree()
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	cg, err := tree.Cgroup(i.Tagged)
-	if err == nil {
-		err = cg.Kill(ctx)
-	}
-	if err != nil && !errors.Is(err, workload.ErrGone) {
-		return err
-	}
-	// A worker or prober that outlived its keeper sits in the home cgroup.
-	if home, err := tree.Cgroup(i.Home); err == nil {
-		if err := home.Kill(ctx); err != nil {
-			return err
-		}
-	}
-	return dismantle(ctx, i, tree)
 }
 
 // waitExit waits until one of the pidfds tells that its process has ended, or
