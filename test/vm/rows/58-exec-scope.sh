@@ -17,7 +17,7 @@ scope_of() {
 for way in '' --standalone; do
     rm -f own done
     # shellcheck disable=SC2086 # no argument where it is empty
-    sallyport exec $way -- sh -c 'cat /proc/self/cgroup >own; wget -q -O - http://api.example.com/ >answer; until [ -e done ]; do sleep 0.2; done; exit 7' &
+    sallyport exec $way -- sh -c 'cat /proc/self/cgroup >own; curl -sS --max-time 20 http://api.example.com/ >answer; until [ -e done ]; do sleep 0.2; done; exit 7' &
     wrapper=$!
     case $way in
     '') scope_of own /mcp.slice/sallyport-exec- ;;
