@@ -272,8 +272,39 @@ func TestUnits(t *testing.T) {
 		}
 		return &systemd.Unit{LoadState: "loaded", ActiveState: "active", UnitFileState: "enabled"}, nil
 	}}
-	if r := one.units(t.Context()); len(r) != 4 || r[1].Check != keeperUnit || r[1].Status != Failed || r[0].Status != OK {
+	if r := one.units(t.Context()); len(r) != 5 || r[4].Check != "order" || r[1].Check != keeperUnit || r[1].Status != Failed || r[0].Status != OK {
 		t.Errorf("the keeper alone is missing: %+v", r)
+	}
+}
+
+// TestOrder: the lock is required by the slice and comes before it and the engines.
+func TestOrder(t *testing.T) {
+	well := []string{"mcp.slice", "docker.service", "containerd.service", "podman.service", "shutdown.target"}
+	for _, c := range []struct {
+		name               string
+		requiredBy, before []string
+		want               Status
+		says, remedy       string
+	}{
+		{"well", []string{"mcp.slice"}, well, OK, "comes before mcp.slice", ""},
+		{"not required", []string{"other.slice"}, well, Failed, "mcp.slice starts without sallyport-lock.service", "systemctl edit mcp.slice"},
+		{"not ordered", []string{"mcp.slice"}, well[1:], Failed, "beside sallyport-lock.service", "After=sallyport-lock.service"},
+		{"an engine is early", []string{"mcp.slice"}, append([]string{"mcp.slice"}, well[2:]...), Failed, "docker.service may start", "Before=docker.service"},
+	} {
+		r := judgeOrder(&systemd.Unit{RequiredBy: c.requiredBy, Before: c.before}, "mcp.slice")
+		if r.Status != c.want || !strings.Contains(r.Detail, c.says) || !strings.Contains(r.Remedy, c.remedy) {
+			t.Errorf("%s: %+v, want %s saying %q", c.name, r, c.want, c.says)
+		}
+	}
+	// systemd knows what requires a unit once that has been loaded.
+	var loaded []string
+	d := &Doctor{Config: config.Default(config.Observe), Units: func(_ context.Context, name string) (*systemd.Unit, error) {
+		u := &systemd.Unit{LoadState: "loaded", ActiveState: "active", UnitFileState: "enabled", Before: well, RequiredBy: loaded}
+		loaded = append(loaded, name)
+		return u, nil
+	}}
+	if r := d.units(t.Context()); len(r) != 5 || r[4].Status != OK {
+		t.Errorf("%+v", r)
 	}
 }
 

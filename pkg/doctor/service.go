@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,69 +21,7 @@ import (
 	"sallyport/pkg/admin"
 	"sallyport/pkg/ca"
 	"sallyport/pkg/netns"
-	"sallyport/pkg/systemd"
 )
-
-// Names of the units (contract: one service, its keeper, its lock).
-const (
-	workerUnit = "sallyport.service"
-	keeperUnit = "sallyport-keeper.service"
-	lockUnit   = "sallyport-lock.service"
-)
-
-// units looks at what the package put down: there, enabled, running, and the lock
-// before the slice.
-func (d *Doctor) units(ctx context.Context) []Result {
-	if d.Units == nil {
-		return []Result{skipped("no systemd here: sallyport run and exec work without")}
-	}
-	var list []Result
-	installed := 0
-	for _, name := range []string{lockUnit, keeperUnit, workerUnit, d.Config.Slice} {
-		u, err := d.Units(ctx, name)
-		r := judgeUnit(name, u, err)
-		if !errors.Is(err, systemd.ErrNoUnit) && (u == nil || u.LoadState != "not-found") {
-			installed++
-		}
-		r.Check = name
-		list = append(list, r)
-	}
-	if installed == 0 {
-		return []Result{skipped("not installed as a service: sudo sallyport install does that")}
-	}
-	return list
-}
-
-// judgeUnit says whether one unit is as it must be.
-func judgeUnit(name string, u *systemd.Unit, err error) Result {
-	if err == nil && u.LoadState == "not-found" {
-		err = systemd.ErrNoUnit
-	}
-	if errors.Is(err, systemd.ErrNoUnit) {
-		return failed("not installed", "sudo sallyport install")
-	}
-	if err != nil {
-		return failed(err.Error(), "systemctl status "+name)
-	}
-	slice := strings.HasSuffix(name, ".slice")
-	switch {
-	case u.LoadState == "masked" && name == lockUnit:
-		return failed("masked: nothing shuts the gate at boot, and nothing of the slice starts", "systemctl unmask "+name)
-	case u.LoadState == "masked":
-		return failed("masked: what is tagged is refused", "systemctl unmask "+name)
-	case u.LoadState != "loaded":
-		return failed(u.LoadState, "systemctl status "+name+" says why")
-	case u.NeedDaemonReload:
-		return warned("its files have changed since systemd read them", "systemctl daemon-reload")
-	case u.ActiveState == "failed":
-		return failed("failed", "journalctl -u "+name)
-	case !u.Active() && !slice:
-		return failed("not running: what is tagged is refused", "systemctl start "+name)
-	case !slice && !slices.Contains([]string{"enabled", "enabled-runtime", "static", "alias", "indirect"}, u.UnitFileState):
-		return failed("running, but "+u.UnitFileState+": not after the next boot", "systemctl enable "+name)
-	}
-	return ok(strings.TrimSuffix(u.ActiveState+", "+u.UnitFileState, ", "))
-}
 
 // workerAccount is the user that the worker runs as.
 const workerAccount = "sallyport"
