@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/wholefile"
 )
 
 // A hostRoot is the file system whose certificates are copied: "/" in
@@ -85,27 +87,12 @@ func (r hostRoot) resolve(p string) (resolved, error) {
 // read gives the content of a regular file without links in its path. It never
 // blocks on what is no regular file.
 func (r hostRoot) read(p string) ([]byte, error) {
-	f, err := os.OpenFile(r.real(p), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, _, err := wholefile.Open(r.real(p), unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return readRegular(f)
-}
-
-func readRegular(f *os.File) ([]byte, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", f.Name())
-	}
-	data, err := readBounded(f, maxFile)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
-	}
-	return data, nil
+	return wholefile.ReadAll(f, maxFile)
 }
 
 // within gives the path of p relative to dir if p lies in it.

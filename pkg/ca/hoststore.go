@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"sallyport/pkg/wholefile"
 )
 
 // A HostStore is where a distribution takes certificates of its administrator
@@ -55,7 +57,7 @@ func (s HostStore) Put(root []byte) (changed bool, err error) {
 	if have, err := os.ReadFile(s.path()); err == nil && bytes.Equal(have, root) {
 		return false, nil
 	}
-	if err := writeDurable(s.path(), root, 0o644); err != nil {
+	if err := wholefile.Write(s.path(), root, 0o644); err != nil {
 		return false, fmt.Errorf("host's certificates: %w", err)
 	}
 	return true, nil

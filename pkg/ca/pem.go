@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io"
 )
 
 // maxFile bounds what is read of one certificate file, in bytes. The largest
@@ -15,20 +13,6 @@ const maxFile = 8 << 20
 
 // maxCertificates bounds how many certificates are taken from one file.
 const maxCertificates = 4096
-
-var errTooLarge = errors.New("file too large")
-
-// readBounded reads all of r, or fails with errTooLarge beyond limit bytes.
-func readBounded(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, errTooLarge
-	}
-	return data, nil
-}
 
 // pemCertificates gives the DER of each certificate in data, in order. OpenSSL's
 // TRUSTED CERTIFICATE carries trust settings after the certificate; they are

@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/wholefile"
 )
 
 const (
@@ -190,25 +192,18 @@ func readRoot(dir string) (*Root, error) {
 // readPrivate reads a file that only its owner may read and that belongs to
 // root or to this process's user. Anything else may have been read or planted.
 func readPrivate(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	f, st, err := wholefile.Open(path, unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s has mode %04o: others could read or change the key; move it away, or chmod 600 if you know that nobody did", path, st.Mode().Perm())
 	}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Uid != 0 && int(sys.Uid) != os.Geteuid() {
 		return nil, fmt.Errorf("%s belongs to uid %d", path, sys.Uid)
 	}
-	return readBounded(f, maxFile)
+	return wholefile.ReadAll(f, maxFile)
 }
 
 func createRoot(dir string, now time.Time) error {
@@ -221,10 +216,10 @@ func createRoot(dir string, now time.Time) error {
 		return err
 	}
 	// The certificate comes last: where it is, the key is.
-	if err := writeDurable(filepath.Join(dir, KeyFile), keyPEM, 0o600); err != nil {
+	if err := wholefile.Write(filepath.Join(dir, KeyFile), keyPEM, 0o600); err != nil {
 		return err
 	}
-	return writeDurable(filepath.Join(dir, RootFile), encodeCertificate(der), 0o644)
+	return wholefile.Write(filepath.Join(dir, RootFile), encodeCertificate(der), 0o644)
 }
 
 // newRoot makes a key and a certificate of it for itself.
@@ -252,30 +247,6 @@ func newRoot(now time.Time) (*ecdsa.PrivateKey, []byte, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	return key, der, err
-}
-
-// writeDurable puts a whole file in place by a rename and returns when file and
-// name are on disk.
-func writeDurable(path string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // newSerial gives 159 random bits: positive in 20 octets, RFC 5280 §4.1.2.2.

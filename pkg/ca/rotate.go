@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"sallyport/pkg/wholefile"
 )
 
 // Overlap is for how long after a rotation the root before it is trusted beside
@@ -76,14 +76,14 @@ func Rotate(dir string, forget bool) (*Root, error) {
 			return nil, err
 		}
 		// Named after the new root: without it this file says nothing.
-		if err := writeDurable(overlapPath(dir, cert), overlap, 0o644); err != nil {
+		if err := wholefile.Write(overlapPath(dir, cert), overlap, 0o644); err != nil {
 			return nil, err
 		}
 	}
-	if err := writeDurable(filepath.Join(dir, nextCertificate), encodeCertificate(der), 0o644); err != nil {
+	if err := wholefile.Write(filepath.Join(dir, nextCertificate), encodeCertificate(der), 0o644); err != nil {
 		return nil, err
 	}
-	if err := writeDurable(filepath.Join(dir, nextKey), keyPEM, 0o600); err != nil {
+	if err := wholefile.Write(filepath.Join(dir, nextKey), keyPEM, 0o600); err != nil {
 		return nil, err
 	}
 	if err := finishRotation(dir); err != nil {
@@ -181,12 +181,12 @@ func finishRotation(dir string) error {
 		return err == nil && k.PublicKey.Equal(public)
 	}
 	if fits(key) {
-		if err := renameDurable(key, filepath.Join(dir, KeyFile)); err != nil {
+		if err := wholefile.Rename(key, filepath.Join(dir, KeyFile)); err != nil {
 			return err
 		}
 	}
 	if fits(filepath.Join(dir, KeyFile)) {
-		return renameDurable(next, filepath.Join(dir, RootFile))
+		return wholefile.Rename(next, filepath.Join(dir, RootFile))
 	}
 	return removeNames(next, key)
 }
@@ -220,16 +220,4 @@ func removeNames(paths ...string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// renameDurable returns when the name is on disk.
-func renameDurable(from, to string) error {
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	d, err := os.OpenFile(filepath.Dir(to), os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

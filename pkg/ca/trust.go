@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
+
+	"sallyport/pkg/wholefile"
 )
 
 // maxDirectories bounds how many workloads may have a directory of their own.
@@ -241,7 +243,7 @@ func readKept(p string, open func(string) (*os.File, error)) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := readRegular(f)
+	data, err := wholefile.ReadAll(f, maxFile)
 	if err != nil {
 		return nil, err
 	}

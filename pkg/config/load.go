@@ -16,6 +16,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"sallyport/pkg/wholefile"
 )
 
 // A File is one source: the name that errors show, and its bytes.
@@ -75,25 +77,7 @@ func ReadFiles(path string) ([]File, error) {
 }
 
 // readFile reads a regular file of bounded size: a FIFO would hang the daemon.
-func readFile(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, &os.PathError{Op: "read", Path: name, Err: errors.New("not a regular file")}
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
-	if err == nil && len(data) > MaxFileSize {
-		err = &os.PathError{Op: "read", Path: name, Err: fmt.Errorf("larger than %d bytes", MaxFileSize)}
-	}
-	return data, err
-}
+func readFile(name string) ([]byte, error) { return wholefile.Read(name, MaxFileSize) }
 
 // Parse parses the main file, files[0], and the files of conf.d that follow.
 // The error is of type Errors and holds every mistake of every file.

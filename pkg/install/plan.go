@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/wholefile"
 	"sallyport/systemd"
 )
 
@@ -53,6 +53,10 @@ type Target struct {
 
 func (t *Target) path(p string) string { return filepath.Join("/", t.Root, p) }
 
+// maxFile bounds a file that is put down or replaced, in bytes: the largest is the
+// binary, of some 30 MB.
+const maxFile = 256 << 20
+
 // checksumFile is the file below State that holds the checksum of the
 // configuration that was put down.
 const checksumFile = "installed-config.sha256"
@@ -78,7 +82,7 @@ func (t *Target) Plan() ([]Step, error) {
 			return nil, err
 		}
 		s := Step{f, Create}
-		have, err := readRegular(t.path(f.Path))
+		have, err := wholefile.Read(t.path(f.Path), maxFile)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
@@ -152,7 +156,7 @@ func (t *Target) Remove(purge bool) error {
 // content is what a file is to hold.
 func (t *Target) content(f File) ([]byte, error) {
 	if f.Source == "" {
-		return readRegular(t.Binary)
+		return wholefile.Read(t.Binary, maxFile)
 	}
 	return systemd.Files.ReadFile(f.Source)
 }
@@ -179,25 +183,7 @@ func removeFile(path string) error {
 	return nil
 }
 
-// readRegular reads a file that is one: what lies in a file's place and is
-// something else is nothing to replace.
-func readRegular(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	return io.ReadAll(f)
-}
-
-// put writes a file by a rename; with same the content is right already.
+// put writes a file; with same the content is right already.
 func put(path string, content []byte, mode fs.FileMode, same bool) error {
 	if same {
 		st, err := os.Stat(path)
@@ -209,15 +195,5 @@ func put(path string, content []byte, mode fs.FileMode, same bool) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".sallyport-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
+	return wholefile.Write(path, content, mode)
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"sallyport/pkg/guard"
+	"sallyport/pkg/wholefile"
 	"sallyport/pkg/workload"
 )
 

@@ -3,13 +3,10 @@ package keeper
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/config"
 	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/wholefile"
 )
 
 // maxFile bounds a file that the keeper reads whole, in bytes.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"sallyport/pkg/wholefile"
 )
 
 const (
@@ -47,27 +49,20 @@ func DropInPath(dir, unit string) string {
 	return filepath.Join(dir, unit+".d", DropIn)
 }
 
+// MaxDropIn bounds a drop-in of ours, in bytes; a larger one is none.
+const MaxDropIn = 1 << 20
+
 // WriteDropIn puts our drop-in in place with one rename and reports whether
 // anything changed. DaemonReload must follow.
 func WriteDropIn(dir, unit string, content []byte) (changed bool, err error) {
 	path := DropInPath(dir, unit)
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+	if old, err := wholefile.Read(path, MaxDropIn); err == nil && bytes.Equal(old, content) {
 		return false, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, fmt.Errorf("drop-in of %s: %w", unit, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".sallyport-*")
-	if err != nil {
-		return false, fmt.Errorf("drop-in of %s: %w", unit, err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
+	if err := wholefile.Write(path, content, 0o644); err != nil {
 		return false, fmt.Errorf("drop-in of %s: %w", unit, err)
 	}
 	return true, nil

@@ -9,14 +9,20 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/systemd"
+	"sallyport/pkg/wholefile"
 )
 
-// maxRecords bounds the tags that are kept.
-const maxRecords = 4096
+// maxRecords bounds the tags that are kept, maxFile their file in bytes: some
+// 2 KiB for each.
+const (
+	maxRecords = 4096
+	maxFile    = 8 << 20
+)
 
 // fileName is where records are, in state_dir; lockName is locked over a change.
 const (
@@ -45,7 +51,7 @@ type file struct {
 // records gives the kept tags of cgroups and containers. A file that somebody
 // else than root could have written is an error: what it says opens rules.
 func (s Store) records() ([]Record, error) {
-	f, err := os.OpenFile(s.path(), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, info, err := wholefile.Open(s.path(), unix.O_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -53,15 +59,15 @@ func (s Store) records() ([]Record, error) {
 		return nil, fmt.Errorf("tags: %w", err)
 	}
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("tags: %w", err)
-	}
-	if int(st.Uid) != os.Geteuid() && st.Uid != 0 || st.Mode&0o022 != 0 {
+	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() && owner != 0 || info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("tags: %s can be written by others than root: remove it and tag again", s.path())
 	}
+	data, err := wholefile.ReadAll(f, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("tags: %w", err)
+	}
 	var in file
-	if err := json.NewDecoder(f).Decode(&in); err != nil {
+	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, fmt.Errorf("tags: %s: %w", s.path(), err)
 	}
 	if in.Version != 1 || len(in.Tags) > maxRecords {
@@ -99,16 +105,7 @@ func (s Store) edit(f func([]Record) ([]Record, error)) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := os.CreateTemp(s.State, ".tags-*")
-	if err != nil {
-		return fmt.Errorf("tags: %w", err)
-	}
-	defer os.Remove(fresh.Name())
-	_, err = fresh.Write(append(data, '\n'))
-	if err = errors.Join(err, fresh.Sync(), fresh.Close()); err == nil {
-		err = os.Rename(fresh.Name(), s.path())
-	}
-	if err != nil {
+	if err := wholefile.Write(s.path(), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("tags: %w", err)
 	}
 	return nil
@@ -151,7 +148,7 @@ func (s Store) Tags() ([]Record, error) {
 	units := make([]Record, 0, len(dropIns))
 	for unit, path := range dropIns {
 		r := Record{Kind: KindUnit, Name: unit}
-		data, err := os.ReadFile(path)
+		data, err := wholefile.Read(path, systemd.MaxDropIn)
 		if err == nil {
 			var said statement
 			if said, err = parseDropIn(string(data)); err == nil {
