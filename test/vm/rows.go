@@ -62,8 +62,9 @@ func readRow(file string) (row, error) {
 		return row{}, err
 	}
 	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan() && strings.HasPrefix(s.Text(), "#"); {
-		m := rowHead.FindStringSubmatch(s.Text())
+	head := bufio.NewScanner(f)
+	for head.Scan() && strings.HasPrefix(head.Text(), "#") {
+		m := rowHead.FindStringSubmatch(head.Text())
 		if m == nil {
 			continue
 		}
@@ -82,6 +83,9 @@ func readRow(file string) (row, error) {
 		case "needs":
 			r.Needs = append(r.Needs, strings.Fields(m[2])...)
 		}
+	}
+	if err := head.Err(); err != nil {
+		return row{}, fmt.Errorf("%s: %w", file, err)
 	}
 	return r, nil
 }

@@ -148,6 +148,26 @@ load_ended() {
     figure max_ms "$(tally "$1" max_ms)"
 }
 
+# meanwhile FIGURE COMMAND…: twice, with the worker's unit, the keeper's and both
+# as further words. Each time all must be active again and go on serving.
+meanwhile() {
+    local name=$1 times=0 units now
+    shift
+    active() { systemctl -q is-active sallyport.service && systemctl -q is-active sallyport-keeper.service && ready; }
+    for _ in 1 2; do
+        for units in sallyport sallyport-keeper 'sallyport sallyport-keeper'; do
+            # The words are units.
+            # shellcheck disable=SC2086
+            "$@" $units
+            times=$((times + 1))
+            eventually 60 active
+            now=$(tally mcp-load ok)
+            eventually 60 loading mcp-load $((now + 50))
+        done
+    done
+    figure "$name" "$times"
+}
+
 # none_lost NAME: every request had its answer.
 none_lost() { [ "$(tally "$1" lost)" = 0 ] || fail "lost: $(cat "/run/vm-$1/load.json")"; }
 
@@ -164,7 +184,7 @@ ready() { sallyport status --json 2>/dev/null | grep -q '"ready": *true'; }
 # programs change by themselves is not in it.
 snapshot() {
     find / -xdev \( -path /opt/vm -o -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/tmp -o -path /run \
-        -o -path /var/log/journal -o -path /var/lib/containers -o -path /var/lib/systemd -o -path /etc/ssl \
+        -o -path /var/log/journal -o -path /var/log/dpkg.log -o -path /var/lib/containers -o -path /var/lib/systemd -o -path /etc/ssl \
         -o -path /var/lib/dpkg -o -path /var/cache -o -path /etc/.pwd.lock -o -path /root -o -path /var/lib/cni \) -prune \
         -o \( -name '*-' -path '/etc/*' \) -o \( -name 'mcp-load.service' -o -name 'mcp-box.service' \) -o -print | sort
     ls /run | grep -E 'sallyport' || true
