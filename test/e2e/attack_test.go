@@ -17,6 +17,7 @@ import (
 // TestNamesThatAreNoText: paths and arguments of Linux are bytes, and a workload
 // chooses them. They end nobody's connection, and the command gets them as given.
 func TestNamesThatAreNoText(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.startDaemon(h.config("default: deny\nrules: [{name: all, match: {hosts: [api.example.com]}, action: allow}]\n"))
 	worker := h.role("worker")
@@ -50,6 +51,7 @@ func TestNamesThatAreNoText(t *testing.T) {
 // TestDaemonReadsWithTheCallersRights: a caller of the daemon names files in its
 // environment; those that it may not read itself are not read for it.
 func TestDaemonReadsWithTheCallersRights(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.startDaemon(h.config("default: deny\n"))
@@ -77,6 +79,7 @@ func TestDaemonReadsWithTheCallersRights(t *testing.T) {
 // TestDescriptorsOfCallers: what a caller passes to its command does not stay in
 // the keeper, which would run out of places for its own.
 func TestDescriptorsOfCallers(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	d := h.startDaemon(h.config("default: deny\n"))
@@ -116,6 +119,7 @@ func TestDescriptorsOfCallers(t *testing.T) {
 // TestAuditInAForeignDirectory: exec under sudo leaves no file of the caller's
 // where the caller may make none.
 func TestAuditInAForeignDirectory(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	for dir, own := range map[string]bool{"/srv/foreign": false, "/srv/home/alice": true} {
@@ -144,6 +148,7 @@ func TestAuditInAForeignDirectory(t *testing.T) {
 // others serve there, not what sallyport tells of all workloads, however the
 // workload writes it.
 func TestMetricsAreNobodysDestination(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.startDaemon(h.config(`
 metrics: { listen: "127.0.0.1:9595" }
@@ -171,6 +176,7 @@ rules: [{name: local, match: {hosts: [localhost, 127.0.0.1, 0.0.0.0]}, private: 
 // TestCommandCannotRewriteItsAudit: without a daemon the audit is the caller's
 // file in the caller's directory, and the command runs as the caller.
 func TestCommandCannotRewriteItsAudit(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	script := `curl -sS https://api.example.com/evidence
@@ -223,6 +229,7 @@ func TestWorkerThatTakesNothing(t *testing.T) {
 // TestCallerWithoutNetwork: the daemon's commands are in the daemon's network. A
 // caller that was given none, or another, must not get one by asking.
 func TestCallerWithoutNetwork(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.startDaemon(h.config("default: allow\n"))

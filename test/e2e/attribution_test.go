@@ -42,6 +42,7 @@ func get(host, path string) string {
 // a source port is closed early, and another workload, or an untagged process,
 // connects from the same port. Each is judged as itself or closed.
 func TestSourcePortTakenOver(t *testing.T) {
+	t.Parallel()
 	for _, locks := range []string{"both", "nft"} {
 		t.Run(locks, func(t *testing.T) {
 			// Not beside each other: a daemon captures what its workloads match, and

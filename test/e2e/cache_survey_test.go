@@ -17,6 +17,7 @@ import (
 // no pass mark. What RFC 9111 requires holds, but for what is listed with its
 // reason; how many of the optimisations there are is only bounded from below.
 func TestCacheSurvey(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	dir := filepath.Join(h.nodeModules(), "http-cache-tests")
 	modules, err := npmClients()
@@ -51,7 +52,7 @@ rules:
 		t.Fatal(err)
 	}
 	h.write("/srv/survey.mjs", string(script))
-	eventually(t, patience(20*time.Second), "the server answers", func() bool {
+	eventually(t, 20*time.Second, "the server answers", func() bool {
 		return h.run(h.command("curl", "-sS", "--max-time", "2", "http://api.example.com:8000/")).code == 0
 	})
 	c := h.command(h.execBy("node", "--no-warnings", "/srv/survey.mjs", dir, "http://api.example.com:8000")...)

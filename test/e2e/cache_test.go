@@ -117,6 +117,7 @@ func (l *library) wants(got, want string) {
 
 // TestCache: with curl, in both versions of HTTP.
 func TestCache(t *testing.T) {
+	t.Parallel()
 	l := newLibrary(t)
 	l.startDaemon(l.config(libraryRules))
 	for _, v := range []struct{ version, base, host string }{
@@ -156,7 +157,7 @@ func TestCache(t *testing.T) {
 		l.wants(get("/stale"), "200 Miss: answer 1")
 		time.Sleep(1100 * time.Millisecond)
 		l.wants(get("/stale"), "200 Hit: answer 1")
-		eventually(t, patience(5*time.Second), "it is asked again", func() bool { return l.asked(v.host+"/stale") == 2 })
+		eventually(t, 5*time.Second, "it is asked again", func() bool { return l.asked(v.host+"/stale") == 2 })
 		l.waitAudit("what was asked again", func(e *audit.Event) bool {
 			return e.Cache == "refresh" && e.HTTP.Path == "/stale" && strings.Contains(e.Message, "stale") && e.Workload.Name == "one" && e.Verdict == "allow"
 		})
@@ -186,6 +187,7 @@ func lastOf(s string) string {
 // TestCacheCollapses: a hundred requests at once, of Node's fetch and of curl,
 // are one request at the origin.
 func TestCacheCollapses(t *testing.T) {
+	t.Parallel()
 	l := newLibrary(t)
 	l.startDaemon(l.config(libraryRules))
 	for host, argv := range map[string][]string{
@@ -207,7 +209,7 @@ func TestCacheCollapses(t *testing.T) {
 		}
 		done := make(chan result, 1)
 		go func() { done <- l.run(c) }()
-		eventually(t, patience(10*time.Second), "the origin is asked", func() bool { return l.asked(host+"/slow") == 1 })
+		eventually(t, 10*time.Second, "the origin is asked", func() bool { return l.asked(host+"/slow") == 1 })
 		time.Sleep(time.Second)
 		l.slow.Done()
 		r := <-done
@@ -220,6 +222,7 @@ func TestCacheCollapses(t *testing.T) {
 
 // TestCachePurge: the command, and what a reload keeps.
 func TestCachePurge(t *testing.T) {
+	t.Parallel()
 	l := newLibrary(t)
 	conf := l.config(libraryRules)
 	l.startDaemon(conf)

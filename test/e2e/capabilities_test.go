@@ -74,13 +74,13 @@ func (h *host) keeperWork(caps []string) (failed string) {
 			h.t.Errorf("teardown: %v", r)
 		}
 	}()
-	for deadline := time.Now().Add(15 * time.Second); !slices.Contains(strings.Split(stderr.String(), "\n"), "ready"); {
+	for start := time.Now(); !slices.Contains(strings.Split(stderr.String(), "\n"), "ready"); {
 		select {
 		case <-ended:
 			return "run ended: " + stderr.String()
 		case <-time.After(5 * time.Millisecond):
 		}
-		if time.Now().After(deadline) {
+		if late(start, 15*time.Second) {
 			return "run is not ready: " + stderr.String()
 		}
 	}
@@ -113,6 +113,7 @@ func (h *host) keeperWork(caps []string) (failed string) {
 // TestKeeperCapabilities: the keeper works with the capabilities of its unit, and
 // with none of them less.
 func TestKeeperCapabilities(t *testing.T) {
+	t.Parallel()
 	caps := keeperCapabilities(t)
 	if len(caps) == 0 {
 		t.Fatal("the unit names no capability")

@@ -48,6 +48,7 @@ var requestControls = []control{
 // act: the one that comes first in the contract's order does, and the upstream
 // is asked only where both let pass.
 func TestOrderOfControls(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.write("/srv/order.key", orderKey+"\n")
 	h.sh("chmod 600 /srv/order.key")
@@ -136,6 +137,7 @@ func TestOrderOfControls(t *testing.T) {
 // TestOrderOfResponseControls: what a response meets, in the contract's order:
 // size, filter and secrets, headers, cache, log.
 func TestOrderOfResponseControls(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.setHandler(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")

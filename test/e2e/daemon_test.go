@@ -39,6 +39,7 @@ func withDaemon(t *testing.T) (*host, *daemon) {
 // TestDaemonExec: a member of the group needs no sudo, and the command is the
 // caller's in all that a process can pass on.
 func TestDaemonExec(t *testing.T) {
+	t.Parallel()
 	h, _ := withDaemon(t)
 	look := `id -u; id -g; id -G; pwd; umask; ulimit -a; env | grep -E '^(KEPT|HOME|USER|PATH)=' | sort; cat <&7; echo to-eight >&8; grep -E '^(Cap|NoNew)' /proc/self/status; read c < /proc/$$/task/$$/children; echo "children $c"; readlink /proc/self/fd/* | grep -c sallyport`
 	prepare := `umask 027; ulimit -S -n 321; ulimit -c 7; ulimit -s 4096; cd /srv/home/alice; export KEPT='a b'; exec 7<<<"from seven"; exec 8>eight; `
@@ -69,6 +70,7 @@ func TestDaemonExec(t *testing.T) {
 
 // TestDaemonExecStatus: status, signals and pipes are as without a daemon.
 func TestDaemonExecStatus(t *testing.T) {
+	t.Parallel()
 	h, _ := withDaemon(t)
 	for _, c := range []struct {
 		argv []string
@@ -109,7 +111,7 @@ func TestDaemonExecStatus(t *testing.T) {
 			if got != want {
 				t.Errorf("signal: %q, want %q", got, want)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			c.Process.Kill()
 			t.Fatalf("signal %s did not arrive", want)
 		}
@@ -132,7 +134,7 @@ func TestDaemonExecStatus(t *testing.T) {
 		if got != "x\n" {
 			t.Errorf("%q", got)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the pipe has no end although the command closed it")
 	}
 	c.Process.Kill()
@@ -153,21 +155,22 @@ func linesOf(r io.Reader) <-chan string {
 
 // TestDaemonExecEnds: the command ends with its wrapper, and with the daemon.
 func TestDaemonExecEnds(t *testing.T) {
+	t.Parallel()
 	h, d := withDaemon(t)
 	i := h.startInmate(as(alice, h.execBy(inmatePath)...)...)
 	cgroup := h.tagged(i.pid)
 	h.kill(i.cmd.Process.Pid, unix.SIGKILL)
-	eventually(t, patience(goneAfter), "the command of a killed wrapper is gone, and its cgroup", func() bool {
+	eventually(t, goneAfter, "the command of a killed wrapper is gone, and its cgroup", func() bool {
 		_, err := os.Stat(cgroup)
 		return !living(i.pid) && os.IsNotExist(err)
 	})
 	i = h.startInmate(as(bob, h.execBy(inmatePath)...)...)
 	h.run(h.command(as(alice, h.execBy("true")...)...))
 	d.stop()
-	eventually(t, patience(goneAfter), "the command of a stopped daemon is gone", func() bool { return !living(i.pid) })
+	eventually(t, goneAfter, "the command of a stopped daemon is gone", func() bool { return !living(i.pid) })
 	select {
 	case <-i.ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the wrapper waits for a command that has ended")
 	}
 	if i.cmd.ProcessState.Success() {
@@ -178,6 +181,7 @@ func TestDaemonExecEnds(t *testing.T) {
 // TestDaemonExecUsers: two users at once, each with its own identity and
 // workload.
 func TestDaemonExecUsers(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.putInmate()
@@ -221,6 +225,7 @@ rules:
 // TestDaemonExecRefused: who is confined already gets nothing started outside
 // its confinement, and who is not in the group gets nothing at all.
 func TestDaemonExecRefused(t *testing.T) {
+	t.Parallel()
 	h, _ := withDaemon(t)
 	ok := h.run(h.command(as(alice, h.execBy("echo", "started")...)...))
 	if ok.stdout != "started\n" {
@@ -267,7 +272,7 @@ func TestDaemonExecRefused(t *testing.T) {
 				said += line
 				continue
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("from inside: no answer")
 		}
 		break
@@ -291,6 +296,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 // TestDaemonExecTerminal: the command's terminal is the caller's: Ctrl-C,
 // Ctrl-Z and fg, and the window's size.
 func TestDaemonExecTerminal(t *testing.T) {
+	t.Parallel()
 	h, _ := withDaemon(t)
 	p := h.terminal(as(alice, "bash", "--norc", "--noprofile", "--noediting", "-i")...)
 	p.line("PS1='%''% '; stty -echo")
@@ -348,6 +354,7 @@ func TestDaemonExecTerminal(t *testing.T) {
 // TestNoDaemon: an installed service that does not answer is an error, unless
 // asked otherwise.
 func TestNoDaemon(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.sh("mkdir -p /run/systemd/system; touch /run/systemd/system/sallyport.service")
 	r := h.run(h.command(h.exec("", "echo", "started")...))
@@ -387,6 +394,7 @@ func (h *host) exchangeRules() []string {
 // TestReload: by command, by signal and by a change of the file; a broken file
 // changes nothing and says where.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putInmate()
 	policy := func(name string) string {
@@ -477,6 +485,7 @@ func TestReload(t *testing.T) {
 // TestUpdateCACertificates: the host renews its trust while a workload runs,
 // which still trusts us and what the host trusts now.
 func TestUpdateCACertificates(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putInmate()
 	i := h.startInmate(h.exec("", inmatePath)...)

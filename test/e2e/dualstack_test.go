@@ -116,6 +116,7 @@ rules:
 // TestOnlyValidatedAddresses: of a name's addresses those of a refused class are
 // not dialled, also where the workload dials one and where the others fail.
 func TestOnlyValidatedAddresses(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	const ula = "fd00:db8::66"
 	inNetns(t, h.net.ns, func() { sh(t, "ip -6 addr add "+ula+"/64 dev ve0 nodad") })
@@ -141,6 +142,7 @@ func TestOnlyValidatedAddresses(t *testing.T) {
 // TestIPv6Only: a host without any IPv4 but loopback, with a name server, a
 // resolver and upstreams of IPv6.
 func TestIPv6Only(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	const dnsV6 = "2001:db8:113::53"
 	inNetns(t, h.net.ns, func() {

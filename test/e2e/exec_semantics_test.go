@@ -27,6 +27,7 @@ import (
 // TestExecStdio: what goes in and comes out is the command's, byte for byte,
 // and nobody of ours keeps the pipes open after its end.
 func TestExecStdio(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	data := make([]byte, 1<<20)
 	rand.New(rand.NewSource(1)).Read(data)
@@ -61,6 +62,7 @@ func TestExecStdio(t *testing.T) {
 // closes it or ends, also of a pipe beyond 0, 1 and 2; the command sees the end
 // of its input.
 func TestExecEndOfFile(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.warmUp()
 	extra, theirs, err := os.Pipe()
@@ -89,7 +91,7 @@ func TestExecEndOfFile(t *testing.T) {
 			if got != want {
 				t.Errorf("%s: %q, want %q", name, got, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("%s has no end although the command closed it", name)
 		}
 	}
@@ -104,6 +106,7 @@ func TestExecEndOfFile(t *testing.T) {
 // TestExecStatus: the exit status is the command's own, and that of env(1)
 // where there is no command.
 func TestExecStatus(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.write("/srv/notexec", "not executable")
 	for _, c := range []struct {
@@ -140,6 +143,7 @@ func TestExecStatus(t *testing.T) {
 // TestExecSignals: signals reach the command, stop and continue too, and what
 // was ignored or blocked stays so.
 func TestExecSignals(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putInmate()
 	c := h.command(h.exec("", inmatePath, "signals")...)
@@ -153,7 +157,7 @@ func TestExecSignals(t *testing.T) {
 		select {
 		case line := <-lines:
 			return line
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			c.Process.Kill()
 			t.Fatal("a signal did not arrive")
 			return ""
@@ -191,6 +195,7 @@ func TestExecSignals(t *testing.T) {
 // TestExecIsTheCommand: what the command sees of itself is as without exec: pid,
 // parent, group, session, children, environment, directory, umask, limits.
 func TestExecIsTheCommand(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	look := `echo $$ $PPID; ps -o pgid=,sid= -p $$ | tr -s ' '; read c < /proc/$$/task/$$/children; echo "children: $c"; pwd; umask; ulimit -a; nice; grep -E '^(Uid|Gid|Groups)' /proc/$$/status`
 	prepare := `umask 027; ulimit -n 321 -c 7; cd /srv/home; export KEPT='a b' ; renice -n 5 $$ >/dev/null; `
@@ -231,6 +236,7 @@ func TestExecIsTheCommand(t *testing.T) {
 // TestExecUmask: whatever the caller's umask, the trust given to the command can
 // be read by it, and sallyport's own files are as always.
 func TestExecUmask(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.sh("chmod 1777 /srv")
@@ -245,19 +251,21 @@ func TestExecUmask(t *testing.T) {
 
 // TestExecBackground: what the command leaves in the background ends with it.
 func TestExecBackground(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	r := h.run(h.command(h.exec("", "bash", "-c", "setsid nohup sleep 1234 </dev/null >/dev/null 2>&1 & echo $!")...))
 	pid, err := strconv.Atoi(strings.TrimSpace(r.stdout))
 	if err != nil {
 		t.Fatalf("%v", r)
 	}
-	eventually(t, patience(goneAfter), "the background process is gone", func() bool { return !living(pid) })
+	eventually(t, goneAfter, "the background process is gone", func() bool { return !living(pid) })
 	eventually(t, 5*time.Second, "all gone", func() bool { return len(h.processes()) == 0 })
 }
 
 // TestExecTerminal: the command's terminal is the caller's, with its job
 // control.
 func TestExecTerminal(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	p := h.terminal("bash", "--norc", "--noprofile", "--noediting", "-i")
 	p.line("PS1='%''% '; stty -echo; cd /srv")
@@ -377,8 +385,7 @@ func (p *terminal) line(s string) { p.t.Helper(); p.write(s + "\n") }
 func (p *terminal) expect(text string, within time.Duration) string {
 	p.t.Helper()
 	var got string
-	deadline := time.Now().Add(within)
-	for {
+	for start := time.Now(); ; {
 		p.mu.Lock()
 		got = p.seen.String()[p.from:]
 		i := strings.Index(got, text)
@@ -389,7 +396,7 @@ func (p *terminal) expect(text string, within time.Duration) string {
 		if i >= 0 {
 			return got[:i+len(text)]
 		}
-		if time.Now().After(deadline) {
+		if late(start, within) {
 			p.t.Fatalf("terminal: no %q within %s in %q", text, within, got)
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -398,6 +405,7 @@ func (p *terminal) expect(text string, within time.Duration) string {
 
 // TestWorkerPrivileges reads from /proc what the worker is.
 func TestWorkerPrivileges(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"run", "exec"} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
@@ -454,6 +462,7 @@ func checkPowerless(t *testing.T, who string, status map[string]string) {
 
 // TestExecConfinement: what the command cannot do, as contract.md §1 lists it.
 func TestExecConfinement(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.putInmate()
@@ -559,6 +568,7 @@ func (h *host) listenUnix(path string) {
 // TestExecInheritedSocket: an internet socket among the descriptors is refused
 // before anything is made.
 func TestExecInheritedSocket(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	var sock *os.File
 	inNetns(t, h.net.ns, func() {
@@ -579,6 +589,7 @@ func TestExecInheritedSocket(t *testing.T) {
 // TestExecSudo: under sudo the command is the calling user's, with that user's
 // PATH, HOME and USER; a killed sudo leaves nothing.
 func TestExecSudo(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.putInmate()
@@ -623,6 +634,7 @@ func TestExecSudo(t *testing.T) {
 // TestExecRoot: root's command stays root unless --user says otherwise, and
 // that is recorded and shown.
 func TestExecRoot(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	r := h.run(h.command(h.exec("", "id", "-u")...))
@@ -648,6 +660,7 @@ func TestExecRoot(t *testing.T) {
 
 // TestExecSideBySide: five at once, each with its own gate.
 func TestExecSideBySide(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putInmate()
 	h.warmUp()
@@ -673,6 +686,7 @@ func TestExecSideBySide(t *testing.T) {
 // TestExecAuditOwner: without a configuration the mode is observe, and the
 // audit lies where the caller is and belongs to the caller.
 func TestExecAuditOwner(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.ownAccounts()
 	h.sh("mkdir /srv/there; chown 2001:2001 /srv/there")

@@ -60,15 +60,14 @@ func (h *host) audit() []audit.Event {
 // waitAudit waits for an event that satisfies want.
 func (h *host) waitAudit(what string, want func(*audit.Event) bool) audit.Event {
 	h.t.Helper()
-	deadline := time.Now().Add(3 * time.Second)
-	for {
+	for start := time.Now(); ; {
 		all := h.audit()
 		for i := range all {
 			if want(&all[i]) {
 				return all[i]
 			}
 		}
-		if time.Now().After(deadline) {
+		if late(start, 3*time.Second) {
 			for _, e := range all {
 				h.t.Logf("audit: %s %s %s reason=%q rule=%q host=%q dst=%v msg=%q", e.Kind, e.Verdict, e.Workload.Name, e.Reason, e.Rule, e.HTTP.Host, e.Dst, e.Message)
 			}
@@ -82,6 +81,7 @@ func (h *host) waitAudit(what string, want func(*audit.Event) bool) audit.Event 
 // TestExecWithoutConfig: one command on a bare host, as in the README's first
 // line.
 func TestExecWithoutConfig(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	r := h.run(h.command(h.exec("", "curl", "-sS", "https://api.example.com/hello?q=1")...))
 	if r.code != 0 || !strings.Contains(r.stdout, `"path":"/hello?q=1"`) {

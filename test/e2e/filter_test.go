@@ -154,6 +154,7 @@ rules:
 // TestFilters: what curl sends and gets through rules that block, redact, report
 // and observe, by HTTP/1.1 and HTTP/2.
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.serveFiltered()
 	for _, name := range []string{"block", "redact", "report", "observed", "size"} {
@@ -263,7 +264,7 @@ func TestFilters(t *testing.T) {
 					t.Errorf("%s: the origin saw %+v", line, seen)
 				}
 				var e audit.Event
-				eventually(t, patience(5*time.Second), "the exchange's event", func() bool {
+				eventually(t, 5*time.Second, "the exchange's event", func() bool {
 					for _, e = range h.audit()[events:] {
 						if e.Kind == audit.Exchange {
 							return true
@@ -286,6 +287,7 @@ func TestFilters(t *testing.T) {
 // last is sent only when they have read the first. One is redacted, and where it
 // is blocked the stream ends.
 func TestFilteredEvents(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.serveFiltered()
 	for _, name := range []string{"block", "redact"} {
@@ -375,6 +377,7 @@ func TestFilteredPeers(t *testing.T) {
 // stream: redacted in their place, or refused with the status that its clients
 // understand.
 func TestFilteredGRPC(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.serveGRPC()
 	for _, name := range []string{"block", "redact"} {

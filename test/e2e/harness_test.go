@@ -8,6 +8,7 @@ import (
 // TestHarness: without sallyport the host reaches the internet. Every test that
 // counts zero connections at the origin leans on this one.
 func TestHarness(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for _, url := range []string{"https://api.example.com/x", "http://api.example.com/x", "https://v6.example.com/x", "https://other.example.com:8443/x"} {
 		before := h.net.connections.Load()

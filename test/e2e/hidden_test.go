@@ -52,6 +52,7 @@ ctypes.CDLL(None).syscall(60, 0)
 // command does not come into its sight for longer than a moment, whatever becomes
 // of the command's first thread.
 func TestSocketsStayHidden(t *testing.T) {
+	t.Parallel()
 	for name, program := range map[string]string{"whole": knocker, "first thread ended": orphaned} {
 		t.Run(name, func(t *testing.T) { staysHidden(t, program) })
 	}
@@ -111,5 +112,5 @@ func staysHidden(t *testing.T, program string) {
 	if r := h.run(h.command("python3", "-c", strings.Replace(knocker, "for line in sys.stdin", "for line in ['']", 1), engineSocket)); r.stdout != "connected\n" {
 		t.Fatalf("the host itself: %v", r)
 	}
-	eventually(t, patience(3*time.Second), "the engine that started again is hidden", func() bool { return knock() == "Connection refused" })
+	eventually(t, 3*time.Second, "the engine that started again is hidden", func() bool { return knock() == "Connection refused" })
 }

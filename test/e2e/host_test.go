@@ -229,12 +229,12 @@ func (h *host) sallyport(args ...string) *exec.Cmd {
 	return h.command(append([]string{h.binary}, args...)...)
 }
 
-// eventually polls a condition, at most for the time given.
+// eventually polls a condition, at most for the time given, or for more where the
+// machine is busy (patience).
 func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
-	for !cond() {
-		if time.Now().After(deadline) {
+	for start := time.Now(); !cond(); {
+		if late(start, within) {
 			t.Fatalf("not within %s: %s", within, what)
 		}
 		time.Sleep(5 * time.Millisecond)

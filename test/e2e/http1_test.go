@@ -51,6 +51,7 @@ func (n *internet) serveSilence(port int, say string) *silentOrigin {
 // seconds when the workload's socket is closed, also where nothing is left to be
 // written to it; a workload that has only ended its side gets its answer.
 func TestClientThatLeaves(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	quiet := h.net.serveSilence(8081, "")
 	stream := h.net.serveSilence(8082, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
@@ -103,6 +104,7 @@ time.sleep(0.5)
 // TestEarlyAnswer: an origin that answers while the request is still being sent
 // stops the upload, and the client gets the answer.
 func TestEarlyAnswer(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	var took atomic.Int64
 	h.net.serveTCP(8081, func(c net.Conn) {
@@ -134,6 +136,7 @@ func TestEarlyAnswer(t *testing.T) {
 // TestRefusedUpload: clients that send a long body before they look for an
 // answer see the refusal all the same, and why.
 func TestRefusedUpload(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	conf := h.config(webRules)
 	if r := h.sh("truncate -s 20M /srv/big"); r.code != 0 {
@@ -167,6 +170,7 @@ print(r.status_code, r.headers['x-sallyport-reason'], r.json()['rule'])
 // same host; where to is the connection's. A client without SNI is known by what
 // it asked the resolver.
 func TestHostSpellings(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	const client = `
 import socket, ssl, sys

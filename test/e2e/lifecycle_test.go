@@ -88,7 +88,7 @@ func TestKilledKeeperAndWorker(t *testing.T) {
 	h.kill(h.role("worker"), unix.SIGKILL)
 	h.kill(d.pid, unix.SIGKILL)
 	<-d.ended
-	eventually(t, patience(atOnce), "no process of ours", func() bool {
+	eventually(t, atOnce, "no process of ours", func() bool {
 		for _, p := range h.processes() {
 			if p.role() != "" {
 				return false
@@ -96,7 +96,7 @@ func TestKilledKeeperAndWorker(t *testing.T) {
 		}
 		return true
 	})
-	eventually(t, patience(atOnce), "the command of the killed daemon ends", func() bool { return !living(i.pid) })
+	eventually(t, atOnce, "the command of the killed daemon ends", func() bool { return !living(i.pid) })
 	for range 3 {
 		if o := lone.do("ask", originHTTP, originV4); o.Step != "connect" || o.Errno != "EPERM" && o.Errno != "ECONNREFUSED" || o.Took > patience(atOnce).Seconds() {
 			t.Errorf("without a daemon: %+v", o)
@@ -160,6 +160,7 @@ const deniedHTTP = "203.0.113.12:80"
 
 // TestKilledWorker: connections wait for the new worker, and are served.
 func TestKilledWorker(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"run", "exec"} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)

@@ -95,6 +95,7 @@ func (s *mcpServer) tools(ctx context.Context) ([]string, error) {
 // execs, driven over stdio by the MCP SDK's client. What their tools may do
 // arrives at the API; what they may not is answered, and the server goes on.
 func TestMCPServers(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.setHandler(answerAPIs)
 	for _, name := range []string{"geocoding-api.open-meteo.com", "archive-api.open-meteo.com"} {

@@ -36,7 +36,7 @@ func (h *host) newBox() *box {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	eventually(h.t, patience(5*time.Second), "the box is there", func() bool {
+	eventually(h.t, 5*time.Second, "the box is there", func() bool {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", b.cmd.Process.Pid))
 		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", b.cmd.Process.Pid))
 		return err == nil && ns != own && string(comm) == "sleep\n"
@@ -119,13 +119,13 @@ func (b *box) tabled() bool {
 // open waits until the box is guarded and listened in.
 func (b *box) open() {
 	b.h.t.Helper()
-	eventually(b.h.t, patience(10*time.Second), "the namespace is open", func() bool { return b.listening() && b.tabled() })
+	eventually(b.h.t, 10*time.Second, "the namespace is open", func() bool { return b.listening() && b.tabled() })
 }
 
 // shut waits until nothing of ours is in the box.
 func (b *box) shut() {
 	b.h.t.Helper()
-	eventually(b.h.t, patience(10*time.Second), "nothing of ours is in the namespace", func() bool { return !b.listening() && !b.tabled() })
+	eventually(b.h.t, 10*time.Second, "nothing of ours is in the namespace", func() bool { return !b.listening() && !b.tabled() })
 }
 
 // fetches asks for a page by its address until it is answered, which may take a

@@ -30,7 +30,7 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 		}
 		return names
 	}
-	eventually(t, patience(10*time.Second), "eight listeners are stored", func() bool { return len(stored()) == 8 })
+	eventually(t, 10*time.Second, "eight listeners are stored", func() bool { return len(stored()) == 8 })
 	kept := stored()
 	if r := h.run(b.inside("box", nobody, fetches("http://api.example.com/first")...)); !strings.Contains(r.stdout, `"ok":true`) {
 		t.Fatal(r)
@@ -92,6 +92,6 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 	}
 	anchor.Process.Kill()
 	anchor.Wait()
-	eventually(t, patience(15*time.Second), "the store has forgotten the namespace", func() bool { return len(stored()) == 4 })
+	eventually(t, 15*time.Second, "the store has forgotten the namespace", func() bool { return len(stored()) == 4 })
 	b.shut()
 }

@@ -59,6 +59,7 @@ func (n *internet) serveServices(addr string) {
 // TestHTTP3: QUIC is refused at once so that clients fall back, answers do not
 // offer it, and neither do service records.
 func TestHTTP3(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.serveServices("203.0.113.14:53")
 	h.write("/etc/resolv.conf", "nameserver 203.0.113.14\n")

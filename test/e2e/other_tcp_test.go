@@ -60,6 +60,7 @@ func greeting(text string) func(net.Conn) {
 // TestServersThatSpeakFirst: their greetings come at once where a rule lets them
 // through, by name and port or by address, and not at all where none does.
 func TestServersThatSpeakFirst(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for port, text := range map[int]string{
 		22: "SSH-2.0-OpenSSH_9.2\r\n", 25: "220 mail ESMTP\r\n", 3306: "\x4a\x00\x00\x00\x0a8.0.32\x00\r\n", 2222: "SSH-2.0-other\r\n", 2525: "220 secret\r\n",
@@ -117,6 +118,7 @@ api.example.com 2525 b'reset' -
 // first passes behind our certificate. Where no rule lets it through, nothing
 // comes of it.
 func TestTLSThatIsNotHTTP(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for port, alpn := range map[int][]string{993: nil, 8883: {"mqtt"}, 9999: {"mqtt"}} {
 		h.net.serveTCP(port, func(c net.Conn) {
@@ -152,6 +154,7 @@ for port, alpn in [(993, []), (8883, ['mqtt']), (9999, ['mqtt'])]:
 // TestPostgreSQL: psql at a real server through a tunnel, in the clear and with
 // TLS that both ends negotiate inside it.
 func TestPostgreSQL(t *testing.T) {
+	t.Parallel()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
 		t.Fatal("no PostgreSQL server: apt-get install postgresql")
@@ -210,6 +213,7 @@ echo "host all all 0.0.0.0/0 trust" >> data/pg_hba.conf; cp %[2]s data/server.ke
 
 // TestSMTP: a mail by Python's smtplib with STARTTLS inside a tunnel.
 func TestSMTP(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	mails := make(chan string, 1)
 	h.net.serveTCP(25, func(c net.Conn) { serveSMTP(c, &tls.Config{GetCertificate: h.net.ca.certificate}, mails) })

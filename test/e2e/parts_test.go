@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,11 +18,17 @@ import (
 // inside runs a command in a workload's cgroup.
 func (s *services) inside(argv ...string) result {
 	s.h.t.Helper()
+	return s.h.run(s.command(argv...))
+}
+
+// command prepares one.
+func (s *services) command(argv ...string) *exec.Cmd {
+	s.h.t.Helper()
 	cgroup := filepath.Join(s.m.tree, s.tagged, "one.service")
 	if err := os.Mkdir(cgroup, 0o755); err != nil && !os.IsExist(err) {
 		s.h.t.Fatal(err)
 	}
-	return s.h.run(s.h.command(append([]string{"sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$@"`, cgroup}, argv...)...))
+	return s.h.command(append([]string{"sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$@"`, cgroup}, argv...)...)
 }
 
 // get asks the origin from a workload's cgroup.
@@ -33,6 +40,7 @@ func (s *services) get(path string, more ...string) result {
 // TestLock: the gate is shut without anything that serves, however often it is
 // asked for, before and beside a keeper, and with a broken configuration.
 func TestLock(t *testing.T) {
+	t.Parallel()
 	s := prepareServices(t)
 	lock := func(want int) result {
 		t.Helper()
@@ -100,6 +108,7 @@ func TestLock(t *testing.T) {
 
 // TestWorkerProof: the keeper takes nobody but the worker, and says why.
 func TestWorkerProof(t *testing.T) {
+	t.Parallel()
 	s := newServices(t)
 	socket := "/run/sallyport/service/worker.sock"
 	connect := fmt.Sprintf(`import socket
@@ -243,6 +252,7 @@ func childOf(pid, parent int) bool { return procStatus(pid)["PPid"] == strconv.I
 // TestRestartKeeps: what outlives the worker and the keeper: counters of rate
 // limits, direct flows, and the chain of the audit.
 func TestRestartKeeps(t *testing.T) {
+	t.Parallel()
 	s := prepareServices(t)
 	s.h.write(s.conf, strings.Replace(s.h.read(s.conf), "mode: observe", `mode: enforce
 rules:

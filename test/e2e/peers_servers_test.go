@@ -66,7 +66,7 @@ func (s *street) startServer(env []string, ports []string, argv ...string) {
 		<-ended
 	})
 	for _, port := range ports {
-		eventually(s.t, patience(15*time.Second), fmt.Sprintf("%s listens on %s: %s", argv[0], port, out), func() bool {
+		eventually(s.t, 15*time.Second, fmt.Sprintf("%s listens on %s: %s", argv[0], port, out), func() bool {
 			open := false
 			inNetns(s.t, s.net.ns, func() {
 				conn, err := net.DialTimeout("tcp", net.JoinHostPort(originV4, port), time.Second)

@@ -260,7 +260,7 @@ func (s *street) checkSocketEvents() {
 	s.t.Helper()
 	type key struct{ version, code string }
 	opened, ended, codes := 0, 0, map[key]int{}
-	eventually(s.t, patience(5*time.Second), "each WebSocket that opened has ended", func() bool {
+	eventually(s.t, 5*time.Second, "each WebSocket that opened has ended", func() bool {
 		opened, ended = 0, 0
 		clear(codes)
 		for _, e := range s.audit() {

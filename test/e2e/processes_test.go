@@ -96,7 +96,7 @@ func (h *host) startInmate(argv ...string) *inmate {
 		i.stdin.Close()
 		select {
 		case <-i.ended:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			c.Process.Kill()
 			<-i.ended
 		}
@@ -315,14 +315,13 @@ func (h *host) startDaemon(conf string) *daemon {
 			h.t.Errorf("teardown: %v", r)
 		}
 	})
-	deadline := time.Now().Add(15 * time.Second)
-	for !slices.Contains(strings.Split(d.stderr.String(), "\n"), "ready") {
+	for start := time.Now(); !slices.Contains(strings.Split(d.stderr.String(), "\n"), "ready"); {
 		select {
 		case <-d.ended:
 			h.t.Fatalf("run ended: %s", d.stderr)
 		case <-time.After(5 * time.Millisecond):
 		}
-		if time.Now().After(deadline) {
+		if late(start, 15*time.Second) {
 			h.t.Fatalf("run is not ready: %s", d.stderr)
 		}
 	}
@@ -516,15 +515,20 @@ func patience(within time.Duration) time.Duration {
 	return within
 }
 
+// late reports whether a time has passed, with patience.
+func late(start time.Time, within time.Duration) bool {
+	took := time.Since(start)
+	return took > within && took > patience(within)
+}
+
 // goneWithin fails unless everything that came since before is gone in time:
 // files, mounts, tables, processes, cgroups and BPF objects.
 func (h *host) goneWithin(within time.Duration, before snapshot, objects []kernelObject, wrapper int) {
 	h.t.Helper()
-	within = patience(within)
 	start := time.Now()
 	for {
 		left := h.snapshot().minus(before)
-		took := time.Since(start)
+		tooLate := late(start, within)
 		if wrapper != 0 {
 			left = append(left, execCgroups(wrapper)...)
 		}
@@ -534,7 +538,7 @@ func (h *host) goneWithin(within time.Duration, before snapshot, objects []kerne
 		if len(left) == 0 {
 			return
 		}
-		if took > within {
+		if tooLate {
 			h.t.Fatalf("not gone within %s:\n%s", within, strings.Join(left, "\n"))
 		}
 		time.Sleep(10 * time.Millisecond)

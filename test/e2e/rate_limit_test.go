@@ -99,7 +99,7 @@ func TestRateLimit(t *testing.T) {
 	time.Sleep(1500 * time.Millisecond) // longer than a snapshot may be behind
 	old := h.role("worker")
 	h.kill(old, unix.SIGKILL)
-	eventually(t, patience(10*time.Second), "a new worker", func() bool { return h.role("worker") != old })
+	eventually(t, 10*time.Second, "a new worker", func() bool { return h.role("worker") != old })
 	load("after the worker was killed", "/one/x", 0)
 	d.stop()
 	h.startDaemon(rules(160))
@@ -199,7 +199,7 @@ func TestThrottle(t *testing.T) {
 	took := time.Since(begin)
 	var times []time.Time
 	var queued []time.Duration
-	eventually(t, patience(5*time.Second), "six events", func() bool {
+	eventually(t, 5*time.Second, "six events", func() bool {
 		times, queued = nil, nil
 		for _, e := range h.auditOf(audit.Exchange) {
 			if e.Rule != "paced" {
@@ -339,7 +339,7 @@ func TestRateLimitShared(t *testing.T) {
 	back := func(n int) {
 		t.Helper()
 		for _, h := range hosts {
-			eventually(t, patience(20*time.Second), "redis is back", func() bool {
+			eventually(t, 20*time.Second, "redis is back", func() bool {
 				seen := 0
 				for _, e := range h.auditOf(audit.Lifecycle) {
 					if strings.HasPrefix(e.Message, "redis ") && strings.HasSuffix(e.Message, " is back") {

@@ -24,6 +24,7 @@ import (
 // TestCallersIdentifyThemselves: without the secret nothing leaves, in observe
 // mode neither; with it the secret stays here.
 func TestCallersIdentifyThemselves(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.write("/srv/secret", "s3cret-of-callers\n")
 	h.sh("chmod 600 /srv/secret")
@@ -80,6 +81,7 @@ rules:
 // TestHeaderChanges: fields on both ways, for HTTP/1.1, HTTP/2 and the opening of
 // a WebSocket; without a rule nothing is added.
 func TestHeaderChanges(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.setHandler(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "origin/1")
@@ -202,6 +204,7 @@ func (n *internet) serveRecorded() {
 // TestRecordedBodies: what curl, Python and Node send and get is in the audit,
 // decoded, and what is to be redacted is nowhere in it.
 func TestRecordedBodies(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.serveRecorded()
 	h.startDaemon(h.config(recordRules))
@@ -391,10 +394,10 @@ func TestAuditSinks(t *testing.T) {
 					t.Fatal(got)
 				}
 				e := h.waitAudit("in the file", func(e *audit.Event) bool { return e.HTTP.Path == "/one" })
-				eventually(t, patience(5*time.Second), "in the journal", func() bool {
+				eventually(t, 5*time.Second, "in the journal", func() bool {
 					return j.has("SALLYPORT_EVENT="+e.ID+"\nSALLYPORT_VERDICT=would_deny\n") && j.has(`"path":"/one"`)
 				})
-				eventually(t, patience(10*time.Second), "in the syslog", func() bool {
+				eventually(t, 10*time.Second, "in the syslog", func() bool {
 					text := h.read("/srv/syslog")
 					return strings.Contains(text, "sallyport exchange authpriv.notice{") && strings.Contains(text, e.ID)
 				})
@@ -402,13 +405,13 @@ func TestAuditSinks(t *testing.T) {
 				h.sh("kill -9 $(cat /run/rsyslog.pid); rm -f /run/audit.sock /run/rsyslog.pid")
 				syslogd.Wait()
 				ask("/two")
-				eventually(t, patience(10*time.Second), "the failure shows", func() bool {
+				eventually(t, 10*time.Second, "the failure shows", func() bool {
 					return strings.Contains(strings.Join(h.status().Problems, "\n"), "audit: cannot be written to syslog")
 				})
 				if got := ask("/three"); (got == "200") != (onFailure == "continue") {
 					t.Errorf("%s: %s", onFailure, got)
 				}
-				eventually(t, patience(5*time.Second), "the file goes on", func() bool {
+				eventually(t, 5*time.Second, "the file goes on", func() bool {
 					// Of each of the three commands.
 					return strings.Count(h.read("/var/log/sallyport/audit.jsonl"), "runs as root") == 3
 				})
@@ -418,7 +421,7 @@ func TestAuditSinks(t *testing.T) {
 				}
 				// And comes back: nothing is lost.
 				h.startRsyslog()
-				eventually(t, patience(15*time.Second), "what waited is in the syslog", func() bool {
+				eventually(t, 15*time.Second, "what waited is in the syslog", func() bool {
 					text := h.read("/srv/syslog")
 					return strings.Count(text, "runs as root") == 3 && strings.Contains(text, "the audit could not be written to syslog for")
 				})
@@ -449,9 +452,9 @@ rules:
 	if r := h.run(h.command(h.execBy("curl", "-sS", "-o", "/dev/null", "https://api.example.com/only")...)); r.code != 0 {
 		t.Fatal(r)
 	}
-	eventually(t, patience(5*time.Second), "in the journal", func() bool { return j.has(`"path":"/only"`) })
+	eventually(t, 5*time.Second, "in the journal", func() bool { return j.has(`"path":"/only"`) })
 	h.run(h.command(h.execBy("curl", "-sS", "-o", "/dev/null", "https://api.example.com/large")...))
-	eventually(t, patience(5*time.Second), "a large one is in the journal", func() bool { return j.has(`many words to the end"`) })
+	eventually(t, 5*time.Second, "a large one is in the journal", func() bool { return j.has(`many words to the end"`) })
 	if text := h.read("/var/log/sallyport/audit.jsonl"); text != "" {
 		t.Errorf("a file was written: %s", text)
 	}

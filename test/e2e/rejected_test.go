@@ -11,6 +11,7 @@ import (
 // program and meets the guard first; the refusal is in the audit all the same,
 // with its workload.
 func TestConnectedUDPIsRecorded(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	r := h.run(h.command(h.exec("", "python3", "-c", `
 import errno, socket, time

@@ -11,6 +11,7 @@ import (
 // knows only the old root or only the new one gets a certificate that it accepts,
 // and after --forget the old root counts nothing.
 func TestRotate(t *testing.T) {
+	t.Parallel()
 	h, _ := withDaemon(t)
 	h.sh("chmod 755 /var/lib/sallyport /var/lib/sallyport/ca && cp /var/lib/sallyport/ca/root.pem /srv/before.pem && chmod 644 /srv/before.pem")
 	old := h.startInmate(as(alice, h.execBy(inmatePath)...)...)
@@ -61,6 +62,7 @@ func TestRotate(t *testing.T) {
 // TestHostStore: the whole host trusts the root after `ca trust`, and not any more
 // after `ca untrust`.
 func TestHostStore(t *testing.T) {
+	t.Parallel()
 	h, _ := withDaemon(t)
 	bundle := func() string { return h.read("/etc/ssl/certs/ca-certificates.crt") }
 	root := strings.Split(h.read("/var/lib/sallyport/ca/root.pem"), "\n")[3]

@@ -254,19 +254,19 @@ func (u *unit) halt(s unix.Signal) {
 // waitReady waits for READY=1 of the present main process.
 func (u *unit) waitReady(within time.Duration) {
 	u.m.t.Helper()
-	end := time.After(within)
-	for {
+	for start := time.Now(); ; {
 		u.mu.Lock()
 		ready := u.ready
 		u.mu.Unlock()
 		select {
 		case <-ready:
 			return
-		case <-end:
+		case <-time.After(20 * time.Millisecond): // another one may have been started
+		}
+		if late(start, within) {
 			u.mu.Lock()
 			defer u.mu.Unlock()
 			u.m.t.Fatalf("%s is not ready after %s: %v\n%s", u.name, within, u.state, u.stderr)
-		case <-time.After(20 * time.Millisecond): // another one may have been started
 		}
 	}
 }

@@ -93,6 +93,7 @@ print(ids, '%.2f %.2f' % (late[len(late) // 2], late[len(late) * 99 // 100]))
 // TestLongStream: a stream of tens of thousands of events leaves the worker as
 // big as it was after the first ones.
 func TestLongStream(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.serveStreams()
 	d := h.startDaemon(h.config(webRules))

@@ -71,7 +71,7 @@ func (h *host) sleeper(path string) int {
 	h.t.Cleanup(func() { c.Process.Kill(); c.Wait() })
 	procs := filepath.Join(cgroupRoot(), path, "cgroup.procs")
 	pid := 0
-	eventually(h.t, patience(5*time.Second), "the sleeper runs in "+path, func() bool {
+	eventually(h.t, 5*time.Second, "the sleeper runs in "+path, func() bool {
 		data, _ := os.ReadFile(procs)
 		lines := strings.Fields(string(data))
 		if len(lines) != 1 {
@@ -190,7 +190,7 @@ except OSError as e:
 	}
 	rule(`"reason":"no_rule"`) // captured still, under its own name
 	removeCgroups(filepath.Join(cgroupRoot(), path))
-	eventually(t, patience(5*time.Second), "a cgroup that was made anew after untag is free", func() bool {
+	eventually(t, 5*time.Second, "a cgroup that was made anew after untag is free", func() bool {
 		before := h.net.connections.Load()
 		r := h.run(h.at(path, nobody, curlAPI...))
 		return strings.Contains(r.stdout, `"ok":true`) && h.net.connections.Load() == before+1 && h.auditFree(path)
@@ -223,7 +223,7 @@ func TestMatchElsewhere(t *testing.T) {
 	check("without a daemon")
 	h.startDaemon(conf)
 	check("with a daemon")
-	eventually(t, patience(5*time.Second), "status says captured late", func() bool {
+	eventually(t, 5*time.Second, "status says captured late", func() bool {
 		return h.workloadNotes()[path] == "front: captured late" && strings.Contains(strings.Join(h.status().Problems, "\n"), "captured late: cgroup "+path)
 	})
 	before := h.net.connections.Load()
@@ -231,9 +231,9 @@ func TestMatchElsewhere(t *testing.T) {
 		t.Errorf("what is captured late is not captured yet: %v", r)
 	}
 	removeCgroups(filepath.Join(cgroupRoot(), path))
-	eventually(t, patience(5*time.Second), "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
+	eventually(t, 5*time.Second, "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
 	h.sleeper(path)
-	eventually(t, patience(5*time.Second), "the new one is captured", func() bool { return h.workloadNotes()[path] == "front: " })
+	eventually(t, 5*time.Second, "the new one is captured", func() bool { return h.workloadNotes()[path] == "front: " })
 	if r := h.run(h.at(path, nobody, curlAPI...)); !strings.Contains(r.stdout, `"ok":true`) {
 		t.Errorf("%v", r)
 	}
@@ -330,7 +330,7 @@ for line in sys.stdin:
 		t.Errorf("as nobody: %v", r)
 	}
 	c.Process.Kill()
-	eventually(t, patience(10*time.Second), "its cgroup goes with it", func() bool {
+	eventually(t, 10*time.Second, "its cgroup goes with it", func() bool {
 		left, _ := filepath.Glob(filepath.Join(cgroupRoot(), h.slice, "pid-*"))
 		data, _ := os.ReadFile(h.path("/var/lib/sallyport/tags.json"))
 		return len(left) == 0 && !strings.Contains(string(data), "pid-")
@@ -372,9 +372,9 @@ func TestTagContainer(t *testing.T) {
 		}
 	}
 	removeCgroups(filepath.Join(cgroupRoot(), path))
-	eventually(t, patience(5*time.Second), "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
+	eventually(t, 5*time.Second, "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
 	pid = h.sleeper(path)
-	eventually(t, patience(10*time.Second), "the container is captured at its next start", func() bool {
+	eventually(t, 10*time.Second, "the container is captured at its next start", func() bool {
 		return strings.HasPrefix(h.workloadNotes()[path], "tools: trust incomplete: no trust directory")
 	})
 	if r := h.run(h.at(path, nobody, curlAPI...)); !strings.Contains(r.stdout, `"ok":true`) {
@@ -418,12 +418,12 @@ func TestTagContainer(t *testing.T) {
 		t.Errorf("tag by id: %v", r)
 	}
 	// Late, unless the tag was there before the daemon had seen the cgroup.
-	eventually(t, patience(10*time.Second), "it is seen", func() bool { return strings.HasPrefix(h.workloadNotes()[inner], second[:12]+": ") })
+	eventually(t, 10*time.Second, "it is seen", func() bool { return strings.HasPrefix(h.workloadNotes()[inner], second[:12]+": ") })
 	removeCgroups(filepath.Join(cgroupRoot(), inner))
 	c = h.at(inner, 0, append(append([]string{"env"}, variables...), "unshare", "--mount", "bash", "-c", strings.Join(mounts, " && ")+" && exec sleep 600")...)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	eventually(t, patience(10*time.Second), "its trust is complete", func() bool { return h.workloadNotes()[inner] == second[:12]+": " })
+	eventually(t, 10*time.Second, "its trust is complete", func() bool { return h.workloadNotes()[inner] == second[:12]+": " })
 }

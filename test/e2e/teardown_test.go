@@ -88,7 +88,7 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	}
 	h.kill(watch, unix.SIGKILL)
 	h.kill(keeper, unix.SIGKILL)
-	eventually(t, patience(atOnce), "the worker ends with its keeper", func() bool {
+	eventually(t, atOnce, "the worker ends with its keeper", func() bool {
 		return !living(keeper) && !living(worker) && !slices.ContainsFunc(h.processes(), func(p hostProcess) bool { return p.role() != "" })
 	})
 	// Nobody is left to end the command, and the gate is still shut.
@@ -115,14 +115,14 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	h.kill(h.role("watch"), unix.SIGKILL)
 	h.kill(keeper, unix.SIGKILL)
 	// A dying keeper still has its lock, and the next exec leaves it alone.
-	eventually(t, patience(goneAfter), "the keeper is dead", func() bool { return !living(keeper) })
+	eventually(t, goneAfter, "the keeper is dead", func() bool { return !living(keeper) })
 	if r := h.run(h.command(h.binary, "exec", "--standalone", "--config", daemonConfig, "--", "true")); r.code != 0 {
 		t.Errorf("the next exec: %v", r)
 	}
-	eventually(t, patience(goneAfter), "the earlier command is gone", func() bool { return !living(i.pid) })
-	eventually(t, patience(goneAfter), "the earlier exec's programs and maps are gone", func() bool { return len(remaining(objects)) == 0 })
+	eventually(t, goneAfter, "the earlier command is gone", func() bool { return !living(i.pid) })
+	eventually(t, goneAfter, "the earlier exec's programs and maps are gone", func() bool { return len(remaining(objects)) == 0 })
 	if r := h.run(h.sallyport("teardown", "--stop", "--config", daemonConfig)); r.code != 0 {
-		eventually(t, patience(goneAfter), "teardown", func() bool {
+		eventually(t, goneAfter, "teardown", func() bool {
 			return h.run(h.sallyport("teardown", "--stop", "--config", daemonConfig)).code == 0
 		})
 	}
@@ -132,6 +132,7 @@ func TestTeardownOfTheKilled(t *testing.T) {
 // TestRunAgain: a second daemon is refused, and a daemon takes over what a
 // killed one left, without a moment in which the gate is open.
 func TestRunAgain(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.putInmate()
 	d := h.startDaemon(h.config(oneAllowed))

@@ -32,6 +32,7 @@ func (h *host) sections(policy string, lines []string) []string {
 // TestOddClients covers what OpenSSL's s_client can make of a ClientHello: each
 // either ends in a verified page or in the alert that fits.
 func TestOddClients(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.bigTickets("9447", 20000)
 	if r := h.sh(`mkdir -p /srv/s; echo | timeout 5 openssl s_client -connect api.example.com:9447 -servername api.example.com -tls1_2 -sess_out /srv/s/big12 2>&1 | grep -c 'TLS session ticket:'; chmod -R a+rwx /srv/s; ls -l /srv/s`); !strings.Contains(r.stdout, "big12") {
@@ -147,6 +148,7 @@ func (n *internet) bigTickets(port string, size int) {
 // TestUpstreamSessions: the second connection to an upstream resumes the session
 // of the first, in both versions of TLS, and that of another name does not.
 func TestUpstreamSessions(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		port := fmt.Sprint(9450 + int(version&0xf))

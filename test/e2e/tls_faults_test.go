@@ -153,6 +153,7 @@ func answersOf(stdout string) (all []curlAnswer) {
 // certificate is a 502 that says exactly which, to the workload and in the audit,
 // and what is right passes; by name, wildcard, IDNA name and address.
 func TestUpstreamCertificates(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	n := h.net
 	root := n.root()

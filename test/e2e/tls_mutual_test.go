@@ -52,6 +52,7 @@ func (n *internet) mutual(port string, version uint16, protocols ...string) {
 // TestUpstreamTLS: rules show their own certificates to upstreams that ask, one
 // connection never serves two of them, and a rule without one is told what to do.
 func TestUpstreamTLS(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.mutual("9443", tls.VersionTLS13, "http/1.1")
 	h.net.mutual("9444", tls.VersionTLS12, "http/1.1")
@@ -90,6 +91,7 @@ rules:
 // TestUpstreamTLSFiles: what is wrong with a file is said with the place of the
 // block that names it, at start and at a reload, which then changes nothing.
 func TestUpstreamTLSFiles(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.net.mutual("9443", tls.VersionTLS13, "http/1.1")
 	h.putPair("/etc/sallyport/good", "carol", 0o600)

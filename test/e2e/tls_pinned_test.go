@@ -30,6 +30,7 @@ func (h *host) pinnedStatus() (list []struct {
 // alone fail once and are then tunnelled, where no rule has to see a request; by
 // default, and where one has to, they go on failing.
 func TestOnPinned(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	conf := func(onPinned string) string {
 		return strings.Replace(h.config(`

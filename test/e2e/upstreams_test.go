@@ -104,7 +104,7 @@ func (f *farm) start(name, extra string) {
 	})
 	f.running[name] = c
 	t.Cleanup(func() { f.stop(name) })
-	eventually(t, patience(15*time.Second), "nginx "+name+" answers: "+out.String(), func() bool {
+	eventually(t, 15*time.Second, "nginx "+name+" answers: "+out.String(), func() bool {
 		return f.inside("curl", "-sS", "--max-time", "2", "http://"+farmTargets[name]+":9080/health") == ""
 	})
 }
@@ -251,13 +251,13 @@ func TestUpstreamTargets(t *testing.T) {
 		t.Error("the name of the rule was asked of a name server")
 	}
 	f.write("/srv/daemon/policy.yaml", f.policy("    preserve_host: true", "", "t1:9443"))
-	eventually(t, patience(10*time.Second), "the request's own Host is kept", func() bool {
+	eventually(t, 10*time.Second, "the request's own Host is kept", func() bool {
 		r := f.run(f.command(f.execBy("curl", "-sS", "https://search.internal/x")...))
 		return strings.HasPrefix(r.stdout, "t1 search.internal HTTP/2.0 t1.example.com")
 	})
 	// In clear where the request is.
 	f.write("/srv/daemon/policy.yaml", f.policy("", "", "t1:9080"))
-	eventually(t, patience(10*time.Second), "a request in clear", func() bool {
+	eventually(t, 10*time.Second, "a request in clear", func() bool {
 		r := f.run(f.command(f.execBy("curl", "-sS", "http://search.internal/y")...))
 		return strings.HasPrefix(r.stdout, "t1 t1.example.com:9080 HTTP/1.1  /y")
 	})
@@ -320,7 +320,7 @@ func TestUpstreamFailover(t *testing.T) {
 	f.mark("t3.busy", false)
 	f.write("/srv/daemon/policy.yaml", f.policy(strings.Replace(passive, "4s", "1s", 1), retry, all...))
 	f.run(f.sallyport("reload", "--config", daemonConfig))
-	eventually(t, patience(20*time.Second), "t2 and t3 are back, bad is not", func() bool {
+	eventually(t, 20*time.Second, "t2 and t3 are back, bad is not", func() bool {
 		words := f.get(4, "--http1.1")
 		return count(words, "t1")+count(words, "t2")+count(words, "t3") == 4 &&
 			f.healthy("t2.example.com:9443") && f.healthy("t3.example.com:9443") && !f.healthy("bad.example.com:9443")
@@ -346,7 +346,7 @@ func TestUpstreamActiveChecks(t *testing.T) {
 	f.start("bad", "")
 	out := func(what string, targets ...string) {
 		t.Helper()
-		eventually(t, patience(10*time.Second), what, func() bool {
+		eventually(t, 10*time.Second, what, func() bool {
 			for _, name := range []string{"t1", "t2", "bad"} {
 				if f.healthy(name+".example.com:9443") == slices.Contains(targets, name) {
 					return false

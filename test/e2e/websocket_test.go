@@ -17,6 +17,7 @@ import (
 // say passes untouched, and the audit tells when each opened, how many messages
 // went either way, and how it was closed.
 func TestWebSocket(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	modules, err := npmClients()
 	if err != nil {

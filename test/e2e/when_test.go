@@ -147,7 +147,7 @@ func TestWhen(t *testing.T) {
 	if s := ask("--http1.1", "https://api.example.com/pages/x?per_page=101", "-H", "X-Team: b"); s.status != 200 {
 		t.Errorf("after a reload that was refused: %+v", s)
 	}
-	eventually(t, patience(5*time.Second), "the page says that the reload failed", func() bool { return h.scrape("sallyport_config_last_reload_successful") == 0 })
+	eventually(t, 5*time.Second, "the page says that the reload failed", func() bool { return h.scrape("sallyport_config_last_reload_successful") == 0 })
 	h.write(daemonConfig, h.config(whenPolicy))
 }
 
