@@ -65,9 +65,25 @@ const (
 	dataArg1   = 24
 )
 
-// families are the socket domains that a command may use. AF_UNIX and
-// AF_NETLINK lead to this host only; internet sockets meet the gate.
-var families = [...]uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
+// families are the socket domains that a workload may use, with the names of
+// socket(2). AF_UNIX and AF_NETLINK lead to this host only; internet sockets meet
+// the gate.
+var families = [...]struct {
+	domain uint32
+	name   string
+}{
+	{unix.AF_UNIX, "AF_UNIX"}, {unix.AF_INET, "AF_INET"}, {unix.AF_INET6, "AF_INET6"}, {unix.AF_NETLINK, "AF_NETLINK"},
+}
+
+// Families gives the names of the socket domains that a workload may use, as
+// RestrictAddressFamilies= takes them (systemd.exec(5)).
+func Families() []string {
+	names := make([]string, len(families))
+	for i, f := range families {
+		names[i] = f.name
+	}
+	return names
+}
 
 // What refused calls return. A family that is not there is EAFNOSUPPORT, which
 // programs expect of a kernel built without it. io_uring is ENOSYS, as before
@@ -102,7 +118,7 @@ func filter(ways []entry) []unix.SockFilter {
 				p.ifEqual(n, func() {
 					p.load(dataArg0)
 					for _, f := range families {
-						p.ifEqual(f, func() { p.answer(unix.SECCOMP_RET_ALLOW) })
+						p.ifEqual(f.domain, func() { p.answer(unix.SECCOMP_RET_ALLOW) })
 					}
 					p.answer(answerFamily)
 				})

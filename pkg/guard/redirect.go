@@ -2,6 +2,7 @@ package guard
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -61,10 +62,10 @@ const (
 // check refuses what cannot be enforced as written.
 func (r *Redirect) check() error {
 	if r.Zone == 0 {
-		return fmt.Errorf("redirect: zone 0 is everybody's")
+		return errors.New("redirect: zone 0 is everybody's")
 	}
 	if len(r.Receivers) == 0 {
-		return fmt.Errorf("redirect: nobody receives")
+		return errors.New("redirect: nobody receives")
 	}
 	for _, c := range append([]Cgroup{r.Probe.Cgroup}, r.Receivers...) {
 		if c == (Cgroup{}) {

@@ -25,11 +25,12 @@ const (
 	LocksBoth Locks = "both"
 	// LocksNFT is the guard alone, which captures too.
 	LocksNFT Locks = "nft"
-	// LocksBPF is BPF alone, for tests: the table is there and guards nobody.
+	// LocksBPF is BPF alone: the table is there and guards nobody. It is chosen by
+	// the hidden flag only, by whoever proves that each lock holds without the other.
 	LocksBPF Locks = "bpf"
 )
 
-// ParseLocks reads the value of a flag.
+// ParseLocks reads the value of the flag --locks; an unknown one is an error.
 func ParseLocks(s string) (Locks, error) {
 	switch l := Locks(s); l {
 	case LocksAny, LocksBoth, LocksNFT, LocksBPF:

@@ -85,7 +85,7 @@ func TrackedAs(ns *os.File, protocol uint8, local, peer netip.AddrPort) (Tracked
 		return err
 	})
 	if err != nil {
-		return t, fmt.Errorf("conntrack entry of %s %v → %v: %w", protocolName(protocol), peer, local, err)
+		return t, fmt.Errorf("conntrack entry of %s %v → %v: %w", ProtocolName(int(protocol)), peer, local, err)
 	}
 	return t, nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -29,10 +30,12 @@ type Socket struct {
 
 // String gives the socket as ss(8) would.
 func (s Socket) String() string {
-	return fmt.Sprintf("%s %v → %v", protocolName(s.Protocol), s.Local, s.Remote)
+	return fmt.Sprintf("%s %v → %v", ProtocolName(int(s.Protocol)), s.Local, s.Remote)
 }
 
-func protocolName(p uint8) string {
+// ProtocolName names a transport by its protocol number as messages and events do:
+// "ip-" and the number where it has no name here.
+func ProtocolName(p int) string {
 	switch p {
 	case unix.IPPROTO_TCP:
 		return "tcp"
@@ -40,10 +43,16 @@ func protocolName(p uint8) string {
 		return "udp"
 	case unix.IPPROTO_UDPLITE:
 		return "udplite"
+	case unix.IPPROTO_MPTCP:
+		return "mptcp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		return "ping"
 	case unix.IPPROTO_RAW:
 		return "raw"
 	default:
-		return fmt.Sprintf("protocol %d", p)
+		return "ip-" + strconv.Itoa(p)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"sallyport/pkg/ca"
+	"sallyport/pkg/confine"
 )
 
 // A Unit is what a drop-in says of one unit.
@@ -121,15 +122,11 @@ func quote(s string) string {
 // colons escapes what parts source and target.
 func colons(s string) string { return strings.ReplaceAll(s, ":", `\:`) }
 
-// ownFamilies are the socket domains of a tagged unit; confine has the same for
-// commands of exec.
-var ownFamilies = []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
-
-// familiesOf gives those of ours that a unit's own setting leaves: a list of the
-// allowed, or of the refused.
+// familiesOf gives those that a command of `exec` has and a unit's own setting
+// leaves: a list of the allowed, or of the refused.
 func familiesOf(own []string, allowed bool) []string {
 	var out []string
-	for _, f := range ownFamilies {
+	for _, f := range confine.Families() {
 		if slices.Contains(own, f) == allowed {
 			out = append(out, f)
 		}
