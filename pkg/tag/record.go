@@ -1,6 +1,7 @@
 package tag
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -20,7 +21,21 @@ const (
 	// KindContainer is a container's name or id, KindLabel a label of it, K=V.
 	KindContainer Kind = "container"
 	KindLabel     Kind = "label"
+	// KindProcess is a process, which is moved at once: nothing is kept of it.
+	KindProcess Kind = "pid"
 )
+
+// UnmarshalText implements encoding.TextUnmarshaler. What a newer program may have
+// written is an error: to pass it over would let go what was tagged.
+func (k *Kind) UnmarshalText(text []byte) error {
+	switch v := Kind(text); v {
+	case KindUnit, KindCgroup, KindContainer, KindLabel, KindProcess:
+		*k = v
+		return nil
+	default:
+		return fmt.Errorf("tags of kind %q are not known", text)
+	}
+}
 
 // A Record is one tag as it is kept for the next start of what it names.
 type Record struct {
@@ -37,9 +52,11 @@ type Record struct {
 	Kept  []ca.Kept `json:"-"`
 }
 
-// Match is what the tag holds for, now and later.
+// Match is what the tag holds for, now and later: nothing for a process.
 func (r Record) Match() workload.Match {
 	switch r.Kind {
+	case KindProcess:
+		return workload.Match{}
 	case KindUnit:
 		if before, after, ok := strings.Cut(r.Name, "@."); ok {
 			// The drop-in of a template is that of each instance.
@@ -59,7 +76,7 @@ func (r Record) Match() workload.Match {
 		key, value, _ := strings.Cut(r.Name, "=")
 		return workload.Match{Containers: []workload.ContainerMatch{{Labels: map[string][]string{key: {workload.Quote(value)}}}}}
 	}
-	return workload.Match{}
+	panic(fmt.Sprintf("tag: kind %q", string(r.Kind)))
 }
 
 // shortID is how much of a container's id engines print.

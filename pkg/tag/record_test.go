@@ -54,7 +54,7 @@ func TestStore(t *testing.T) {
 	if _, err := s.records(); err == nil || !strings.Contains(err.Error(), "others than root") {
 		t.Errorf("a file that anybody may write: %v", err)
 	}
-	for _, text := range []string{"", "{}", `{"version":2,"tags":[]}`, "[1"} {
+	for _, text := range []string{"", "{}", `{"version":2,"tags":[]}`, "[1", `{"version":1,"tags":[{"kind":"pod","name":"a"}]}`} {
 		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chmod(path, 0o600)); err != nil {
 			t.Fatal(err)
 		}
