@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -148,7 +149,7 @@ func TestNamespaceLocks(t *testing.T) {
 	leaves("BPF alone")
 	h.kill(d.pid, unix.SIGCONT)
 	b.open()
-	eventually(t, patience(15*time.Second), "enforcement is proven again", func() bool { s := h.status(); return s.EnforcementActive && len(s.Problems) == 0 })
+	eventually(t, 15*time.Second, "enforcement is proven again", func() bool { s := h.status(); return s.EnforcementActive && len(s.Problems) == 0 })
 	repaired := func(e *audit.Event) bool {
 		return e.Kind == audit.Lifecycle && strings.Contains(e.Message, "repaired: guard in a network namespace")
 	}
@@ -192,7 +193,7 @@ rules:
 		}
 	}
 	t.Cleanup(func() { host.Process.Kill(); host.Wait(); inBox.Process.Kill(); inBox.Wait() })
-	eventually(t, patience(10*time.Second), "both servers answer", func() bool {
+	eventually(t, 10*time.Second, "both servers answer", func() bool {
 		return h.sh("curl -sS http://127.0.0.1:8080/").stdout == "of the host" && b.sh("curl -sS http://127.0.0.1:8080/").stdout == "of the box"
 	})
 	b.occupy("other")
@@ -202,7 +203,7 @@ rules:
 		if !strings.Contains(r.stdout, `"reason":"address_denied"`) || !strings.Contains(r.stdout, "handling: direct") {
 			t.Errorf("%s by us: %v", addr, r)
 		}
-		eventually(t, patience(5*time.Second), addr+" directly", func() bool {
+		eventually(t, 5*time.Second, addr+" directly", func() bool {
 			return h.run(b.inside("direct", nobody, "curl", "-4sS", "--max-time", "5", "http://"+addr+":8080/")).stdout == "of the box"
 		})
 	}
@@ -232,7 +233,7 @@ workloads:
 		t.Cleanup(func() { c.Process.Kill(); c.Wait() })
 	}
 	b.open()
-	eventually(t, patience(10*time.Second), "the listed port answers", func() bool {
+	eventually(t, 10*time.Second, "the listed port answers", func() bool {
 		return h.sh("curl -sS -o /dev/null --max-time 2 http://"+boxV4+":8080/").code == 0
 	})
 	if r := b.sh("curl -sS -o /dev/null --max-time 2 http://127.0.0.1:8081/"); r.code != 0 {
@@ -264,15 +265,15 @@ func TestNamespaceComeAndGo(t *testing.T) {
 	for i := range 4 {
 		comes(fmt.Sprintf("before-%d", i))
 	}
-	eventually(t, patience(20*time.Second), "the first are gone", gone)
+	eventually(t, 20*time.Second, "the first are gone", gone)
 	keeper, worker := d.pid, h.role("worker")
 	fds := [2]int{countFDs(t, keeper), countFDs(t, worker)}
 	const times = 200
 	for i := range times {
 		comes(fmt.Sprintf("come-%d", i%4))
 	}
-	eventually(t, patience(20*time.Second), "all are gone", gone)
-	eventually(t, patience(30*time.Second), "no descriptor is left", func() bool {
+	eventually(t, 20*time.Second, "all are gone", gone)
+	eventually(t, 30*time.Second, "no descriptor is left", func() bool {
 		return countFDs(t, keeper) <= fds[0]+4 && countFDs(t, worker) <= fds[1]+4
 	})
 	if s := h.status(); len(s.Problems) > 0 || !s.EnforcementActive {
@@ -297,7 +298,7 @@ func TestNamespaceGivenUp(t *testing.T) {
 	c.Process.Kill()
 	c.Wait()
 	b.end()
-	eventually(t, patience(10*time.Second), "the namespace has ended with its processes", func() bool {
+	eventually(t, 10*time.Second, "the namespace has ended with its processes", func() bool {
 		return h.sh("ip link show box0").code != 0
 	})
 }
@@ -338,8 +339,8 @@ func TestNamespaceMaker(t *testing.T) {
 	}
 	t.Cleanup(func() { h.sh("echo 1 > " + h.below("maker") + "/cgroup.kill"); maker.Wait() })
 	entries := func() float64 { return h.scrape(`sallyport_resource_entries{resource="network_namespaces"}`) }
-	eventually(t, patience(60*time.Second), "the maker has its share", func() bool { return entries() == share })
-	eventually(t, patience(10*time.Second), "status names it", func() bool {
+	eventually(t, 60*time.Second, "the maker has its share", func() bool { return entries() == share })
+	eventually(t, 10*time.Second, "status names it", func() bool {
 		return strings.Contains(strings.Join(h.status().Problems, "\n"), "maker): the workload has its 120 of the 240 places")
 	})
 	if s := h.status(); !s.EnforcementActive {
@@ -354,13 +355,13 @@ func TestNamespaceMaker(t *testing.T) {
 	if r := h.run(h.inside("maker", nobody, "unshare", "-Urn", "--", "curl", "-4sS", "--max-time", "5", "http://"+originV4+"/")); r.code == 0 {
 		t.Errorf("one more of the maker: %v", r)
 	}
-	eventually(t, patience(5*time.Second), "the refusal is counted", func() bool {
+	eventually(t, 5*time.Second, "the refusal is counted", func() bool {
 		return h.scrape(`sallyport_bpf_refused_total{reason="no_listener"}`) > before
 	})
-	eventually(t, patience(5*time.Second), "the maker has no more than its share", func() bool { return entries() == share })
+	eventually(t, 5*time.Second, "the maker has no more than its share", func() bool { return entries() == share })
 	h.sh("echo 1 > " + h.below("maker") + "/cgroup.kill")
-	eventually(t, patience(20*time.Second), "all places are free", func() bool { return entries() == 0 })
-	eventually(t, patience(10*time.Second), "status has no problem any more", func() bool { return len(h.status().Problems) == 0 })
+	eventually(t, 20*time.Second, "all places are free", func() bool { return entries() == 0 })
+	eventually(t, 10*time.Second, "status has no problem any more", func() bool { return len(h.status().Problems) == 0 })
 }
 
 // TestNamespaceRestarts: worker and keeper die while namespaces are open. Nothing
@@ -406,7 +407,7 @@ func TestNamespaceRestarts(t *testing.T) {
 	lost.end()
 	h.startDaemon(h.config(boxPolicy))
 	asks("after the keeper died")
-	eventually(t, patience(10*time.Second), "nothing is left of the namespace that ended", func() bool {
+	eventually(t, 10*time.Second, "nothing is left of the namespace that ended", func() bool {
 		return h.scrape(`sallyport_resource_entries{resource="bpf_listeners"}`) == 2
 	})
 }
@@ -423,7 +424,7 @@ func TestNamespaceUnprovable(t *testing.T) {
 	if r := b.sh(`nft 'table inet spoiler { chain output { type filter hook output priority -500; ip daddr 127.0.0.1 tcp flags syn drop; }; }'`); r.code != 0 {
 		t.Fatal(r)
 	}
-	eventually(t, patience(40*time.Second), "status names it", func() bool {
+	eventually(t, 40*time.Second, "status names it", func() bool {
 		p := strings.Join(h.status().Problems, "\n")
 		return strings.Contains(p, "box): self-probe: ") && strings.Contains(p, "everything in that network namespace is refused")
 	})
@@ -439,7 +440,7 @@ func TestNamespaceUnprovable(t *testing.T) {
 	if r := h.run(b.inside("box", nobody, fetches("http://api.example.com/")...)); !strings.Contains(r.stdout, `"ok":true`) {
 		t.Errorf("afterwards: %v", r)
 	}
-	eventually(t, patience(20*time.Second), "no problem is left", func() bool { return len(h.status().Problems) == 0 })
+	eventually(t, 20*time.Second, "no problem is left", func() bool { return len(h.status().Problems) == 0 })
 }
 
 // TestNamespaceOriginalDNS: with `original` the server that the workload asked is
@@ -470,7 +471,7 @@ rules:
 		t.Helper()
 		return strings.TrimSpace(h.run(b.inside("box", nobody, "python3", "/srv/ask.py", server, name)).stdout)
 	}
-	eventually(t, patience(10*time.Second), "the engine's name is resolved", func() bool { return ask(b, "127.0.0.11", "db.engine.internal") == originV4 })
+	eventually(t, 10*time.Second, "the engine's name is resolved", func() bool { return ask(b, "127.0.0.11", "db.engine.internal") == originV4 })
 	if r := h.run(b.inside("box", nobody, "curl", "-4sS", "--max-time", "10", "--resolve", "db.engine.internal:80:"+originV4, "http://db.engine.internal/")); !strings.Contains(r.stdout, `"ok":true`) {
 		t.Errorf("the proxy does not know the engine's name: %v", r)
 	}
@@ -488,7 +489,7 @@ rules:
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { own.Process.Kill(); own.Wait() })
-	eventually(t, patience(5*time.Second), "it listens", func() bool { return strings.Contains(b.sh("ss -Hlun").stdout, "127.0.0.12:53") })
+	eventually(t, 5*time.Second, "it listens", func() bool { return strings.Contains(b.sh("ss -Hlun").stdout, "127.0.0.12:53") })
 	if got := ask(b, "127.0.0.12", "www.example.com"); strings.Contains(got, "203.0.113.14") {
 		t.Errorf("a server of the workload's own gave %q", got)
 	}
@@ -547,5 +548,56 @@ func TestNamespaceOneLock(t *testing.T) {
 	// us.
 	if r := h.run(h.inside("bare", nobody, "unshare", "-Urn", "--", "curl", "-4sS", "--max-time", "5", "http://"+originV4+"/")); r.code == 0 {
 		t.Errorf("without a network: %v", r)
+	}
+}
+
+// TestNamespaceOneLockAlone: where the guard is the only lock, a namespace that comes
+// while no worker serves is shut as soon as it is seen, and left as it was found
+// when nothing tagged is there any more.
+func TestNamespaceOneLockAlone(t *testing.T) {
+	t.Parallel()
+	s := prepareServices(t)
+	s.keeper.argv = append(s.keeper.argv, "--locks", "nft")
+	s.keeper.start()
+	s.keeper.waitReady(20 * time.Second)
+	b := s.h.newBox().plug()
+	enter := []string{"nsenter", "-t", strconv.Itoa(b.pid), "-n", "--"}
+	ask := append(enter, "curl", "-4sS", "--max-time", "3", "http://"+originV4+"/")
+	// By itself it gets out.
+	if r := s.h.run(b.outside(ask[len(enter):]...)); !strings.Contains(r.stdout, `"ok":true`) {
+		t.Fatalf("untagged: %v", r)
+	}
+	eventually(t, patience(20*time.Second), "the listeners are closed", func() bool {
+		return s.get("/fails", "--resolve", "api.example.com:80:"+originV4, "-m", "1").code == 7
+	})
+	before := s.h.net.connections.Load()
+	// From here on it is tagged: refused from the moment that the table is there.
+	c := s.command(append(enter, "sleep", "600")...)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+	eventually(t, patience(5*time.Second), "the namespace is shut", b.tabled)
+	for range 3 {
+		if r := s.inside(ask...); r.code == 0 {
+			t.Errorf("without a worker: %v", r)
+		}
+		s.h.run(b.outside("nft", "flush ruleset"))
+		eventually(t, patience(5*time.Second), "a table that was flushed comes back", b.tabled)
+	}
+	if n := s.h.net.connections.Load() - before; n != 0 {
+		t.Errorf("%d connections reached the origin", n)
+	}
+	if b.listening() {
+		t.Error("somebody listens for nobody")
+	}
+	c.Process.Kill()
+	c.Wait()
+	eventually(t, patience(10*time.Second), "nothing of ours is left in an empty namespace", func() bool { return !b.tabled() })
+	// With a worker it is opened as any other.
+	s.worker.start()
+	s.worker.waitReady(20 * time.Second)
+	if r := s.inside(append(enter, fetches("http://api.example.com/")...)...); !strings.Contains(r.stdout, `"ok":true`) {
+		t.Errorf("with a worker: %v", r)
 	}
 }
