@@ -92,6 +92,37 @@ func TestAbsentRuntime(t *testing.T) {
 	}
 }
 
+// TestMatrix: each client of which it is known what it trusts has its row, and a row
+// that fails says what to do.
+func TestMatrix(t *testing.T) {
+	_, leaves := authority(t)
+	d := &Doctor{
+		Serve: func() (*Handshakes, error) { return NewHandshakes(leaves) },
+		Start: func(context.Context, []string, []string) (string, error) {
+			return "certificate verify failed", errors.New("exit status 1")
+		},
+	}
+	var names []string
+	for _, c := range d.runtimes() {
+		names = append(names, strings.TrimPrefix(c.name, "trust: "))
+	}
+	for _, want := range []string{
+		"go", "python-urllib", "python-requests", "pip", "botocore", "python-httpx", "node-fetch", "node-https", "npm", "deno", "bun", "java",
+		"curl", "openssl", "git", "wget", "cargo", "uv", "php", "perl-lwp", "ruby", "rust-webpki-roots",
+	} {
+		if !slices.Contains(names, want) {
+			t.Errorf("no row for %s", want)
+		}
+	}
+	for _, r := range runtimes() {
+		r.probe = nil
+		got := d.handshake(t.Context(), r)
+		if got.Status != Failed || !strings.Contains(got.Remedy, "handling: tunnel") || !strings.Contains(got.Remedy, r.name) || !strings.Contains(got.Detail, "certificate verify failed") {
+			t.Errorf("%s: %+v", r.name, got)
+		}
+	}
+}
+
 // dnsServer answers questions with reply, or not at all where it gives nil.
 func dnsServer(t *testing.T, reply func(dnsmessage.Header) []byte) netip.AddrPort {
 	t.Helper()
