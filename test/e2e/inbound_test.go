@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/audit"
+)
+
+// dialHost connects from the internet to the host, and gives what it hears.
+func (n *internet) dialHost(addr string) (heard string, err error) {
+	inNetns(n.t, n.ns, func() {
+		var c net.Conn
+		if c, err = net.DialTimeout("tcp", addr, 400*time.Millisecond); err != nil {
+			return
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Second))
+		var b []byte
+		b, err = io.ReadAll(c)
+		heard = string(b)
+	})
+	return heard, err
+}
+
+// TestInbound: a workload answers the internet on the ports of `listen` alone,
+// and its own host on all.
+func TestInbound(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.putSock()
+	d := h.startDaemon(h.config(`
+workloads:
+  server: { match: { unit: server.service }, listen: [8080] }
+  other: { match: { unit: other.service } }
+`))
+	rejected := h.scrape("sallyport_guard_rejected_packets_total")
+	for _, f := range ipFamilies {
+		any := map[string]string{"inet": "0.0.0.0", "inet6": "::"}[f.name]
+		serve := func(cgroup string, uid, port int) *sockProcess {
+			return h.startSock(h.inside(cgroup, uid), "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
+		}
+		at := func(port int) string { return net.JoinHostPort(f.near, strconv.Itoa(port)) }
+		t.Run(f.name+" listed", func(t *testing.T) {
+			// A new cgroup is told to the kernel within half a second.
+			eventually(t, 3*time.Second, "the workload's answer", func() bool {
+				p := serve("server.service", nobody, 8080)
+				io.WriteString(p.stdin, "\n")
+				heard, _ := h.net.dialHost(at(8080))
+				p.cmd.Process.Kill()
+				return heard == "welcome"
+			})
+			open := h.waitAudit("the flow's begin", func(e *audit.Event) bool {
+				return e.Kind == audit.FlowOpen && e.Direction == "inbound" && e.Workload.Name == "server" && e.Dst.IP.String() == f.far
+			})
+			h.waitAudit("the flow's end", func(e *audit.Event) bool {
+				return e.Kind == audit.FlowClose && e.Direction == "inbound" && e.Workload.Name == "server" && e.Dst == open.Dst && e.Counters.Workload.BytesSent == uint64(len("welcome"))
+			})
+		})
+		for _, tt := range []struct {
+			name, cgroup string
+			port         int
+		}{{"unlisted port", "server.service", 8081}, {"another workload", "other.service", 8080}} {
+			for _, uid := range []int{nobody, 0} {
+				t.Run(fmt.Sprintf("%s %s uid %d", f.name, tt.name, uid), func(t *testing.T) {
+					p := serve(tt.cgroup, uid, tt.port)
+					io.WriteString(p.stdin, "\n")
+					if heard, err := h.net.dialHost(at(tt.port)); err == nil || heard != "" {
+						t.Errorf("the internet heard %q", heard)
+					}
+					p.read("")
+					if r := p.result("accept"); strings.HasPrefix(r, "ok") {
+						t.Errorf("%q", p.said)
+					}
+				})
+			}
+		}
+		t.Run(f.name+" from the host", func(t *testing.T) {
+			p := serve("server.service", nobody, 8082)
+			io.WriteString(p.stdin, "\n")
+			r := h.run(h.command("timeout", "3", "bash", "-c", fmt.Sprintf("cat < /dev/tcp/%s/8082", f.near)))
+			if r.stdout != "welcome" {
+				t.Errorf("the host heard %v; the workload saw %q", r, p.said)
+			}
+		})
+	}
+	t.Run("bpf alone", func(t *testing.T) {
+		h.kill(d.pid, unix.SIGSTOP)
+		defer h.kill(d.pid, unix.SIGCONT)
+		h.flush()
+		for _, f := range ipFamilies {
+			any := map[string]string{"inet": "0.0.0.0", "inet6": "::"}[f.name]
+			for _, tt := range []struct {
+				cgroup string
+				port   int
+				heard  string
+			}{{"server.service", 8080, "welcome"}, {"server.service", 8081, ""}, {"other.service", 8080, ""}} {
+				p := h.startSock(h.inside(tt.cgroup, 0), "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, tt.port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
+				io.WriteString(p.stdin, "\n")
+				if heard, _ := h.net.dialHost(net.JoinHostPort(f.near, strconv.Itoa(tt.port))); heard != tt.heard {
+					t.Errorf("%s port %d: the internet heard %q, want %q", tt.cgroup, tt.port, heard, tt.heard)
+				}
+				p.cmd.Process.Kill()
+			}
+		}
+	})
+	h.waitLocks()
+	for _, workload := range []string{"server", "other"} {
+		// The guard counts for each workload and does not tell from where; BPF,
+		// which saw these attempts only while it was alone, does.
+		h.waitAudit("what the guard dropped for "+workload, func(e *audit.Event) bool {
+			return e.Kind == audit.Refused && e.Direction == "inbound" && e.Workload.Name == workload && !e.Dst.IP.IsValid() && e.Reason == "inbound_denied" && e.Count > 0
+		})
+		e := h.waitAudit("the refusal of "+workload, func(e *audit.Event) bool {
+			return e.Kind == audit.Refused && e.Direction == "inbound" && e.Workload.Name == workload && e.Dst.IP.IsValid()
+		})
+		if e.Reason != "inbound_denied" || e.Verdict != "deny" || e.Dst.IP.String() != originV4 && e.Dst.IP.String() != originV6 {
+			t.Errorf("audit: %+v", e)
+		}
+	}
+	// With both locks the guard drops a SYN before a program can see it.
+	if n := h.scrape("sallyport_guard_rejected_packets_total") - rejected; n < 8 {
+		t.Errorf("metrics: %v attempts were counted, want 8", n)
+	}
+}

@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestExecTerminal: the command's terminal is the caller's, with its job
+// control.
+func TestExecTerminal(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	p := h.terminal("bash", "--norc", "--noprofile", "--noediting", "-i")
+	p.line("PS1='%''% '; stty -echo; cd /srv")
+	p.expect("%% ", 10*time.Second)
+	run := strings.Join(h.exec("", ""), " ")
+	p.line(run + `bash -c 'test -t 0 && test -t 1 && test -t 2 && stty size && echo is-a-terminal'`)
+	if got := p.expect("%% ", 10*time.Second); !strings.Contains(got, "33 99") || !strings.Contains(got, "is-a-terminal") {
+		t.Errorf("terminal: %q", got)
+	}
+	p.line(run + "sleep 1000")
+	eventually(t, 10*time.Second, "sleep runs", func() bool { return h.runs("sleep 1000") })
+	p.write("\x1a")
+	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "Stopped") {
+		t.Errorf("Ctrl-Z: %q", got)
+	}
+	p.line("jobs -l")
+	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "Stopped") {
+		t.Errorf("jobs: %q", got)
+	}
+	p.line("fg")
+	p.expect("sleep 1000", 5*time.Second)
+	eventually(t, 5*time.Second, "sleep goes on", func() bool {
+		for _, q := range h.processes() {
+			if strings.Join(q.argv, " ") == "sleep 1000" {
+				return strings.HasPrefix(procStatus(q.pid)["State"], "S")
+			}
+		}
+		return false
+	})
+	p.write("\x03")
+	p.expect("%% ", 5*time.Second)
+	p.line("echo status $?")
+	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "status 130") {
+		t.Errorf("Ctrl-C: %q", got)
+	}
+}
+
+// runs reports whether a process with this command line runs on the host.
+func (h *host) runs(line string) bool {
+	return slices.ContainsFunc(h.processes(), func(p hostProcess) bool { return strings.Join(p.argv, " ") == line })
+}
+
+// A terminal is the person's end of a pseudo terminal.
+type terminal struct {
+	t      *testing.T
+	master *os.File
+	mu     sync.Mutex
+	seen   strings.Builder
+	from   int
+}
+
+// terminal runs a command line with a terminal of 33 rows and 99 columns that
+// controls it.
+func (h *host) terminal(argv ...string) *terminal {
+	h.t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 99})
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer slave.Close()
+	if err := os.Chmod(slave.Name(), 0o666); err != nil { // as its user's own
+		h.t.Fatal(err)
+	}
+	c := h.command(argv...)
+	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	p := &terminal{t: h.t, master: master}
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := unix.Read(fd, buf)
+			if n <= 0 || err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.seen.Write(buf[:n])
+			p.mu.Unlock()
+		}
+	}()
+	h.t.Cleanup(func() {
+		unix.Kill(-c.Process.Pid, unix.SIGKILL)
+		c.Wait()
+		master.Close()
+	})
+	return p
+}
+
+func (p *terminal) write(s string) {
+	p.t.Helper()
+	if _, err := unix.Write(int(p.master.Fd()), []byte(s)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *terminal) line(s string) { p.t.Helper(); p.write(s + "\n") }
+
+// expect waits for a text beyond what earlier calls returned, and gives all up
+// to it.
+func (p *terminal) expect(text string, within time.Duration) string {
+	p.t.Helper()
+	var got string
+	for start := time.Now(); ; {
+		p.mu.Lock()
+		got = p.seen.String()[p.from:]
+		i := strings.Index(got, text)
+		if i >= 0 {
+			p.from += i + len(text)
+		}
+		p.mu.Unlock()
+		if i >= 0 {
+			return got[:i+len(text)]
+		}
+		if late(start, within) {
+			p.t.Fatalf("terminal: no %q within %s in %q", text, within, got)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
