@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"sallyport/pkg/audit"
 )
 
 // TestExecStdio: what goes in and comes out is the command's, byte for byte,
