@@ -18,16 +18,17 @@ import (
 const abandonTimeout = 5 * time.Second
 
 // abandon gives up an instance that could not be set up. The service's gate stays
-// as shut as it got. Of an `exec`, behind which nothing has run, nothing stays.
-func (g *gate) abandon() {
-	if g.instance.Name == servicePrefix || g.lock == nil {
+// as shut as it got. Nothing stays of an `exec`, behind which nothing has run, nor
+// of a service that no lock can serve on this host and nobody was tagged for.
+func (g *gate) abandon(impossible bool) {
+	if g.lock == nil || g.instance.Name == servicePrefix && !(impossible && g.first) {
 		g.release()
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), abandonTimeout)
 	defer cancel()
 	if err := g.remove(ctx); err != nil {
-		g.log.Warn("leftovers of an exec that could not be set up", zap.Error(err))
+		g.log.Warn("leftovers of a gate that could not be set up", zap.Error(err))
 	}
 }
 

@@ -36,6 +36,8 @@ type gate struct {
 	log   *zap.Logger
 	// store keeps listeners beyond this process; nil: nobody does.
 	store *store.Store
+	// first says that there was no tagged cgroup before.
+	first bool
 	// adopted says that the guard may hold more than state: what an earlier keeper
 	// let through.
 	adopted bool
@@ -75,10 +77,11 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 		if err == nil {
 			return
 		}
-		g.abandon()
-		g = nil
 		// Asking costs as much as loading, so only a failure asks.
-		if missing := Missing(); missing != nil {
+		missing := Missing()
+		g.abandon(missing != nil)
+		g = nil
+		if missing != nil {
 			err = fmt.Errorf("this host cannot be guarded: %w (%w); sallyport doctor says more", missing, err)
 		}
 	}()
@@ -91,6 +94,8 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 	if err := g.goHome(); err != nil {
 		return g, err
 	}
+	_, err = g.tree.Cgroup(i.Tagged)
+	g.first = errors.Is(err, workload.ErrGone)
 	if g.tagged, err = ensureCgroup(g.tree, i.Tagged); err != nil {
 		return g, fmt.Errorf("tagged cgroup: %w", err)
 	}

@@ -181,7 +181,7 @@ func Open(o Options) (*Keeper, error) {
 	}
 	if aerr := <-authority; err == nil && aerr != nil {
 		k.dropWorker()
-		k.gate.abandon()
+		k.gate.abandon(false)
 		err = aerr
 	}
 	if err != nil {
@@ -189,7 +189,7 @@ func Open(o Options) (*Keeper, error) {
 	}
 	if err := k.furnish(); err != nil {
 		k.dropWorker()
-		k.gate.abandon()
+		k.gate.abandon(false)
 		return nil, err
 	}
 	return k, nil

@@ -1,6 +1,6 @@
 # kernels: 5.10
-# A kernel below the floor: run, exec and doctor refuse and name what is missing;
-# teardown leaves nothing.
+# A kernel below the floor: run, exec and doctor refuse and name what is missing,
+# and leave nothing.
 . /opt/vm/rows/lib.sh
 
 kept() {
@@ -26,6 +26,6 @@ sallyport doctor >out 2>&1 || status=$?
 cat out
 [ $status -eq 1 ] || fail "doctor: exit $status, want 1"
 grep -A1 -E '^FAIL +kernel' out | grep -q 'use Linux 6.1 or newer' || fail "doctor does not say which kernel to use"
-sallyport teardown
 after=$(kept)
 [ "$before" = "$after" ] || fail "left behind: $(diff <(echo "$before") <(echo "$after") | tr '\n' ' ')"
+sallyport teardown
