@@ -3,7 +3,7 @@
 // kernel, runs the rows of test/vm/rows inside as root, and prints one line of
 // JSON for each kernel and row. Exit 1 if one fails, or if one did not run.
 //
-// make test-vm runs all rows on all kernels. By hand:
+// make test-vm runs all rows on all kernels, make test those of -short. By hand:
 //
 //	go run ./test/vm -kernels 6.1 -rows 'smoke|install'
 //	go run ./test/vm -kernels newest -script /tmp/try.sh
@@ -21,7 +21,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -48,6 +51,8 @@ func main() {
 func run(ctx context.Context) (failed int, err error) {
 	only := flag.String("kernels", strings.Join(kernels, ","), "the `list` of kernels")
 	pattern := flag.String("rows", "", "only rows whose name matches this `expression`")
+	short := flag.Bool("short", false, "each row only on the kernels that its head names for this")
+	atOnce := flag.Int("at-once", 1, "how many machines run at a `time`")
 	script := flag.String("script", "", "this `file` as the only row; what it writes is shown")
 	flag.Parse()
 	if os.Getuid() != 0 {
@@ -64,8 +69,8 @@ func run(ctx context.Context) (failed int, err error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return 0, err
 	}
-	// One machine at a time: two emulated ones on few processors fail by their
-	// time limits. The lock ends with the process.
+	// One run at a time: more emulated machines than processors fail by their time
+	// limits. The lock ends with the process.
 	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return 0, err
@@ -87,40 +92,52 @@ func run(ctx context.Context) (failed int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		one.Kernels, rows, names = kernels, []row{one}, regexp.MustCompile("")
+		one.Kernels, one.Short, rows, names = kernels, kernels, []row{one}, regexp.MustCompile("")
 	}
 	payloads, err := os.MkdirTemp("", "sallyport-vm-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(payloads)
-	ran := 0
+	var machines []machine
 	for kernel := range strings.SplitSeq(*only, ",") {
-		chosen := choose(rows, kernel, names)
-		if len(chosen) == 0 {
-			continue
+		if !slices.Contains(kernels, kernel) {
+			return 0, fmt.Errorf("no kernel %q: there are %s", kernel, strings.Join(kernels, ", "))
 		}
-		ran += len(chosen)
-		payload := filepath.Join(payloads, kernel+".tar")
-		if err := pack(ctx, payloads, payload, chosen); err != nil {
-			return failed, err
-		}
-		m := machine{image: image, kernel: kernel, payload: payload, rows: chosen, verbose: *script != ""}
-		start := time.Now()
-		for _, v := range m.run(ctx) {
-			if !v.OK {
-				failed++
+		for i, chosen := range apart(choose(rows, kernel, names, *short)) {
+			payload := filepath.Join(payloads, fmt.Sprintf("%s-%d.tar", kernel, i))
+			if err := pack(ctx, payloads, payload, chosen); err != nil {
+				return 0, err
 			}
-		}
-		fmt.Fprintf(os.Stderr, "test/vm: kernel %s took %s\n", kernel, time.Since(start).Round(time.Second))
-		if ctx.Err() != nil {
-			return failed, ctx.Err()
+			machines = append(machines, machine{image: image, kernel: kernel, payload: payload, rows: chosen, verbose: *script != ""})
 		}
 	}
-	if ran == 0 {
-		return failed, fmt.Errorf("no row of that name for that kernel: see test/vm/rows")
+	if len(machines) == 0 {
+		return 0, fmt.Errorf("no row of that name for that kernel: see test/vm/rows")
 	}
-	return failed, nil
+	return runAll(ctx, machines, *atOnce), ctx.Err()
+}
+
+// runAll runs machines, some at a time, and gives how many rows failed.
+func runAll(ctx context.Context, machines []machine, atOnce int) int {
+	var failed atomic.Int64
+	var wait sync.WaitGroup
+	places := make(chan struct{}, max(1, atOnce))
+	for _, m := range machines {
+		places <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-places }()
+			start := time.Now()
+			for _, v := range m.run(ctx) {
+				if !v.OK {
+					failed.Add(1)
+				}
+			}
+			fmt.Fprintf(os.Stderr, "test/vm: kernel %s: rows from %s on took %s\n", m.kernel, m.rows[0].Name, time.Since(start).Round(time.Second))
+		})
+	}
+	wait.Wait()
+	return int(failed.Load())
 }
 
 // imageIn makes the image where the cache does not have it, and gives its

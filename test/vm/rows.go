@@ -14,6 +14,7 @@ import (
 // A row is a shell script that runs inside. Its head says, in comments,
 //
 //	# kernels: 6.1 newest      on which it runs; all that a tagged host may have if absent
+//	# short: 6.1              of those, the ones on which -short runs it, or none; all if absent
 //	# timeout: 90s             after which it has failed; 60s if absent
 //	# needs: package           dist's packages of two versions in /opt/vm/packages
 //	# needs: attacker          test/bypass's program, linked statically, as /opt/vm/bin/attacker
@@ -23,13 +24,14 @@ type row struct {
 	Name    string
 	File    string // on this host
 	Kernels []string
+	Short   []string
 	Timeout time.Duration
 	Needs   []string
 }
 
 var (
 	rowName = regexp.MustCompile(`^(?:[0-9]+-)?([a-z0-9-]+)\.sh$`)
-	rowHead = regexp.MustCompile(`^# (kernels|timeout|needs): (.+)$`)
+	rowHead = regexp.MustCompile(`^# (kernels|short|timeout|needs): (.+)$`)
 )
 
 // readRows reads the heads of a directory's rows, in the order of their file
@@ -70,11 +72,12 @@ func readRow(file string) (row, error) {
 		}
 		switch m[1] {
 		case "kernels":
-			r.Kernels = strings.Fields(m[2])
-			for _, k := range r.Kernels {
-				if !slices.Contains(kernels, k) {
-					return row{}, fmt.Errorf("%s: no kernel %s: there are %s", file, k, strings.Join(kernels, ", "))
-				}
+			if r.Kernels, err = kernelsOf(m[2]); err != nil {
+				return row{}, fmt.Errorf("%s: %w", file, err)
+			}
+		case "short":
+			if r.Short, err = kernelsOf(m[2]); err != nil {
+				return row{}, fmt.Errorf("%s: %w", file, err)
 			}
 		case "timeout":
 			if r.Timeout, err = time.ParseDuration(m[2]); err != nil {
@@ -84,19 +87,50 @@ func readRow(file string) (row, error) {
 			r.Needs = append(r.Needs, strings.Fields(m[2])...)
 		}
 	}
+	if r.Short == nil {
+		r.Short = r.Kernels
+	}
 	if err := head.Err(); err != nil {
 		return row{}, fmt.Errorf("%s: %w", file, err)
 	}
 	return r, nil
 }
 
+// kernelsOf reads a list of kernels, or the word none.
+func kernelsOf(list string) ([]string, error) {
+	if list == "none" {
+		return []string{}, nil
+	}
+	names := strings.Fields(list)
+	for _, k := range names {
+		if !slices.Contains(kernels, k) {
+			return nil, fmt.Errorf("no kernel %s: there are %s", k, strings.Join(kernels, ", "))
+		}
+	}
+	return names, nil
+}
+
 // choose gives the rows for a kernel whose names match.
-func choose(rows []row, kernel string, names *regexp.Regexp) []row {
+func choose(rows []row, kernel string, names *regexp.Regexp, short bool) []row {
 	var chosen []row
 	for _, r := range rows {
-		if slices.Contains(r.Kernels, kernel) && names.MatchString(r.Name) {
+		if slices.Contains(r.Kernels, kernel) && (!short || slices.Contains(r.Short, kernel)) && names.MatchString(r.Name) {
 			chosen = append(chosen, r)
 		}
 	}
 	return chosen
+}
+
+// story is the file name with which the rows begin that tell of one host, each
+// where the one before left it.
+const story = "50-"
+
+// apart gives the rows of each machine: the story first, which is long, then those
+// that stand for themselves.
+func apart(rows []row) [][]row {
+	at := slices.IndexFunc(rows, func(r row) bool { return filepath.Base(r.File) >= story })
+	if at < 0 {
+		at = len(rows)
+	}
+	return slices.DeleteFunc([][]row{rows[at:], rows[:at]}, func(part []row) bool { return len(part) == 0 })
 }
