@@ -127,8 +127,8 @@ func parseTracked(b []byte) (Tracked, error) {
 		}
 		return nil
 	})
-	if err == nil && (!t.Src.Addr().IsValid() || !t.Dst.Addr().IsValid()) {
-		err = errors.New("an entry without addresses")
+	if err == nil && (!t.Src.IsValid() || !t.Dst.IsValid() || t.Src.Addr().Is4() != t.Dst.Addr().Is4()) {
+		err = errors.New("an entry without two addresses of one family")
 	}
 	return t, err
 }
@@ -168,15 +168,19 @@ func (t *Tracked) parseTuple(b []byte) error {
 	return err
 }
 
+// eachAttr gives the attributes of a message (linux/netlink.h) to f. The library's
+// reader takes no last attribute without padding.
 func eachAttr(b []byte, f func(kind uint16, data []byte) error) error {
-	list, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return err
-	}
-	for _, a := range list {
-		if err := f(a.Attr.Type&0x3fff, a.Value); err != nil {
+	const header = unix.SizeofRtAttr
+	for len(b) >= header {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < header || size > len(b) {
+			return fmt.Errorf("an attribute of %d bytes in %d", size, len(b))
+		}
+		if err := f(binary.NativeEndian.Uint16(b[2:])&0x3fff, b[header:size]); err != nil {
 			return err
 		}
+		b = b[min((size+3)&^3, len(b)):]
 	}
 	return nil
 }

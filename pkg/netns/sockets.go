@@ -179,14 +179,14 @@ func parseSocket(b []byte, protocol uint8) (Socket, error) {
 	}
 	s.Local = netip.AddrPortFrom(diagAddr(s.Family, s.idSource), s.idSport)
 	s.Remote = netip.AddrPortFrom(diagAddr(s.Family, s.idDestiny), s.idDport)
-	attrs, err := nl.ParseRouteAttr(b[diagMessageSize:])
+	err := eachAttr(b[diagMessageSize:], func(kind uint16, data []byte) error {
+		if kind == inetDiagCgroupID && len(data) == 8 {
+			s.Cgroup = binary.NativeEndian.Uint64(data)
+		}
+		return nil
+	})
 	if err != nil {
 		return Socket{}, fmt.Errorf("sock_diag: %w", err)
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == inetDiagCgroupID && len(a.Value) == 8 {
-			s.Cgroup = binary.NativeEndian.Uint64(a.Value)
-		}
 	}
 	return s, nil
 }
