@@ -92,7 +92,7 @@ func (m *meeting) lived(t *testing.T, since time.Time) time.Duration {
 	select {
 	case <-m.ended:
 		return time.Since(since)
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the connection was not destroyed")
 		return 0
 	}
