@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"sallyport/pkg/config"
 	"sallyport/pkg/keeper"
 	"sallyport/pkg/keeper/store"
 	"sallyport/pkg/supervisor"
@@ -52,35 +51,17 @@ func (e *env) runKeeper(ctx context.Context, path string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("run --part keeper: not root: it loads BPF programs and nftables rules")
 	}
-	conf, _, err := keeper.LoadConfig(path, config.Enforce)
-	if err != nil {
-		return configError(err)
-	}
-	log := newLogger(string(conf.Log.Level), string(conf.Log.Format))
-	defer log.Sync()
 	stored, err := store.Open(os.Getenv)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	places := e.locked(keeper.PlacesOf(conf))
-	if err := places.Sweep(ctx); err != nil {
-		log.Warn("leftovers of an earlier exec", zap.Error(err))
-	}
-	k, err := keeper.Open(keeper.Options{
-		Instance: places.Service(), ConfigPath: path, Apart: true, Store: stored, Version: version, Log: log,
-	})
-	if err != nil {
-		return fmt.Errorf("run: %w", mistaken(err))
-	}
-	defer k.Close()
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, unix.SIGHUP)
-	defer signal.Stop(reload)
-	ended := make(chan error, 1)
-	go func() { ended <- k.Run(ctx) }()
-	n := &notifier{env: e, log: log, watchdog: watchdogInterval(log)}
+	return e.keep(ctx, path, keeper.Options{Apart: true, Store: stored}, e.speakForKeeper)
+}
+
+// speakForKeeper tells the service manager how the keeper is, and has it reload and
+// end.
+func (e *env) speakForKeeper(ctx context.Context, k *kept) error {
+	n := &notifier{env: e, log: k.log, watchdog: watchdogInterval(k.log)}
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	armed := k.Armed()
@@ -89,7 +70,7 @@ func (e *env) runKeeper(ctx context.Context, path string) error {
 		case <-armed:
 			armed = nil
 			n.ready()
-		case <-reload:
+		case <-k.reload:
 			n.send("RELOADING=1\nMONOTONIC_USEC=" + monotonic())
 			// Its errors are in the log, the status and the audit.
 			_ = k.Reload()
@@ -99,11 +80,11 @@ func (e *env) runKeeper(ctx context.Context, path string) error {
 			if k.Watching() {
 				n.beat()
 			}
-		case err := <-ended:
+		case err := <-k.ended:
 			return errorOrNil(err, ctx)
 		case <-ctx.Done():
 			n.send(daemon.SdNotifyStopping)
-			return errorOrNil(<-ended, ctx)
+			return errorOrNil(<-k.ended, ctx)
 		}
 	}
 }

@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"sallyport/pkg/config"
 	"sallyport/pkg/keeper"
 )
 
@@ -49,42 +46,26 @@ gate at boot and ends).`,
 	return c
 }
 
+// runDaemon is `run` without a part: keeper and worker, a child of its.
 func (e *env) runDaemon(ctx context.Context, path string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("run: not root: the keeper loads BPF programs and nftables rules; run it with sudo")
 	}
-	conf, _, err := keeper.LoadConfig(path, config.Enforce)
-	if err != nil {
-		return configError(err)
-	}
-	log := newLogger(string(conf.Log.Level), string(conf.Log.Format))
-	defer log.Sync()
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	places := e.locked(keeper.PlacesOf(conf))
-	if err := places.Sweep(ctx); err != nil {
-		log.Warn("leftovers of an earlier exec", zap.Error(err))
-	}
-	k, err := keeper.Open(keeper.Options{Instance: places.Service(), ConfigPath: path, Version: version, Log: log})
-	if err != nil {
-		return fmt.Errorf("run: %w", mistaken(err))
-	}
-	defer k.Close()
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, unix.SIGHUP)
-	defer signal.Stop(reload)
-	ended := make(chan error, 1)
-	go func() { ended <- k.Run(ctx) }()
+	return e.keep(ctx, path, keeper.Options{}, e.speakForDaemon)
+}
+
+// speakForDaemon says when the daemon is ready, and has it reload and end.
+func (e *env) speakForDaemon(ctx context.Context, k *kept) error {
 	ready := k.Ready()
 	for {
 		select {
 		case <-ready:
 			ready = nil
-			(&notifier{env: e, log: log}).ready()
-		case <-reload:
+			(&notifier{env: e, log: k.log}).ready()
+		case <-k.reload:
 			// Its errors are in the log, the status and the audit.
 			_ = k.Reload()
-		case err := <-ended:
+		case err := <-k.ended:
 			if errors.Is(err, keeper.ErrMadeAgain) {
 				k.Close()
 				return startAnew(err)
@@ -95,7 +76,7 @@ func (e *env) runDaemon(ctx context.Context, path string) error {
 			return nil
 		case <-ctx.Done():
 			daemon.SdNotify(false, daemon.SdNotifyStopping)
-			return errorOrNil(<-ended, ctx)
+			return errorOrNil(<-k.ended, ctx)
 		}
 	}
 }
