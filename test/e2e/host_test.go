@@ -188,7 +188,7 @@ func (r result) String() string {
 	return fmt.Sprintf("exit %d after %s\nstdout: %s\nstderr: %s", r.code, r.took.Round(time.Millisecond), r.stdout, r.stderr)
 }
 
-// run runs a command to its end, at most a minute.
+// run runs a command to its end, at most a minute, with patience.
 func (h *host) run(c *exec.Cmd) result {
 	h.t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -198,7 +198,7 @@ func (h *host) run(c *exec.Cmd) result {
 	if c.Stderr == nil {
 		c.Stderr = &stderr
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience(time.Minute))
 	defer cancel()
 	start := time.Now()
 	if err := c.Start(); err != nil {

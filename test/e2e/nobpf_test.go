@@ -37,6 +37,7 @@ os.execv("%s", ["sallyport"] + sys.argv[1:])
 // is refused even to root, nobody has to choose: nftables captures alone, and run,
 // status and doctor say that there is one lock.
 func TestWithoutCgroupBPF(t *testing.T) {
+	t.Parallel()
 	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EINVAL, unix.EPERM} {
 		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
 			h := newHost(t)

@@ -63,7 +63,7 @@ func (d *daemon) stop() {
 	select {
 	case <-d.ended:
 	case <-time.After(40 * time.Second):
-		d.cmd.Process.Kill()
+		d.cmd.Process.Signal(unix.SIGQUIT) // it says what its goroutines wait for
 		<-d.ended
 		d.h.t.Errorf("run did not stop within 40 s: %s", d.stderr)
 	}
