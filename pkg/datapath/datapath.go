@@ -33,6 +33,7 @@ type Datapath struct {
 	own       int
 	direct    directTable
 	inbound   int
+	named     []string // see names
 	config    bpf.SallyportSpConfig
 }
 

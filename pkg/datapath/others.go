@@ -74,13 +74,23 @@ func (d *Datapath) known(id ebpf.ProgramID) (name string, ours bool, err error) 
 	if err != nil {
 		return "", false, fmt.Errorf("datapath: program %d: %w", id, err)
 	}
-	for _, h := range slices.Concat(taggedHooks(), rootHooks(), keeperHooks()) {
-		// The kernel keeps 15 characters of a name.
-		if named := programName(h.program(d)); named != "" && named == info.Name {
-			return info.Name, true, nil
+	return info.Name, slices.Contains(d.names(), info.Name), nil
+}
+
+// names gives those of our programs as the kernel keeps them, in 15 characters.
+// They are asked for once: each answer takes several system calls, and programs are
+// looked at all the time.
+func (d *Datapath) names() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.named == nil {
+		for _, h := range slices.Concat(taggedHooks(), rootHooks(), keeperHooks()) {
+			if name := programName(h.program(d)); name != "" {
+				d.named = append(d.named, name)
+			}
 		}
 	}
-	return info.Name, false, nil
+	return d.named
 }
 
 func programName(p *ebpf.Program) string {
