@@ -148,22 +148,20 @@ load_ended() {
     figure max_ms "$(tally "$1" max_ms)"
 }
 
-# meanwhile FIGURE COMMAND…: twice, with the worker's unit, the keeper's and both
-# as further words. Each time all must be active again and go on serving.
+# meanwhile FIGURE COMMAND…: with the worker's unit, the keeper's and both as
+# further words. Each time all must be active again and go on serving.
 meanwhile() {
     local name=$1 times=0 units now
     shift
     active() { systemctl -q is-active sallyport.service && systemctl -q is-active sallyport-keeper.service && ready; }
-    for _ in 1 2; do
-        for units in sallyport sallyport-keeper 'sallyport sallyport-keeper'; do
-            # The words are units.
-            # shellcheck disable=SC2086
-            "$@" $units
-            times=$((times + 1))
-            eventually 60 active
-            now=$(tally mcp-load ok)
-            eventually 60 loading mcp-load $((now + 50))
-        done
+    for units in sallyport sallyport-keeper 'sallyport sallyport-keeper'; do
+        # The words are units.
+        # shellcheck disable=SC2086
+        "$@" $units
+        times=$((times + 1))
+        eventually 60 active
+        now=$(tally mcp-load ok)
+        eventually 60 loading mcp-load $((now + 50))
     done
     figure "$name" "$times"
 }

@@ -1,0 +1,106 @@
+# kernels: 6.1
+# timeout: 300s
+# What `tag` makes of units: the drop-in as systemd reads it, side doors shut and one
+# opened, names, what is refused, what is captured late; a delegated unit that makes
+# cgroups of its own; a process; the scopes of exec.
+. /opt/vm/rows/lib.sh
+
+id mcp >/dev/null 2>&1 || useradd --system --no-create-home mcp
+unit() { # NAME LINE…: a service that sleeps
+    printf '[Service]\nUser=mcp\nExecStart=/bin/sleep infinity\n' >"/etc/systemd/system/$1.service"
+    local line
+    for line in "${@:2}"; do echo "$line" >>"/etc/systemd/system/$1.service"; done
+    systemctl daemon-reload
+}
+main() { systemctl show -p MainPID --value "$1.service"; }
+in_unit() { nsenter -t "$(main "$1")" -m -- setpriv --reuid mcp --regid mcp --clear-groups "${@:2}"; }
+
+unit tagged 'Environment=SSL_CERT_FILE=/etc/ssl/own.pem A=1'
+systemctl start tagged
+out=$(sallyport tag unit tagged --workload tools 2>err)
+grep -q 'captured late' <<<"$out" || fail "tag of a running unit: $out"
+grep -q 'SSL_CERT_FILE=/etc/ssl/own.pem' err || fail "a variable that the unit sets: $(cat err)"
+eventually 60 sh -c 'sallyport status | grep -q "captured late: unit tagged.service"'
+systemctl restart tagged
+eventually 60 sh -c '! sallyport status | grep -q "captured late"'
+grep -qx 0::/mcp.slice/tagged.service "/proc/$(main tagged)/cgroup" || fail "not in the slice: $(cat "/proc/$(main tagged)/cgroup")"
+systemd-analyze verify /etc/systemd/system/tagged.service 2>&1 | grep -i sallyport.conf && fail "systemd does not like the drop-in"
+journalctl -b -u init.scope --no-pager | grep -i '50-sallyport.conf' && fail "systemd complains of the drop-in"
+status="/proc/$(main tagged)/status"
+grep -q 'NoNewPrivs:.1' "$status" || fail "new privileges"
+grep -q 'CapBnd:.0000000000000000' "$status" || fail "capabilities: $(grep Cap "$status")"
+grep -q 'Seccomp:.2' "$status" || fail "no filter of system calls"
+[ "$(readlink "/proc/$(main tagged)/ns/user")" != "$(readlink /proc/self/ns/user)" ] || fail "in the host's user namespace"
+tr '\0' '\n' <"/proc/$(main tagged)/environ" >environ
+grep -qx SSL_CERT_FILE=/etc/ssl/own.pem environ || fail "the unit's own variable is lost"
+grep -qx NODE_EXTRA_CA_CERTS=/var/lib/sallyport/trust/current/root.pem environ || fail "no trust: $(cat environ)"
+in_unit tagged cat /var/lib/sallyport/trust/current/bundle.pem | grep -q 'BEGIN CERTIFICATE' || fail "the unit cannot read its trust"
+in_unit tagged cat /run/sallyport/exec.sock >/dev/null 2>&1 && fail "the unit sees sallyport's sockets"
+in_unit tagged sh -c 'echo $$ >/sys/fs/cgroup/cgroup.procs' 2>/dev/null && fail "the unit left its cgroup"
+sallyport status --json | grep -q '"name":"tools"' || fail "status has no workload tools: $(sallyport status)"
+
+# Tagging again changes nothing of its own; one opening is said.
+cp /etc/systemd/system/tagged.service.d/50-sallyport.conf first.conf
+sallyport tag unit tagged --workload tools >/dev/null 2>&1
+cmp first.conf /etc/systemd/system/tagged.service.d/50-sallyport.conf || fail "tagging twice is not the same as once"
+sallyport tag unit tagged --allow namespaces --restart >/dev/null 2>&1
+[ "$(systemctl show -p RestrictNamespaces --value tagged)" = no ] || fail "namespaces are not allowed: $(systemctl show -p RestrictNamespaces tagged)"
+eventually 60 sh -c 'sallyport status | grep -q "allowed: namespaces"'
+sallyport tag unit tagged --allow everything 2>/dev/null && fail "an unknown opening was taken"
+
+# sallyport's stop leaves the unit alone.
+before=$(main tagged)
+systemctl stop sallyport.service
+[ "$(main tagged)" = "$before" ] && systemctl -q is-active tagged || fail "a stop of sallyport took the unit with it"
+systemctl start sallyport.service
+eventually 60 ready
+
+# What is no service, is a user's, is unknown.
+for name in mcp.slice init.scope dbus.socket user@1000.service sallyport.service nowhere.service basic.target; do
+    sallyport tag unit $name >out 2>&1 && fail "tagged $name"
+    grep -q 'tag unit: ' out || fail "$name: $(cat out)"
+done
+unit rooted
+sed -i /User=/d /etc/systemd/system/rooted.service
+systemctl daemon-reload
+sallyport tag unit rooted 2>&1 | grep -q 'runs as root' || fail "no warning of root"
+sallyport untag unit rooted | grep -q 'next start' || fail "untag"
+[ ! -e /etc/systemd/system/rooted.service.d ] || fail "untag left the drop-in"
+sallyport untag unit rooted 2>/dev/null && fail "untagged twice"
+
+# A delegated unit calls a cgroup of its own another unit, and stays what it is.
+cat >/opt/vm/nested <<'SH'
+#!/bin/sh
+mkdir -p /sys/fs/cgroup/mcp.slice/nested.service/tagged.service
+echo $$ >/sys/fs/cgroup/mcp.slice/nested.service/tagged.service/cgroup.procs
+while :; do curl -s -m 5 http://203.0.113.10:9000/; curl -s -m 5 http://203.0.113.10/; sleep 0.3; done
+SH
+chmod 755 /opt/vm/nested
+unit nested Delegate=yes
+sed -i 's|^ExecStart=.*|ExecStart=/opt/vm/nested|' /etc/systemd/system/nested.service
+systemctl daemon-reload
+remember
+sallyport tag unit nested --allow cgroups --restart >/dev/null
+eventually 60 sh -c 'sallyport tail | grep -q nested.service/tagged.service'
+sallyport tail | grep 'nested.service/tagged.service' | grep -q '"unit":"tagged.service"' && fail "a unit was taken for another"
+nothing_leaked
+systemctl stop nested
+sallyport untag unit nested >/dev/null
+
+# A process, and commands of exec, are scopes of systemd's in the slice.
+setsid setpriv --reuid mcp --regid mcp --clear-groups sleep 300 &
+sleep 0.3
+pid=$(pgrep -u mcp -x sleep -n)
+sallyport tag pid "$pid" --workload tools || fail "tag pid"
+grep -q "0::/mcp.slice/sallyport-pid-$pid-.*\.scope" "/proc/$pid/cgroup" || fail "$(cat "/proc/$pid/cgroup")"
+systemctl list-units --plain --no-legend 'sallyport-pid-*.scope' | grep -q running || fail "systemd does not know the scope"
+kill "$pid"
+scope=$(sallyport exec -- sh -c 'cat /proc/self/cgroup; sleep 1')
+grep -q '0::/mcp.slice/sallyport-exec-.*\.scope' <<<"$scope" || fail "exec: $scope"
+eventually 60 sh -c '[ -z "$(systemctl list-units --all --plain --no-legend "sallyport-exec-*")" ]'
+sallyport exec -- curl -sSf -m 20 http://api.example.com/exec >/dev/null || fail "exec reaches nothing"
+sallyport untag unit tagged >/dev/null
+systemctl stop tagged rooted
+rm -f /etc/systemd/system/{tagged,rooted,nested}.service
+systemctl daemon-reload
+[ -z "$(find /etc/systemd -name 50-sallyport.conf -path '*tagged*')" ] || fail "a drop-in stayed"
