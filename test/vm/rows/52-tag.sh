@@ -20,6 +20,7 @@ none_lost mcp-load
 knocked() { [ "$(tally mcp-load knocked)" -gt 10 ]; }
 eventually 60 knocked
 nothing_leaked
+eventually 60 ready
 sallyport status | tee status
 grep -q mcp-load status || fail "status does not name the unit"
 figure tried "$(tally mcp-load tried)"
