@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -17,13 +15,9 @@ import (
 	"sallyport/pkg/audit"
 	"sallyport/pkg/balance"
 	"sallyport/pkg/ca"
-	"sallyport/pkg/config"
-	"sallyport/pkg/exchange"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
 	"sallyport/pkg/metrics"
-	"sallyport/pkg/policy"
-	"sallyport/pkg/policy/pattern"
 	"sallyport/pkg/proxy"
 	"sallyport/pkg/resolver"
 	"sallyport/pkg/stage"
@@ -63,34 +57,6 @@ type worker struct {
 	endLog           context.CancelFunc
 }
 
-// settings is a configuration in force.
-type settings struct {
-	config *config.Config
-	policy *policy.Policy
-	hash   string
-	// certificates are what upstreams are shown.
-	certificates certificates
-	proxies      proxies
-	// pipelines are the stages of the rules.
-	pipelines []*exchange.Pipeline
-	// balance is what the rules do about targets and retries.
-	balance balance.Rules
-	// names match the workloads that have an entry.
-	names []pattern.Glob
-}
-
-// files are the descriptors of Start by their role.
-type files struct {
-	tcp      []net.Listener
-	dns      []*net.UDPConn
-	accepted *os.File
-	askers   *os.File
-	audit    *os.File
-	admin    net.Listener
-	metrics  net.Listener
-	counters *os.File
-}
-
 // newWorker puts everything together; run starts it. It owns the descriptors in
 // every case.
 func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.File, newLogger func(level, format string) *zap.Logger) (*worker, error) {
@@ -124,91 +90,6 @@ func newWorker(keeper *wire.Peer, args *protocol.StartArgs, descriptors []*os.Fi
 	w.working, w.endWork = context.WithCancel(context.Background())
 	w.setHealth(&args.Health)
 	return w, nil
-}
-
-// parse reads a configuration as the keeper did.
-func parse(c *protocol.Configuration, old certificates) (*settings, error) {
-	conf := config.Default(c.Builtin)
-	if len(c.Sources) > 0 {
-		sources := make([]config.File, len(c.Sources))
-		for i, s := range c.Sources {
-			sources[i] = config.File{Name: s.Name, Data: s.Data}
-		}
-		var err error
-		if conf, err = config.Parse(sources); err != nil {
-			return nil, err
-		}
-	}
-	p, err := policy.Compile(conf)
-	if err != nil {
-		return nil, err
-	}
-	s := &settings{config: conf, policy: p, hash: conf.Hash()}
-	if s.certificates, err = certificatesOf(conf, c, old); err != nil {
-		return nil, err
-	}
-	if s.proxies, err = proxiesOf(conf, c); err != nil {
-		return nil, err
-	}
-	for i := range conf.Workloads {
-		s.names = append(s.names, conf.Workloads[i].NameGlob())
-	}
-	return s, nil
-}
-
-// take takes what Start brings.
-func (f *files) take(args *protocol.StartArgs, descriptors []*os.File) error {
-	err := f.sort(args.Roles, descriptors)
-	if !args.Redirected && (f.accepted == nil || f.askers == nil) || len(f.tcp) == 0 {
-		err = errors.Join(err, errors.New("start: a descriptor is missing"))
-	}
-	return err
-}
-
-// sort sorts descriptors by role.
-func (f *files) sort(roles []protocol.Role, descriptors []*os.File) error {
-	var errs []error
-	for i, file := range descriptors {
-		var err error
-		switch role := roles[i]; role {
-		case protocol.RoleTCP:
-			var l net.Listener
-			l, err = listener(file)
-			f.tcp = append(f.tcp, l)
-		case protocol.RoleDNS:
-			var c net.PacketConn
-			c, err = net.FilePacketConn(file)
-			file.Close()
-			if err == nil {
-				f.dns = append(f.dns, c.(*net.UDPConn))
-			}
-		case protocol.RoleAccepted:
-			f.accepted = file
-		case protocol.RoleAskers:
-			f.askers = file
-		case protocol.RoleAudit:
-			f.audit = file
-		case protocol.RoleAdmin:
-			f.admin, err = listener(file)
-		case protocol.RoleMetrics:
-			f.metrics, err = listener(file)
-		case protocol.RoleCounters:
-			f.counters = file
-		default:
-			err = fmt.Errorf("unknown role %q", role)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-func listener(f *os.File) (net.Listener, error) {
-	defer f.Close()
-	l, err := net.FileListener(f)
-	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the path is the keeper's
-	}
-	return l, err
 }
 
 func (w *worker) openMetrics() error {
@@ -255,16 +136,6 @@ func (w *worker) openUpstream() error {
 	}
 	w.pool, err = upstream.New(upstream.Options{Trust: trust, ConnectTimeout: w.config.Load().config.Timeouts.Connect})
 	return err
-}
-
-// trustOf gives what upstream certificates are verified against.
-func trustOf(c *config.Config, sources *protocol.Configuration) (upstream.Trust, error) {
-	var extra []upstream.PEMFile
-	for _, r := range sources.Roots {
-		extra = append(extra, upstream.PEMFile{Name: r.Name, Data: r.Data})
-	}
-	roots, err := upstream.SystemRoots(extra...)
-	return upstream.Trust{Roots: roots, MinVersion: c.TLS.MinVersion}, err
 }
 
 func (w *worker) openResolver() (err error) {
@@ -362,31 +233,6 @@ func (w *worker) stop(drain time.Duration) error {
 	w.endLog()
 	w.auditor.Wait()
 	return w.sinks.close()
-}
-
-// configure puts a new configuration in force, or changes nothing.
-func (w *worker) configure(c *protocol.Configuration) error {
-	s, err := parse(c, w.config.Load().certificates)
-	if err != nil {
-		return err
-	}
-	trust, err := trustOf(s.config, c)
-	if err != nil {
-		return err
-	}
-	if err := w.compileStages(s, c); err != nil {
-		return err
-	}
-	w.pool.SetTrust(trust)
-	s.proxies.keep(w.config.Load().proxies)
-	s.balance = w.balance.Apply(s.config)
-	w.resolver.SetUpstreams(s.config.DNS.Upstreams, s.config.DNS.Original)
-	w.resolver.SetReserved(s.policy.Proxied())
-	w.proxy.Apply(s.proxySettings(s.config.Timeouts))
-	w.config.Store(s)
-	w.identities.forget()
-	w.metrics.SetReload(true, time.Now())
-	return nil
 }
 
 // setHealth takes what the keeper found out.

@@ -1,0 +1,151 @@
+package bypass
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An identity is whose the attack is.
+type identity struct {
+	uid int
+	nnp bool
+}
+
+func (i identity) String() string {
+	if i.nnp {
+		return fmt.Sprintf("uid %d, no_new_privs", i.uid)
+	}
+	return fmt.Sprintf("uid %d", i.uid)
+}
+
+// become gives the statements by which the attacker turns into that identity.
+func (i identity) become() []string {
+	var s []string
+	if i.uid != 0 {
+		s = append(s, "become "+strconv.Itoa(i.uid))
+	}
+	if i.nnp {
+		s = append(s, "nnp")
+	}
+	return s
+}
+
+// outside prepares the attacker on the host, in no cgroup of ours.
+func (h *host) outside(who identity, statements ...string) *exec.Cmd {
+	return h.program(nil, append(who.become(), statements...))
+}
+
+// inside prepares the attacker in a cgroup below the slice: a workload that
+// nothing but the two locks confines. What comes first is done outside.
+func (h *host) inside(cgroup string, who identity, first []string, statements ...string) *exec.Cmd {
+	h.t.Helper()
+	in := append([]string{"in " + h.below(cgroup)}, who.become()...)
+	return h.program(first, append(in, statements...))
+}
+
+func (h *host) program(first, then []string) *exec.Cmd {
+	args := append([]string{"enter " + strconv.Itoa(h.pid)}, first...)
+	c := exec.Command(h.attacker, append(args, then...)...)
+	c.Env = []string{"HOME=/srv/home", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	c.WaitDelay = 5 * time.Second
+	return c
+}
+
+// sallyport prepares the binary, as root and untagged.
+func (h *host) sallyport(args ...string) *exec.Cmd {
+	return h.program(nil, append([]string{"run " + sallyportPath}, args...))
+}
+
+// lines runs an attacker to its end, at most half a minute, and gives what it said.
+func (h *host) lines(c *exec.Cmd) []string {
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	if err := c.Start(); err != nil {
+		return []string{"start " + err.Error()}
+	}
+	kill := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
+	defer kill.Stop()
+	c.Wait()
+	return strings.Split(strings.TrimSpace(stdout.String()+stderr.String()), "\n")
+}
+
+// resultOf gives what came of the last statement of a name, "" if it was not made.
+func resultOf(lines []string, statement string) string {
+	result := ""
+	for _, line := range lines {
+		if what, ok := strings.CutPrefix(line, statement+" "); ok {
+			result = what
+		}
+	}
+	return result
+}
+
+// A running attacker pauses now and then.
+type running struct {
+	h     *host
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   *bufio.Reader
+	said  []string
+}
+
+// start starts an attacker and reads on to its first pause.
+func (h *host) start(c *exec.Cmd) *running {
+	h.t.Helper()
+	p := &running{h: h, cmd: c}
+	var err error
+	if p.stdin, err = c.StdinPipe(); err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c.Stderr = os.Stderr
+	p.out = bufio.NewReader(out)
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(p.end)
+	p.read("pause")
+	return p
+}
+
+func (p *running) end() {
+	p.stdin.Close()
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
+}
+
+// read reads lines up to one of a statement, or to the end, and gives the last.
+func (p *running) read(until string) string {
+	for {
+		line, err := p.out.ReadString('\n')
+		if err != nil {
+			return ""
+		}
+		line = strings.TrimSuffix(line, "\n")
+		p.said = append(p.said, line)
+		if word, _, _ := strings.Cut(line, " "); word == until {
+			return line
+		}
+	}
+}
+
+// tell ends a pause.
+func (p *running) tell() { io.WriteString(p.stdin, "\n") }
+
+// goOn ends a pause and reads on to the next one, or to the end.
+func (p *running) goOn() {
+	p.tell()
+	p.read("pause")
+}
+
+func (p *running) result(statement string) string { return resultOf(p.said, statement) }
