@@ -106,9 +106,11 @@ func (k *Keeper) employ(ctx context.Context, w *process) (served bool, err error
 	k.setWorker(w)
 	defer k.setWorker(nil)
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var attending sync.WaitGroup
+	defer attending.Wait()
 	defer cancel()
 	hangs := make(chan error, 1)
-	go func() { hangs <- k.attend(watching, w) }()
+	attending.Go(func() { hangs <- k.attend(watching, w) })
 	select {
 	case <-w.left:
 		return true, nil

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -38,6 +37,9 @@ type gate struct {
 	store *store.Store
 	// first says that there was no tagged cgroup before.
 	first bool
+	// replaced says why pinned programs of an earlier start were not taken over; nil
+	// where they were, or there were none.
+	replaced error
 	// adopted says that the guard may hold more than state: what an earlier keeper
 	// let through.
 	adopted bool
@@ -169,94 +171,6 @@ func (g *gate) withTagged(below []guard.Cgroup) []guard.Cgroup {
 		}
 	}
 	return all
-}
-
-// goHome moves the keeper into a cgroup of its own, unless a service manager
-// made one for it already: sock_ops is attached where the listeners are made,
-// and must not see every connection of the host.
-func (g *gate) goHome() error {
-	own, err := g.tree.OfProcess(os.Getpid())
-	if err != nil {
-		return fmt.Errorf("own cgroup: %w", err)
-	}
-	g.came = own
-	if g.instance.Name == servicePrefix && own.Level() > 0 && os.Getenv("INVOCATION_ID") != "" {
-		g.home, err = g.serviceHome(own)
-		return err
-	}
-	if g.home, err = ensureCgroup(g.tree, g.instance.Home); err != nil {
-		return fmt.Errorf("keeper's cgroup: %w", err)
-	}
-	if err := g.home.Move(0); err != nil {
-		return fmt.Errorf("enter keeper's cgroup: %w", err)
-	}
-	return nil
-}
-
-// serviceHome gives the cgroup below which a service manager starts us: our slice.
-// Our own cgroup is made anew at each start, but a listener belongs for life to
-// the one in which it was made, and listeners outlive us in the descriptor store.
-// Outside of our slice it is our own cgroup, and stored listeners are of no use.
-func (g *gate) serviceHome(own workload.Cgroup) (workload.Cgroup, error) {
-	slice := filepath.Dir(own.Path())
-	if filepath.Base(slice) != g.instance.Slice() {
-		g.log.Warn("not started in "+g.instance.Slice()+": connections that wait while this process restarts are refused", zap.String("cgroup", own.Path()))
-		return own, g.store.Clear()
-	}
-	home, err := g.tree.Cgroup(slice)
-	if err != nil {
-		return home, fmt.Errorf("keeper's slice: %w", err)
-	}
-	return home, nil
-}
-
-// load takes over the pinned programs and maps, or makes them anew.
-func (g *gate) load() error {
-	o := datapath.Options{
-		PinDir:       g.instance.Pins,
-		CgroupRoot:   g.tree.Point(),
-		KeeperCgroup: g.home.Dir(),
-	}
-	var err error
-	g.data, err = datapath.Open(o)
-	if errors.Is(err, datapath.ErrIncompatible) {
-		// Another version's: its pins go once ours are attached beside them. What an
-		// interrupted upgrade left is older still, and these are in force.
-		g.log.Warn("pinned programs of another version are replaced", zap.Error(err))
-		g.discard(outdated(o.PinDir))
-		if err := os.Rename(o.PinDir, outdated(o.PinDir)); err != nil {
-			return fmt.Errorf("bpf: %w", err)
-		}
-		err = datapath.ErrNotPinned
-	}
-	if errors.Is(err, datapath.ErrNotPinned) {
-		g.data, err = datapath.Create(o)
-	}
-	if err != nil {
-		return fmt.Errorf("bpf: %w", err)
-	}
-	attach := g.data.AttachSlice
-	if g.instance.Name != servicePrefix {
-		attach = g.data.Attach
-	}
-	if err := attach(g.tagged.Dir()); err != nil {
-		return fmt.Errorf("bpf: attach to %s: %w", g.tagged.Path(), err)
-	}
-	if _, err := os.Stat(outdated(o.PinDir)); err == nil {
-		g.discard(outdated(o.PinDir))
-	}
-	return nil
-}
-
-// outdated is where pins go that are to be replaced. bpffs allows no dot in a
-// name.
-func outdated(pins string) string { return pins + "-outdated" }
-
-// discard removes pins; links that lose their last pin are detached.
-func (g *gate) discard(pins string) {
-	if err := os.RemoveAll(pins); err != nil {
-		g.log.Error("remove old pins", zap.Error(err))
-	}
 }
 
 // listen opens the listeners and lets the tagged cgroup reach them.

@@ -83,9 +83,12 @@ type Keeper struct {
 	policy  *policy.Policy
 	sources []config.File
 	// configErr is what the last reload said.
-	configErr  error
-	reloading  sync.Mutex
-	reporting  sync.Mutex
+	configErr error
+	reloading sync.Mutex
+	reporting sync.Mutex
+	// aside are calls of the worker for which their caller did not wait; they end
+	// with its connection at the latest.
+	aside      sync.WaitGroup
 	generation uint64
 	worker     *process
 	// workers are those that have connected: the one that serves, those that
@@ -191,6 +194,9 @@ func Open(o Options) (*Keeper, error) {
 		k.dropWorker()
 		k.gate.abandon(false)
 		return nil, err
+	}
+	if why := k.gate.replaced; why != nil {
+		k.note("programs and maps of another version replaced: " + why.Error())
 	}
 	return k, nil
 }
@@ -323,6 +329,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	start("configuration file", k.watchConfig)
 	<-ctx.Done()
 	wg.Wait()
+	k.aside.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}

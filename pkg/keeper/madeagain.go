@@ -35,10 +35,10 @@ const farewell = 100 * time.Millisecond
 // sayFarewell has the worker record the last notice, if it does so at once.
 func (k *Keeper) sayFarewell() {
 	told := make(chan struct{})
-	go func() {
+	k.aside.Go(func() {
 		k.report()
 		close(told)
-	}()
+	})
 	select {
 	case <-told:
 	case <-time.After(farewell):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -74,8 +75,9 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 		return fmt.Errorf("start worker: %w", err)
 	}
 	k.setWorker(w)
+	var attending sync.WaitGroup
 	hangs := make(chan error, 1)
-	go func() { hangs <- k.attend(alive, w) }()
+	attending.Go(func() { hangs <- k.attend(alive, w) })
 	var hung error
 	select {
 	case <-w.done:
@@ -86,6 +88,7 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 	k.setWorker(nil)
 	cancel()
 	<-w.done
+	attending.Wait()
 	if hung != nil {
 		return hung
 	}
