@@ -37,7 +37,7 @@ it lets whoever has the root's key vouch for any name to everybody here.`,
 			if _, err := store.Put(root); err != nil {
 				return fmt.Errorf("ca trust: %w", err)
 			}
-			if err := e.updateStore(c.Context(), store); err != nil {
+			if err := e.updateStore(c.Context(), store.Update); err != nil {
 				return fmt.Errorf("ca trust: %w", err)
 			}
 			_, err = fmt.Fprintf(e.stdout, "in %s; \"sallyport ca untrust\" takes it out\n", store.Dir)
@@ -77,17 +77,17 @@ func (e *env) untrust(ctx context.Context) error {
 	if there, err := store.Remove(); !there || err != nil {
 		return err
 	}
-	return e.updateStore(ctx, store)
+	return e.updateStore(ctx, store.Renew)
 }
 
 // updateStore runs the distribution's own command: what belongs to its bundles
 // (hash links, Java's store, hooks of packages) is known to nothing else. This is
 // the one tool of the host that sallyport runs itself; others systemd runs for it.
-func (e *env) updateStore(ctx context.Context, store ca.HostStore) error {
-	cmd := exec.CommandContext(ctx, store.Update[0], store.Update[1:]...)
+func (e *env) updateStore(ctx context.Context, argv []string) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%v: %w: %s", store.Update, err, out)
+		return fmt.Errorf("%v: %w: %s", argv, err, out)
 	}
 	return nil
 }

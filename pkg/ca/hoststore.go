@@ -18,8 +18,9 @@ type HostStore struct {
 	Dir string
 	// Suffix is what the files' names have to end in.
 	Suffix string
-	// Update is the command and its arguments.
-	Update []string
+	// Update is the command and its arguments; Renew is the same after something was
+	// taken out, which Update overlooks on some: its links stay, and lead nowhere.
+	Update, Renew []string
 }
 
 // hostStores are those of the distributions (from the sources of mkcert and
@@ -27,10 +28,10 @@ type HostStore struct {
 // openSUSE also has a /etc/ca-certificates, and none has two of the others.
 func hostStores() []HostStore {
 	return []HostStore{
-		{"/etc/pki/ca-trust/source/anchors", ".pem", []string{"update-ca-trust", "extract"}},       // Fedora, RHEL
-		{"/usr/local/share/ca-certificates", ".crt", []string{"update-ca-certificates"}},           // Debian, Alpine
-		{"/usr/share/pki/trust/anchors", ".pem", []string{"update-ca-certificates"}},               // openSUSE
-		{"/etc/ca-certificates/trust-source/anchors", ".crt", []string{"trust", "extract-compat"}}, // Arch
+		{"/etc/pki/ca-trust/source/anchors", ".pem", []string{"update-ca-trust", "extract"}, []string{"update-ca-trust", "extract"}},    // Fedora, RHEL
+		{"/usr/local/share/ca-certificates", ".crt", []string{"update-ca-certificates"}, []string{"update-ca-certificates", "--fresh"}}, // Debian, Alpine
+		{"/usr/share/pki/trust/anchors", ".pem", []string{"update-ca-certificates"}, []string{"update-ca-certificates", "--fresh"}},     // openSUSE
+		{"/etc/ca-certificates/trust-source/anchors", ".crt", []string{"trust", "extract-compat"}, []string{"trust", "extract-compat"}}, // Arch
 	}
 }
 
@@ -63,7 +64,7 @@ func (s HostStore) Put(root []byte) (changed bool, err error) {
 	return true, nil
 }
 
-// Remove takes our root out and reports whether it was there; Update must be run
+// Remove takes our root out and reports whether it was there; Renew must be run
 // then.
 func (s HostStore) Remove() (bool, error) {
 	err := os.Remove(s.path())

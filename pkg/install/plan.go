@@ -102,6 +102,9 @@ func (t *Target) Plan() ([]Step, error) {
 // Apply does what the plan says. Each file appears whole, by a rename; what runs
 // from a replaced one goes on.
 func (t *Target) Apply(steps []Step) error {
+	if err := t.rememberDirectories(steps); err != nil {
+		return err
+	}
 	for _, s := range steps {
 		if s.Action == Keep {
 			continue
@@ -144,8 +147,11 @@ func (t *Target) Remove(purge bool) error {
 	if purge {
 		errs = append(errs, os.RemoveAll(t.path(filepath.Dir(Config))))
 	}
-	errs = append(errs, removeFile(t.path(filepath.Join(t.State, checksumFile))))
-	for _, dir := range append(directories(), t.State) {
+	made := t.madeDirectories()
+	for _, name := range []string{checksumFile, directoriesFile} {
+		errs = append(errs, removeFile(t.path(filepath.Join(t.State, name))))
+	}
+	for _, dir := range append(append(made, directories()...), t.State) {
 		if err := os.Remove(t.path(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, err)
 		}

@@ -56,6 +56,11 @@ func (t *Target) files(tt *testing.T) map[string]fs.FileMode {
 
 func TestInstall(t *testing.T) {
 	target := world(t)
+	// Empty, and somebody else's.
+	own, lib := target.path("/usr/share/fish"), target.path("/var/lib")
+	if err := errors.Join(os.MkdirAll(own, 0o755), os.MkdirAll(lib, 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	for path, action := range install(t, target) {
 		if action != Create {
 			t.Errorf("first: %s %s", action, path)
@@ -67,8 +72,8 @@ func TestInstall(t *testing.T) {
 			t.Errorf("%s has mode %o, want %o", f.Path, found[f.Path], f.Mode)
 		}
 	}
-	if len(found) != len(Files())+1 {
-		t.Errorf("%d files, want the list and the checksum: %v", len(found), found)
+	if len(found) != len(Files())+2 {
+		t.Errorf("%d files, want the list, the checksum and the directories: %v", len(found), found)
 	}
 	if err := os.Chmod(target.path(Binary), 0o700); err != nil {
 		t.Fatal(err)
@@ -87,10 +92,13 @@ func TestInstall(t *testing.T) {
 	if found := target.files(t); len(found) != 0 {
 		t.Errorf("left behind: %v", found)
 	}
-	for _, dir := range []string{"/etc/sallyport", "/var/lib/sallyport"} {
-		if _, err := os.Lstat(target.path(dir)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: %v", dir, err)
-		}
+	var left []string
+	filepath.WalkDir(target.Root, func(p string, _ fs.DirEntry, err error) error {
+		left = append(left, p)
+		return err
+	})
+	if want := []string{target.Root, target.path("/usr"), target.path("/usr/share"), own, target.path("/var"), lib}; !slices.Equal(left, want) {
+		t.Errorf("there is %q, want what was there before: %q", left, want)
 	}
 }
 

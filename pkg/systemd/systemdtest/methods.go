@@ -143,6 +143,10 @@ func (s *Server) job(verb, unit string, properties map[string]any) ([]any, func(
 			if u := s.units[unit]; u != nil {
 				u["ActiveState"] = state
 			}
+			// A command that has ended well is forgotten (CollectMode=).
+			if _, command := properties["ExecStart"]; command {
+				delete(s.units, unit)
+			}
 			s.mu.Unlock()
 		}
 		s.emit("JobRemoved", id, at, unit, result)
