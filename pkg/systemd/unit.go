@@ -33,6 +33,8 @@ type Unit struct {
 	// Before are the units that are not started before this one is; RequiredBy are
 	// those that are not started without it.
 	Before, RequiredBy []string
+	// TriggeredBy are the units that start this one: sockets, timers, paths.
+	TriggeredBy []string
 
 	// What follows is of services only.
 
@@ -84,6 +86,7 @@ func (m *Manager) Unit(ctx context.Context, name string) (*Unit, error) {
 		NeedDaemonReload: truth(p["NeedDaemonReload"]),
 		Before:           texts(p["Before"]),
 		RequiredBy:       texts(p["RequiredBy"]),
+		TriggeredBy:      texts(p["TriggeredBy"]),
 	}
 	if u.Name == "" {
 		return nil, fmt.Errorf("unit %s: systemd gives it no name", name)

@@ -72,8 +72,8 @@ type Tagged struct {
 }
 
 // TagUnit writes the drop-in of a unit and has systemd read it. A unit that is no
-// service, is sallyport's own or a user's manager is refused with what to do
-// instead.
+// service, is sallyport's own or a user's manager, or to which systemd hands sockets
+// of the internet, is refused with what to do instead.
 func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload string, allow []Opening) (*Tagged, error) {
 	name, err := systemd.UnitName(name)
 	if err != nil {
@@ -84,7 +84,10 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 	}
 	template := strings.Contains(name, "@.")
 	u := &systemd.Unit{Name: name, User: "?"}
-	if !template {
+	if template {
+		// What Accept=yes starts one instance for each connection of.
+		u.TriggeredBy = []string{strings.TrimSuffix(name, "@.service") + ".socket"}
+	} else {
 		if u, err = m.Unit(ctx, name); errors.Is(err, systemd.ErrNoUnit) {
 			return nil, fmt.Errorf("%w; systemctl list-unit-files shows those that there are. The units of a user's manager (systemctl --user) are the user's own, who could undo the tag: make it a unit of the system, with User=", err)
 		} else if err != nil {
@@ -98,6 +101,9 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 		}
 	}
 	t := &Tagged{Unit: u, Late: u.Active()}
+	if t.Warnings, err = activation(ctx, m, u); err != nil {
+		return nil, err
+	}
 	uid, home := h.userOf(u, t)
 	_, kept := Variables(u.Environment, h.Trust)
 	dir, problems, err := h.trust.ForUnit(u.Name, kept)
