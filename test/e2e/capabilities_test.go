@@ -127,7 +127,7 @@ func TestKeeperCapabilities(t *testing.T) {
 	for _, c := range caps {
 		t.Run(c, func(t *testing.T) {
 			if c == sysResource && !bounded(unix.CAP_SYS_RESOURCE) {
-				t.Skip("not proven here: this machine itself has no CAP_SYS_RESOURCE that could be dropped")
+				t.Skip("not proven here: this machine itself has no CAP_SYS_RESOURCE that could be dropped; test/vm/rows/59-limits.sh proves it")
 			}
 			rest := slices.DeleteFunc(slices.Clone(caps), func(o string) bool { return o == c })
 			failed := h.keeperWork(rest)
