@@ -63,7 +63,7 @@ func (h *host) startDaemon(conf string, flags ...string) *daemon {
 func (h *host) tryDaemon(conf string, flags ...string) (*daemon, error) {
 	h.t.Helper()
 	h.write(configPath, conf)
-	h.write("/srv/etc/internet.crt", string(h.net.ca.pem))
+	h.write("/srv/etc/internet.crt", string(h.net.ca.PEM))
 	d := &daemon{h: h, cmd: h.sallyport(append([]string{"run", "--config", configPath}, flags...)...), ended: make(chan struct{})}
 	d.cmd.Stderr = d
 	if err := d.cmd.Start(); err != nil {

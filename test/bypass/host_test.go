@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/test/outside"
 )
 
 // nobody is an ordinary user: its uid and gid. It has no name in the account
@@ -243,50 +244,22 @@ func within(limit time.Duration, cond func() bool) bool {
 	return true
 }
 
-// newNetns makes a network namespace that lives as long as its descriptor.
-func newNetns(t *testing.T) *os.File {
-	t.Helper()
-	var f *os.File
-	done := make(chan error)
-	go func() {
-		// The thread is not unlocked: it ends with the goroutine.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			f, err = os.Open("/proc/thread-self/ns/net")
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("new network namespace: %v", err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
-// inNetns runs f on a thread inside the namespace and waits for it.
-func inNetns(ns *os.File, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // here runs f in the host's network namespace.
 func (h *host) here(f func() error) {
 	h.t.Helper()
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.pid))
-	if err == nil {
-		defer ns.Close()
-		err = inNetns(ns, f)
-	}
-	if err != nil {
+	ns := h.namespace()
+	defer ns.Close()
+	if err := outside.In(ns, f); err != nil {
 		h.t.Errorf("in the host's network: %v", err)
 	}
+}
+
+// namespace opens the host's network namespace.
+func (h *host) namespace() *os.File {
+	h.t.Helper()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.pid))
+	if err != nil {
+		h.t.Fatalf("the host's network: %v", err)
+	}
+	return ns
 }

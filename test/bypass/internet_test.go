@@ -2,26 +2,19 @@ package bypass
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/net/dns/dnsmessage"
+
+	"sallyport/test/outside"
 )
 
 // Addresses of the cable. The host's end is in 203.0.113.0/24 as well, so that
@@ -97,13 +90,13 @@ func marked(marker string) func(*arrival) bool {
 type internet struct {
 	t  *testing.T
 	ns *os.File
-	ca *authority
+	ca *outside.Authority
 	arrivals
 	names map[string][]string
 }
 
 func newInternet(t *testing.T) *internet {
-	return &internet{t: t, ca: newAuthority(t), ns: newNetns(t), names: map[string][]string{
+	return &internet{t: t, ca: outside.NewAuthority(t), ns: outside.NewNamespace(t), names: map[string][]string{
 		"api.example.com":             {originV4, originV6},
 		"other.example.com":           {otherV4},
 		"loopback.rebind.example":     {"127.0.0.1"},
@@ -122,7 +115,7 @@ func newInternet(t *testing.T) *internet {
 // connect lays the cable and starts the servers.
 func (n *internet) connect(h *host) {
 	n.t.Helper()
-	err := inNetns(n.ns, func() error {
+	err := outside.In(n.ns, func() error {
 		if err := linkUp("lo"); err != nil {
 			return err
 		}
@@ -155,7 +148,7 @@ func (n *internet) connect(h *host) {
 			}
 			return nil
 		})
-		err = inNetns(n.ns, n.serve)
+		err = outside.In(n.ns, n.serve)
 	}
 	if err != nil {
 		n.t.Fatal(err)
@@ -214,7 +207,7 @@ func (n *internet) serve() error {
 			return err
 		}
 	}
-	config := &tls.Config{GetCertificate: n.ca.certificate}
+	config := &tls.Config{GetCertificate: n.ca.Certificate}
 	for _, port := range tlsPorts {
 		if err := n.serveTCP(port, config); err != nil {
 			return err
@@ -296,78 +289,8 @@ func (n *internet) serveUDP(port int) error {
 
 // resolve answers A and AAAA from the table.
 func (n *internet) resolve(question []byte) []byte {
-	var m dnsmessage.Message
-	if m.Unpack(question) != nil || len(m.Questions) != 1 {
-		return nil
-	}
-	q := m.Questions[0]
-	addrs, known := n.names[strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")]
-	m.Response, m.RecursionAvailable, m.Authoritative = true, true, true
-	m.Additionals = nil
-	if !known {
-		m.RCode = dnsmessage.RCodeNameError
-	}
-	for _, a := range addrs {
-		head := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60}
-		addr := netip.MustParseAddr(a)
-		switch {
-		case q.Type == dnsmessage.TypeA && addr.Is4():
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: addr.As4()}})
-		case q.Type == dnsmessage.TypeAAAA && !addr.Is4():
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
-		}
-	}
-	answer, _ := m.Pack()
-	return answer
-}
-
-// An authority is the internet's own certificate authority.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "Internet Test Authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
-}
-
-// certificate mints a leaf for the name that the client asks for.
-func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	name := hello.ServerName
-	if name == "" {
-		name = "unnamed.example"
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	return outside.Answer(question, func(name string) ([]string, bool) {
+		addresses, known := n.names[name]
+		return addresses, known
+	})
 }

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // serveGreeting runs an origin that speaks first, once it is told to, and keeps
 // what it hears by source port.
 func (n *internet) serveGreeting(speak <-chan struct{}) error {
-	return inNetns(n.ns, func() error {
+	return outside.In(n.ns, func() error {
 		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", greetingPort))
 		if err != nil {
 			return err

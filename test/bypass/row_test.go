@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"sallyport/test/outside"
 )
 
 // A row is one way that a program can try.
@@ -163,7 +165,7 @@ func (x *trial) fill(statements []string) []string {
 		"{header inet}", headerV4, "{header inet6}", headerV6,
 		"{query}", fmt.Sprintf("%x", question(marker+".attacker.example")),
 		"{tcpquery}", fmt.Sprintf("%x", framed(question(marker+".attacker.example"))),
-		"{group4}", groupOf(4, x.port), "{group6}", groupOf(16, x.port),
+		"{group4}", outside.GroupOf(4, x.port), "{group6}", outside.GroupOf(16, x.port),
 	)
 	var filled []string
 	for _, s := range statements {

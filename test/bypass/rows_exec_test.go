@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/pkg/confine"
+	"sallyport/test/outside"
 )
 
 // underExec makes a row of what exec's confinement refuses. Its control is the
@@ -123,7 +124,7 @@ func inboundRows() (rows []row) {
 
 // dial connects from the internet and gives what it hears.
 func (n *internet) dial(addr string) (heard string) {
-	inNetns(n.ns, func() error {
+	outside.In(n.ns, func() error {
 		c, err := net.DialTimeout("tcp", addr, 400*time.Millisecond)
 		if err != nil {
 			return nil

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sallyport/test/outside"
 )
 
 // atOnce is how many attackers run at a time: most of their time is waiting.
@@ -112,10 +114,10 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 		}
 		var lines []string
 		for k, p := range seen {
-			if p.source == x.port || trace != "" && strings.Contains(p.text, trace) {
+			if p.Source == x.port || trace != "" && strings.Contains(p.Text, trace) {
 				claimed[k] = true
 				if !x.older {
-					lines = append(lines, p.text)
+					lines = append(lines, p.Text)
 				}
 			}
 		}
@@ -154,17 +156,17 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 	for k, p := range seen {
 		// The worker asks the resolver, and fetches what is allowed. Where something
 		// may leave, sockets of an earlier round repeat themselves.
-		if claimed[k] || l == none || l == redirects || p.source != 0 && p.source <= firstPort || ours(p) {
+		if claimed[k] || l == none || l == redirects || p.Source != 0 && p.Source <= firstPort || ours(p) {
 			continue
 		}
-		t.Errorf("left the host, by whomever: %q", p.text)
+		t.Errorf("left the host, by whomever: %q", p.Text)
 	}
 }
 
 // ours says of a packet that it may be the worker's.
-func ours(p packet) bool {
+func ours(p outside.Packet) bool {
 	for _, dst := range []string{dnsV4 + ":53", originV4 + ":80", originV4 + ":443", "[" + originV6 + "]:80", "[" + originV6 + "]:443", originV4 + ":7443"} {
-		if p.source >= 32768 && strings.HasSuffix(p.text, "> "+dst) {
+		if p.Source >= 32768 && strings.HasSuffix(p.Text, "> "+dst) {
 			return true
 		}
 	}

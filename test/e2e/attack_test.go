@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // TestNamesThatAreNoText: paths and arguments of Linux are bytes, and a workload
@@ -55,13 +56,13 @@ func TestDaemonReadsWithTheCallersRights(t *testing.T) {
 	h := newHost(t)
 	h.ownAccounts()
 	h.startDaemon(h.config("default: deny\n"))
-	secret := newAuthority(t)
-	h.write("/srv/secret/ca.pem", string(secret.pem))
-	h.write("/srv/home/alice/own.pem", string(h.net.ca.pem))
+	secret := outside.NewAuthority(t)
+	h.write("/srv/secret/ca.pem", string(secret.PEM))
+	h.write("/srv/home/alice/own.pem", string(h.net.ca.PEM))
 	if r := h.sh("chmod 700 /srv/secret; chmod 644 /srv/home/alice/own.pem"); r.code != 0 {
 		t.Fatalf("%v", r)
 	}
-	lines := strings.Split(strings.TrimSpace(string(secret.pem)), "\n")
+	lines := strings.Split(strings.TrimSpace(string(secret.PEM)), "\n")
 	for path, want := range map[string]bool{"/srv/secret/ca.pem": false, "/srv/home/alice/own.pem": true} {
 		argv := append([]string{"/srv/bin/sallyport", "exec", "--config", "/srv/daemon/policy.yaml", "--"},
 			"sh", "-c", `cat "$SSL_CERT_FILE" "$CURL_CA_BUNDLE"; ls -l "$SSL_CERT_FILE"`)

@@ -32,7 +32,7 @@ func newLibrary(t *testing.T) *library {
 	// Who only asks what it speaks says nothing.
 	web := &http.Server{Handler: http.HandlerFunc(l.answer), ErrorLog: log.New(io.Discard, "", 0)}
 	inNetns(t, l.net.ns, func() {
-		go web.Serve(tls.NewListener(l.net.listen(":8444"), &tls.Config{GetCertificate: l.net.ca.certificate, NextProtos: []string{"h2", "http/1.1"}}))
+		go web.Serve(tls.NewListener(l.net.listen(":8444"), &tls.Config{GetCertificate: l.net.ca.Certificate, NextProtos: []string{"h2", "http/1.1"}}))
 	})
 	t.Cleanup(func() { web.Close() })
 	l.net.setHandler(l.answer)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // daemonConfig is where startDaemon puts its configuration.
@@ -492,13 +493,13 @@ func TestUpdateCACertificates(t *testing.T) {
 	if o := i.do("tls", "api.example.com"); o.Answer != "200 OK" {
 		t.Fatalf("before: %+v", o)
 	}
-	other := newAuthority(t)
-	h.write("/usr/local/share/ca-certificates/other.crt", string(other.pem))
+	other := outside.NewAuthority(t)
+	h.write("/usr/local/share/ca-certificates/other.crt", string(other.PEM))
 	if r := h.sh("ls -i /etc/ssl/certs/ca-certificates.crt; update-ca-certificates; ls -i /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt"); r.code != 0 {
 		t.Fatalf("update-ca-certificates: %v", r)
 	}
 	bundle := fmt.Sprintf("/proc/%d/root/etc/ssl/certs/ca-certificates.crt", i.pid)
-	want := strings.Split(string(other.pem), "\n")[3]
+	want := strings.Split(string(other.PEM), "\n")[3]
 	eventually(t, 10*time.Second, "the workload sees what the host trusts now", func() bool {
 		b, _ := os.ReadFile(bundle)
 		return strings.Contains(string(b), want)

@@ -319,7 +319,7 @@ func TestEncryptedDNS(t *testing.T) {
 	h.net.setName("doh.example.com", originV4)
 	h.net.setHandler(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "answered") })
 	var asked atomic.Int64
-	config := &tls.Config{GetCertificate: h.net.ca.certificate}
+	config := &tls.Config{GetCertificate: h.net.ca.Certificate}
 	h.net.serveTCP(853, func(c net.Conn) {
 		s := tls.Server(c, config)
 		defer s.Close()

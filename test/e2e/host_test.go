@@ -130,9 +130,9 @@ func (h *host) furnish() {
 	h.t.Helper()
 	h.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
 	h.write("/etc/resolv.conf", "nameserver "+dnsV4+"\n")
-	h.write("/usr/local/share/ca-certificates/internet.crt", string(h.net.ca.pem))
+	h.write("/usr/local/share/ca-certificates/internet.crt", string(h.net.ca.PEM))
 	bundle := h.read("/etc/ssl/certs/ca-certificates.crt")
-	h.write("/etc/ssl/certs/ca-certificates.crt", bundle+string(h.net.ca.pem))
+	h.write("/etc/ssl/certs/ca-certificates.crt", bundle+string(h.net.ca.PEM))
 }
 
 // path gives the path under which the test reaches a file of the host.

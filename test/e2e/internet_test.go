@@ -1,33 +1,23 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-	"golang.org/x/sys/unix"
+	"sallyport/test/outside"
 )
 
 // An internet is the other end of the host's cable: a DNS server, and origins
@@ -35,7 +25,7 @@ import (
 type internet struct {
 	t   *testing.T
 	ns  *os.File
-	ca  *authority
+	ca  *outside.Authority
 	web *http.Server
 
 	mu       sync.Mutex
@@ -61,7 +51,7 @@ type seenRequest struct {
 // newInternet makes the namespace and starts its servers; connect plugs it in.
 func newInternet(t *testing.T, name string) *internet {
 	t.Helper()
-	n := &internet{t: t, ca: newAuthority(t), names: map[string][]string{
+	n := &internet{t: t, ca: outside.NewAuthority(t), names: map[string][]string{
 		"api.example.com":        {originV4, originV6},
 		"other.example.com":      {"203.0.113.11"},
 		"denied.example.com":     {"203.0.113.12"},
@@ -83,7 +73,7 @@ func newInternet(t *testing.T, name string) *internet {
 		"nat64.example.com":      {"64:ff9b::7f00:1"},
 		"hostitself.example.com": {hostV4},
 	}}
-	n.ns = newNetns(t)
+	n.ns = outside.NewNamespace(t)
 	inNetns(t, n.ns, func() {
 		sh(t, "ip link set lo up")
 	})
@@ -120,7 +110,7 @@ func (n *internet) serve() {
 	n.web = &http.Server{Handler: http.HandlerFunc(n.answer), ErrorLog: nil}
 	clear := n.listen(":80")
 	go n.web.Serve(clear)
-	config := &tls.Config{GetCertificate: n.ca.certificate, NextProtos: []string{"http/1.1"}}
+	config := &tls.Config{GetCertificate: n.ca.Certificate, NextProtos: []string{"http/1.1"}}
 	for _, a := range []string{":443", ":8443"} {
 		go n.web.Serve(tls.NewListener(n.listen(a), config))
 	}
@@ -224,33 +214,15 @@ func (n *internet) serveDNS(pc net.PacketConn) {
 		if err != nil {
 			return
 		}
-		var m dnsmessage.Message
-		if m.Unpack(buf[:size]) != nil || len(m.Questions) != 1 {
-			continue
-		}
-		q := m.Questions[0]
-		name := strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")
-		n.mu.Lock()
-		n.queries = append(n.queries, name)
-		addrs, known := n.names[name]
-		n.mu.Unlock()
-		m.Response, m.RecursionAvailable, m.Authoritative = true, true, true
-		m.Additionals = nil
-		if !known {
-			m.RCode = dnsmessage.RCodeNameError
-		}
-		for _, a := range addrs {
-			ip := net.ParseIP(a)
-			head := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60}
-			switch v4 := ip.To4(); {
-			case q.Type == dnsmessage.TypeA && v4 != nil && !strings.Contains(a, ":"):
-				m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: [4]byte(v4)}})
-			case q.Type == dnsmessage.TypeAAAA && strings.Contains(a, ":"):
-				m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AAAAResource{AAAA: [16]byte(ip.To16())}})
-			}
-		}
-		if out, err := m.Pack(); err == nil {
-			pc.WriteTo(out, from)
+		answer := outside.Answer(buf[:size], func(name string) ([]string, bool) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.queries = append(n.queries, name)
+			addresses, known := n.names[name]
+			return addresses, known
+		})
+		if answer != nil {
+			pc.WriteTo(answer, from)
 		}
 	}
 }
@@ -279,113 +251,10 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// An authority is the internet's own certificate authority.
-type authority struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-
-	mu     sync.Mutex
-	leaves map[string]*tls.Certificate
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "Internet Test Authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{t: t, cert: cert, key: key, leaves: map[string]*tls.Certificate{},
-		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
-}
-
-// certificate mints a leaf for the name that the client asks for.
-func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	name := hello.ServerName
-	if name == "" {
-		name, _, _ = net.SplitHostPort(hello.Conn.LocalAddr().String())
-	}
-	return a.issue(name, time.Now().Add(12*time.Hour))
-}
-
-func (a *authority) issue(name string, until time.Time) (*tls.Certificate, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if c := a.leaves[name]; c != nil {
-		return c, nil
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	if ip := net.ParseIP(name); ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	} else {
-		template.DNSNames = []string{name}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		return nil, err
-	}
-	c := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	a.leaves[name] = c
-	return c, nil
-}
-
-// newNetns makes a network namespace that lives as long as its descriptor.
-func newNetns(t *testing.T) *os.File {
-	t.Helper()
-	var f *os.File
-	done := make(chan error)
-	go func() {
-		// The thread is not unlocked: it ends with the goroutine, and nobody else
-		// runs in the new namespace by accident.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			f, err = os.Open("/proc/thread-self/ns/net")
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("new network namespace: %v", err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
 // inNetns runs f on a thread inside the namespace and waits for it.
 func inNetns(t *testing.T, ns *os.File, f func()) {
 	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+	if err := outside.In(ns, func() error { f(); return nil }); err != nil {
 		t.Fatalf("enter network namespace: %v", err)
 	}
 }

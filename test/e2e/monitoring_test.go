@@ -134,7 +134,7 @@ func newMonitored(t *testing.T, extra string) *monitored {
 	h.net.put("bad.example.com", present(nil, sign(t, nil, nil, site("bad.example.com", nil))))
 	web := &http.Server{Handler: http.HandlerFunc(answer), ErrorLog: log.New(io.Discard, "", 0)}
 	inNetns(t, h.net.ns, func() {
-		go web.Serve(tls.NewListener(h.net.listen(":8444"), &tls.Config{GetCertificate: h.net.ca.certificate, NextProtos: []string{"h2", "http/1.1"}}))
+		go web.Serve(tls.NewListener(h.net.listen(":8444"), &tls.Config{GetCertificate: h.net.ca.Certificate, NextProtos: []string{"h2", "http/1.1"}}))
 	})
 	t.Cleanup(func() { web.Close() })
 	conf := strings.Replace(h.config(monitoredRules), "tls: {", "tls: { on_pinned: tunnel,", 1)

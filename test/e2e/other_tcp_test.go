@@ -122,7 +122,7 @@ func TestTLSThatIsNotHTTP(t *testing.T) {
 	h := newHost(t)
 	for port, alpn := range map[int][]string{993: nil, 8883: {"mqtt"}, 9999: {"mqtt"}} {
 		h.net.serveTCP(port, func(c net.Conn) {
-			s := tls.Server(c, &tls.Config{GetCertificate: h.net.ca.certificate, NextProtos: alpn})
+			s := tls.Server(c, &tls.Config{GetCertificate: h.net.ca.Certificate, NextProtos: alpn})
 			greeting("* OK ready\r\n")(s)
 		})
 	}
@@ -216,7 +216,7 @@ func TestSMTP(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	mails := make(chan string, 1)
-	h.net.serveTCP(25, func(c net.Conn) { serveSMTP(c, &tls.Config{GetCertificate: h.net.ca.certificate}, mails) })
+	h.net.serveTCP(25, func(c net.Conn) { serveSMTP(c, &tls.Config{GetCertificate: h.net.ca.Certificate}, mails) })
 	const client = `
 import smtplib, ssl
 with smtplib.SMTP('api.example.com', 25, timeout=20) as s:

@@ -34,7 +34,7 @@ type grpcPeer struct {
 func (n *internet) serveGRPC() *grpcPeer {
 	n.t.Helper()
 	g := &grpcPeer{}
-	secure := grpc.Creds(credentials.NewTLS(&tls.Config{GetCertificate: n.ca.certificate}))
+	secure := grpc.Creds(credentials.NewTLS(&tls.Config{GetCertificate: n.ca.Certificate}))
 	big := grpc.MaxRecvMsgSize(16 << 20)
 	for port, opts := range map[string][]grpc.ServerOption{
 		portGRPC:     {big, secure},

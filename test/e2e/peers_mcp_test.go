@@ -42,7 +42,7 @@ func (n *internet) serveGoMCP() {
 	})
 	web := &http.Server{Handler: mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)}
 	inNetns(n.t, n.ns, func() {
-		go web.Serve(tls.NewListener(n.listen(":"+portGoMCP), &tls.Config{GetCertificate: n.ca.certificate, NextProtos: []string{"h2", "http/1.1"}}))
+		go web.Serve(tls.NewListener(n.listen(":"+portGoMCP), &tls.Config{GetCertificate: n.ca.Certificate, NextProtos: []string{"h2", "http/1.1"}}))
 	})
 	n.t.Cleanup(func() { web.Close() })
 }

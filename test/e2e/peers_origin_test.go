@@ -51,8 +51,8 @@ func (n *internet) servePeerOrigin() *peerOrigin {
 	server.Protocols.SetUnencryptedHTTP2(true)
 	inNetns(n.t, n.ns, func() {
 		go server.Serve(n.listen(":" + portClear))
-		go server.Serve(tls.NewListener(n.listen(":"+portTLS), &tls.Config{GetCertificate: n.ca.certificate, NextProtos: []string{"h2", "http/1.1"}}))
-		go server.Serve(tls.NewListener(n.listen(":"+portTLSOne), &tls.Config{GetCertificate: n.ca.certificate, NextProtos: []string{"http/1.1"}}))
+		go server.Serve(tls.NewListener(n.listen(":"+portTLS), &tls.Config{GetCertificate: n.ca.Certificate, NextProtos: []string{"h2", "http/1.1"}}))
+		go server.Serve(tls.NewListener(n.listen(":"+portTLSOne), &tls.Config{GetCertificate: n.ca.Certificate, NextProtos: []string{"http/1.1"}}))
 	})
 	n.t.Cleanup(func() { server.Close() })
 	return o

@@ -21,7 +21,7 @@ import (
 // other people's servers want them.
 func (n *internet) leafFiles(dir, name string) (key, cert string) {
 	n.t.Helper()
-	leaf, err := n.ca.issue(name, time.Now().Add(12*time.Hour))
+	leaf, err := n.ca.Issue(name, time.Now().Add(12*time.Hour))
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 const limitRules = `
@@ -252,7 +253,7 @@ type rack struct {
 
 func newRack(t *testing.T) *rack {
 	t.Helper()
-	r := &rack{t: t, ns: newNetns(t), dir: t.TempDir()}
+	r := &rack{t: t, ns: outside.NewNamespace(t), dir: t.TempDir()}
 	inNetns(t, r.ns, func() { sh(t, "ip link set lo up") })
 	r.start()
 	t.Cleanup(r.stop)

@@ -126,7 +126,7 @@ func tail(s string) string {
 func (n *internet) bigTickets(port string, size int) {
 	inNetns(n.t, n.ns, func() {
 		ln := n.listen(":" + port)
-		config := &tls.Config{GetCertificate: n.ca.certificate, WrapSession: func(tls.ConnectionState, *tls.SessionState) ([]byte, error) { return make([]byte, size), nil }}
+		config := &tls.Config{GetCertificate: n.ca.Certificate, WrapSession: func(tls.ConnectionState, *tls.SessionState) ([]byte, error) { return make([]byte, size), nil }}
 		go func() {
 			for {
 				c, err := ln.Accept()
@@ -166,7 +166,7 @@ func TestUpstreamSessions(t *testing.T) {
 func (n *internet) tellsResumption(port string, version uint16) {
 	inNetns(n.t, n.ns, func() {
 		ln := n.listen(":" + port)
-		config := &tls.Config{GetCertificate: n.ca.certificate, MaxVersion: version, NextProtos: []string{"http/1.1"}}
+		config := &tls.Config{GetCertificate: n.ca.Certificate, MaxVersion: version, NextProtos: []string{"http/1.1"}}
 		go func() {
 			for {
 				c, err := ln.Accept()

@@ -28,7 +28,7 @@ type made struct {
 }
 
 // root gives the internet's authority as one that can sign anything.
-func (n *internet) root() *made { return &made{n.ca.cert, n.ca.key} }
+func (n *internet) root() *made { return &made{n.ca.Cert, n.ca.Key} }
 
 // sign makes a certificate below by; a nil by makes it self-signed, a nil key a
 // P-256 one.
@@ -103,9 +103,7 @@ func (n *internet) put(name string, c *tls.Certificate, addrs ...string) {
 		}
 		n.setName(name, addrs...)
 	}
-	n.ca.mu.Lock()
-	n.ca.leaves[name] = c
-	n.ca.mu.Unlock()
+	n.ca.Put(name, c)
 }
 
 func rsaOf(t *testing.T, bits int) *rsa.PrivateKey {

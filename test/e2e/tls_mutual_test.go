@@ -32,14 +32,14 @@ func (h *host) putPair(path, name string, mode os.FileMode) {
 func (n *internet) mutual(port string, version uint16, protocols ...string) {
 	n.t.Helper()
 	pool := x509.NewCertPool()
-	pool.AddCert(n.ca.cert)
+	pool.AddCert(n.ca.Cert)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte("client " + r.TLS.PeerCertificates[0].Subject.CommonName))
 	})}
 	inNetns(n.t, n.ns, func() {
 		ln := n.listen(":" + port)
 		server.TLSConfig = &tls.Config{
-			GetCertificate: n.ca.certificate, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MaxVersion: version, NextProtos: protocols,
+			GetCertificate: n.ca.Certificate, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MaxVersion: version, NextProtos: protocols,
 		}
 		if len(protocols) == 1 {
 			server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // no HTTP/2

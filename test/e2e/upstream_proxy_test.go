@@ -153,7 +153,7 @@ dns_timeout 2 seconds
 // certificate writes a certificate of the internet's authority, with its key.
 func (c *company) certificate(name string) {
 	c.h.t.Helper()
-	cert, err := c.h.net.ca.issue(name, time.Now().Add(time.Hour))
+	cert, err := c.h.net.ca.Issue(name, time.Now().Add(time.Hour))
 	if err != nil {
 		c.h.t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func (c *company) serveHTTP2(port string) {
 	t := c.h.t
 	t.Helper()
 	inNetns(t, c.h.net.ns, func() {
-		ln := tls.NewListener(c.h.net.listen(":"+port), &tls.Config{GetCertificate: c.h.net.ca.certificate, NextProtos: []string{"h2", "http/1.1"}})
+		ln := tls.NewListener(c.h.net.listen(":"+port), &tls.Config{GetCertificate: c.h.net.ca.Certificate, NextProtos: []string{"h2", "http/1.1"}})
 		srv := &http.Server{Handler: http.HandlerFunc(c.h.net.answer)}
 		go srv.Serve(ln)
 		t.Cleanup(func() { srv.Close() })

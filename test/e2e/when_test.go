@@ -41,7 +41,7 @@ func TestWhen(t *testing.T) {
 	h := newHost(t)
 	web := &http.Server{Handler: http.HandlerFunc(h.net.answer), ErrorLog: log.New(io.Discard, "", 0)}
 	inNetns(t, h.net.ns, func() {
-		go web.Serve(tls.NewListener(h.net.listen(":8444"), &tls.Config{GetCertificate: h.net.ca.certificate, NextProtos: []string{"h2"}}))
+		go web.Serve(tls.NewListener(h.net.listen(":8444"), &tls.Config{GetCertificate: h.net.ca.Certificate, NextProtos: []string{"h2"}}))
 	})
 	t.Cleanup(func() { web.Close() })
 	h.startDaemon(h.config(whenPolicy))

@@ -1,0 +1,52 @@
+package outside
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// NewNamespace makes a network namespace that lives as long as its descriptor, which
+// the test's end closes.
+func NewNamespace(t testing.TB) *os.File {
+	t.Helper()
+	var f *os.File
+	err := onThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		f, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		t.Fatalf("new network namespace: %v", err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// In runs f on a thread inside the namespace and waits for it.
+func In(ns *os.File, f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		return f()
+	})
+}
+
+// onThread runs f on a thread that is not unlocked: it ends with the goroutine, and
+// nobody else runs in its namespaces by accident. A test that f ends is not told of
+// anything else.
+func onThread(f func() error) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		err = f()
+	}()
+	<-done
+	return err
+}
