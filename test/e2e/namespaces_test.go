@@ -445,13 +445,21 @@ func TestNamespaceUnprovable(t *testing.T) {
 
 // TestNamespaceOriginalDNS: with `original` the server that the workload asked is
 // asked inside its namespace: names that only the engine knows are resolved. A
-// server that the workload chose or runs itself is not asked.
+// server that the workload chose or runs itself is not asked. That holds under one
+// lock as well.
 func TestNamespaceOriginalDNS(t *testing.T) {
+	for _, locks := range []string{"both", "nft"} {
+		t.Run(locks, func(t *testing.T) { originalDNS(t, locks) })
+	}
+}
+
+func originalDNS(t *testing.T, locks string) {
 	t.Parallel()
 	if _, err := os.Stat("/usr/sbin/dnsmasq"); err != nil {
 		t.Fatal("dnsmasq is needed: apt-get install dnsmasq-base")
 	}
 	h := newHost(t)
+	h.locks = locks
 	h.startDaemon(h.config(`
 timeouts: { drain: 1s }
 dns: { upstreams: [original] }
