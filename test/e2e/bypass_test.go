@@ -83,7 +83,7 @@ func (h *host) waitLocks() {
 		}
 		return h.tabled()
 	})
-	eventually(h.t, 15*time.Second, "enforcement is active", func() bool { s := h.status(); return s.EnforcementActive && len(s.Problems) == 0 })
+	h.waitEnforced()
 }
 
 // TestLocksComeBack: while the keeper runs, a flushed table and detached links

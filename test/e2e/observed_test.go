@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"sallyport/pkg/audit"
 )
@@ -25,6 +26,21 @@ func (h *host) status() statusReport {
 		h.t.Fatalf("status: %v: %v", err, r)
 	}
 	return s
+}
+
+// waitEnforced waits until the status says that enforcement is active, and has no
+// problem.
+func (h *host) waitEnforced() {
+	h.t.Helper()
+	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		s := h.status()
+		if s.EnforcementActive && len(s.Problems) == 0 {
+			return
+		}
+		if late(start, 15*time.Second) {
+			h.t.Fatalf("enforcement is not active: %+v", s)
+		}
+	}
 }
 
 // scrape reads one metric of the daemon; the sum where there are several lines.

@@ -38,6 +38,9 @@ func (h *host) startDaemon(conf string) *daemon {
 	go func() { d.cmd.Wait(); close(d.ended) }()
 	h.t.Cleanup(func() {
 		d.stop()
+		if h.t.Failed() {
+			h.t.Logf("run said: %s", d.stderr)
+		}
 		// The gate stays shut after a stop; nothing may stay behind a test.
 		if r := h.run(h.sallyport("teardown", "--stop", "--config", "/srv/daemon/policy.yaml")); r.code != 0 {
 			h.t.Errorf("teardown: %v", r)
