@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"fmt"
 
 	"sallyport/pkg/audit"
 	"sallyport/pkg/datapath"
+	"sallyport/pkg/foreign"
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/metrics"
 	"sallyport/pkg/policy"
@@ -30,6 +32,16 @@ func (w *worker) foreign(ctx context.Context, f *protocol.Foreign) {
 
 // foreignMessage explains it to a person.
 func foreignMessage(f *protocol.Foreign) string {
+	ended := "its process was ended"
+	if f.Outcome == string(foreign.Failed) {
+		ended = "it could not be ended: " + f.Error
+	}
+	switch f.Kind {
+	case foreign.KindInFlight:
+		return "descriptors in the queue of a unix socket that could not be looked at: " + ended
+	case foreign.KindBeyond:
+		return fmt.Sprintf("more than %d descriptors or %d cgroups in one workload: %s", foreign.MaxWork, foreign.MaxCgroups, ended)
+	}
 	what := f.Kind + " socket"
 	switch {
 	case f.Listening:

@@ -5,17 +5,20 @@
 // was tagged. No hook of cgroups sees these again: send(2) on a connected socket
 // asks the cgroup that made it.
 //
-// What it cannot see: a descriptor on its way in the queue of a unix socket (it is
-// seen once it is received), and one that its holder keeps moving while the table
-// is read (the next look sees it, most likely). Whoever has an accomplice outside
-// that hands it sockets again and again could as well have its bytes forwarded.
+// A descriptor on its way in the queue of a unix socket is looked at as one in the
+// table of whoever can receive it (flight.go). What cannot be looked at, there or
+// because it is too much (share.go), ends its holder.
+//
+// What it cannot see: a descriptor that its holder keeps moving while the table is
+// read (the next look sees it, most likely), and one that a system call uses which
+// was under way when it was closed: its data goes out until that call returns.
 package foreign
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,12 +39,21 @@ const (
 	Failed Outcome = "failed"
 )
 
+// Kinds of what was not looked at. The process was ended for it.
+const (
+	// KindInFlight: descriptors in the queue of a unix socket that stayed there and
+	// could not be looked at.
+	KindInFlight = "in_flight"
+	// KindBeyond: more descriptors, or cgroups, than are looked through.
+	KindBeyond = "beyond_bound"
+)
+
 // A Found is one socket that should not have been there.
 type Found struct {
 	// Socket has the address and, where the kernel tells it, the cgroup that made
 	// it; the zero Socket for what is no internet socket.
 	Socket netns.Socket
-	// Kind is "tcp", "udp", "packet", …
+	// Kind is "tcp", "udp", "packet", …, or one of the constants.
 	Kind string
 	// PID, UID and Exe are of the process that held it, Cgroup the id of its cgroup.
 	PID, UID uint32
@@ -68,89 +80,109 @@ type Options struct {
 type Sweeper struct {
 	o Options
 
-	mu sync.Mutex
-	// before and now are the inodes of sockets that are in order, of the last look
-	// and of this one. The number of a live socket is nobody else's.
-	before, now map[uint32]struct{}
-	// stubborn are those for which a process was killed at the last look.
-	stubborn map[stubborn]struct{}
-	tables   tables
+	mu     sync.Mutex
+	shares map[uint64]*share
+	// listing is what sock_diag told in this sweep; nil until somebody asks.
+	listing *listing
+	// spare are buffers of looks that have ended.
+	spare []*tables
 }
 
 // New gives a Sweeper; it starts nothing.
 func New(o Options) *Sweeper {
-	return &Sweeper{
-		o:      o,
-		before: make(map[uint32]struct{}), now: make(map[uint32]struct{}), stubborn: make(map[stubborn]struct{}),
-	}
+	return &Sweeper{o: o, shares: make(map[uint64]*share)}
 }
 
-// Sweep looks at every process of these cgroups, not of those below them, ends
-// what is foreign and gives it. An error says what could not be looked at; the rest
-// was.
-func (s *Sweeper) Sweep(cgroups []workload.Cgroup) ([]Found, error) {
+// leastTurn is the least time that a share gets in each sweep. It is what a
+// workload of a few thousand descriptors needs.
+const leastTurn = 2 * time.Millisecond
+
+// Sweep looks at every process of these shares, ends what is foreign, and gives
+// it. It goes on for patience or until all are looked through; each share gets a
+// turn, and one that needs more than its turns goes on with the next Sweep where it
+// was. An error says what could not be looked at; the rest was.
+func (s *Sweeper) Sweep(shares []Share, patience time.Duration) ([]Found, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.before, s.now = s.now, s.before
-	clear(s.now)
-	l := &look{s: s, stubborn: make(map[stubborn]struct{})}
-	defer l.close()
+	defer s.forgetListing()
+	start := time.Now()
+	waiting := s.arrange(shares)
+	var found []Found
+	for len(waiting) > 0 {
+		turn := max(patience/time.Duration(len(waiting)), leastTurn)
+		unfinished := waiting[:0]
+		for _, sh := range waiting {
+			done := sh.turn(turn)
+			found = append(found, sh.take()...)
+			if !done {
+				unfinished = append(unfinished, sh)
+			}
+		}
+		if waiting = unfinished; time.Since(start) >= patience {
+			break
+		}
+	}
 	var errs []error
-	for _, cg := range cgroups {
-		pids, err := cg.Procs()
-		if errors.Is(err, workload.ErrGone) || errors.Is(err, unix.ENODEV) {
+	for _, sh := range s.shares {
+		errs = append(errs, sh.err)
+	}
+	return found, errors.Join(errs...)
+}
+
+// arrange makes the shares that are new and ends the looks at those that are gone.
+func (s *Sweeper) arrange(shares []Share) []*share {
+	now := make(map[uint64]*share, len(shares))
+	list := make([]*share, 0, len(shares))
+	for _, one := range shares {
+		id := one.Root.ID()
+		if now[id] != nil {
 			continue
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		sh := s.shares[id]
+		if sh == nil {
+			sh = newShare(s, one)
 		}
-		for _, pid := range pids {
-			if pid == 0 {
-				errs = append(errs, fmt.Errorf("cgroup %s: a process of another pid namespace cannot be looked at; run sallyport in the host's", cg.Path()))
-				continue
-			}
-			if err := l.process(cg, pid); err != nil {
-				errs = append(errs, fmt.Errorf("descriptors of process %d in %s: %w", pid, cg.Path(), err))
-			}
+		now[id] = sh
+		list = append(list, sh)
+	}
+	for id, sh := range s.shares {
+		if now[id] == nil {
+			sh.stop()
 		}
 	}
-	if err := l.resolve(); err != nil {
-		errs = append(errs, err)
-	}
-	s.stubborn = l.stubborn
-	return l.found, errors.Join(errs...)
+	s.shares = now
+	return list
 }
 
-// maxRemembered bounds the sockets that are remembered as being in order. What
-// is beyond is judged anew each time.
-const maxRemembered = 1 << 18
-
-// inOrder remembers a socket.
-func (s *Sweeper) inOrder(inode uint32) {
-	if len(s.now) < maxRemembered {
-		s.now[inode] = struct{}{}
-	}
+// Close ends looks that were under way.
+func (s *Sweeper) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.arrange(nil)
 }
 
-// knows reports whether the socket was in order at the last look and, if so,
-// remembers that it is still there.
-func (s *Sweeper) knows(inode uint32) bool {
-	if _, ok := s.now[inode]; ok {
-		return true
+// Beyond gives the paths of the shares that had more than is looked through.
+func (s *Sweeper) Beyond() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var paths []string
+	for _, sh := range s.shares {
+		if sh.beyond {
+			paths = append(paths, sh.what.Root.Path())
+		}
 	}
-	if _, ok := s.before[inode]; !ok {
-		return false
-	}
-	s.inOrder(inode)
-	return true
+	return paths
 }
 
-// Figures says how many sockets are remembered, and how many can be.
+// Figures says how much the last look at the fullest share took, in descriptors
+// (see MaxWork), and how much it may be.
 func (s *Sweeper) Figures() (entries, capacity int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.now), maxRemembered
+	for _, sh := range s.shares {
+		entries = max(entries, sh.took)
+	}
+	return entries, MaxWork
 }
 
 // gone reports whether an error only says that a process, thread or descriptor

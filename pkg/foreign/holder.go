@@ -35,8 +35,10 @@ func openHolder(tree *workload.Tree, cg workload.Cgroup, pid int) (*holder, erro
 	}
 	h := &holder{cgroup: cg, pid: pid, pidfd: pidfd}
 	at, err := tree.OfProcess(pid)
-	if err == nil && at.ID() != cg.ID() {
-		err = unix.ESRCH // it moved on: who looks at its new place sees it there
+	// A process whose threads are in threaded cgroups is listed above them. One that
+	// moved on is seen by who looks at its new place.
+	if err == nil && at.ID() != cg.ID() && !strings.HasPrefix(at.Path(), cg.Path()+"/") {
+		err = unix.ESRCH
 	}
 	if err == nil {
 		err = h.lives()
@@ -135,7 +137,7 @@ func (h *holder) closesOnExec(e entry) bool {
 }
 
 func (h *holder) notExecuted() bool {
-	age, parent, err := ageOf(h.pid)
+	age, parent, err := workload.AgeOf(h.pid)
 	if err != nil || age > freshFor {
 		return false
 	}
@@ -150,30 +152,4 @@ func (h *holder) notExecuted() bool {
 		return false
 	}
 	return own.Dev == theirs.Dev && own.Ino == theirs.Ino
-}
-
-// ageOf gives how long ago a process started, and its parent.
-func ageOf(pid int) (age time.Duration, parent int, err error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, 0, err
-	}
-	// The name, in parentheses, may contain anything: the last one ends it.
-	fields := strings.Fields(string(data)[strings.LastIndexByte(string(data), ')')+1:])
-	const parentField, startField, ticks = 4 - 3, 22 - 3, 100 // USER_HZ is 100 everywhere
-	if len(fields) <= startField {
-		return 0, 0, errors.New("stat is too short")
-	}
-	if parent, err = strconv.Atoi(fields[parentField]); err != nil {
-		return 0, 0, err
-	}
-	start, err := strconv.ParseUint(fields[startField], 10, 64)
-	if err != nil {
-		return 0, 0, err
-	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return 0, 0, err
-	}
-	return time.Duration(now.Nano()) - time.Duration(start)*(time.Second/ticks), parent, nil
 }

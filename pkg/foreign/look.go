@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,19 +16,32 @@ import (
 // pidfdThread is PIDFD_THREAD of linux/pidfd.h (6.9).
 const pidfdThread = unix.O_EXCL
 
-// A look is one Sweep.
+// A look is one look at all of a share. It may take several sweeps.
 type look struct {
-	s        *Sweeper
-	found    []Found
+	s      *Sweeper
+	share  *share
+	tables *tables
+	errs   []error
+	// yield waits for the next turn; until is the end of this one.
+	yield          func(struct{}) bool
+	until          time.Time
+	spent, checked int
+	stopped, over  bool
+
 	stubborn map[stubborn]struct{}
 	// holder is the process that is being looked at.
 	holder *holder
-	// holders of later.
+	// holders are all that were.
 	holders []*holder
 	// later are sockets of which no descriptor could be had: they are looked up all
 	// together, since that reads every socket of the namespace.
-	later      []unresolved
-	namespaces []*os.File
+	later []unresolved
+	// queues are the unix sockets whose queue was looked at, doubted those with
+	// something in it that could not be.
+	queues  map[uint32]struct{}
+	doubted []unresolved
+	// nested is in how many queues we are.
+	nested int
 }
 
 // stubborn is a process that was to be killed for a socket.
@@ -44,21 +58,34 @@ type unresolved struct {
 	name   string
 }
 
+func newLook(sh *share) *look {
+	l := &look{s: sh.s, share: sh, stubborn: make(map[stubborn]struct{}), queues: make(map[uint32]struct{})}
+	if n := len(sh.s.spare); n > 0 {
+		l.tables, sh.s.spare = sh.s.spare[n-1], sh.s.spare[:n-1]
+	} else {
+		l.tables = new(tables)
+	}
+	l.tables.large = l.tables.large[:0]
+	return l
+}
+
 func (l *look) close() {
 	for _, h := range l.holders {
 		h.close()
 	}
-	for _, ns := range l.namespaces {
-		ns.Close()
-	}
+	l.s.spare = append(l.s.spare, l.tables)
 }
 
 // process looks at one process.
 func (l *look) process(cg workload.Cgroup, pid int) error {
 	l.holder = nil
 	var errs []error
-	err := l.s.tables.of(pid, func(e entry) {
-		if !e.ring && l.s.knows(e.inode) {
+	err := l.tables.of(pid, l.step, func(e entry) {
+		known, local := false, false
+		if !e.ring {
+			known, local = l.share.knows(e.inode)
+		}
+		if known && (!local || !l.parks(pid, e)) {
 			return
 		}
 		if err := l.consider(cg, pid, e); err != nil && !gone(err) {
@@ -71,42 +98,53 @@ func (l *look) process(cg workload.Cgroup, pid int) error {
 	return errors.Join(errs...)
 }
 
-// consider judges a descriptor that is not known.
-func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
-	if l.holder == nil {
+// hold gives the process of a number.
+func (l *look) hold(cg workload.Cgroup, pid int) (*holder, error) {
+	if l.holder == nil || l.holder.pid != pid {
 		h, err := openHolder(l.s.o.Tree, cg, pid)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		l.holder = h
 		l.holders = append(l.holders, h)
 	}
-	h := l.holder
+	return l.holder, nil
+}
+
+// consider judges a descriptor that is not known.
+func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
+	h, err := l.hold(cg, pid)
+	if err != nil {
+		return err
+	}
 	if e.ring {
-		return l.ring(h, e)
+		return l.ring(h, e, threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
 	}
 	fd, err := h.take(e)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// kernel.yama.ptrace_scope=3 or another security module forbids it, or the
 		// table is that of one thread and the kernel is older than 6.9.
 		l.later = append(l.later, unresolved{holder: h, entry: e})
+		if l.parks(pid, e) {
+			l.doubt(h, e)
+		}
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer closeTaken(fd)
+	defer l.share.closeTaken(fd)
 	return l.judge(h, e, fd)
 }
 
-// ring judges the sockets that an io_uring holds.
-func (l *look) ring(h *holder, e entry) error {
-	inodes, unnamed, err := registered(h.pid, e)
+// ring judges the sockets that an io_uring holds; info is its file in fdinfo.
+func (l *look) ring(h *holder, e entry, info string) error {
+	inodes, unnamed, err := registered(info)
 	if err != nil {
 		return err
 	}
 	for _, inode := range inodes {
-		if !l.s.knows(inode) {
+		if known, _ := l.share.knows(inode); !known {
 			l.later = append(l.later, unresolved{holder: h, entry: entry{tid: e.tid, fd: -1, inode: inode}})
 		}
 	}
@@ -132,8 +170,11 @@ func (l *look) judge(h *holder, e entry, fd int) error {
 		return err
 	}
 	switch domain {
-	case unix.AF_UNIX, unix.AF_NETLINK, unix.AF_ALG:
-		l.s.inOrder(e.inode)
+	case unix.AF_UNIX:
+		l.share.inOrder(e.inode, true)
+		return l.queue(h, e, fd)
+	case unix.AF_NETLINK, unix.AF_ALG:
+		l.share.inOrder(e.inode, false)
 		return nil
 	case unix.AF_INET, unix.AF_INET6:
 		return l.judgeInternet(h, e, fd)
@@ -149,7 +190,7 @@ func (l *look) judgeInternet(h *holder, e entry, fd int) error {
 			return err
 		}
 		if ours {
-			l.s.inOrder(e.inode)
+			l.share.inOrder(e.inode, false)
 			return nil
 		}
 	}
@@ -203,7 +244,7 @@ func (l *look) judgeConnection(h *holder, e entry, fd int, kind string) error {
 	}
 	if err == nil && l.s.o.Tagged(s.Cgroup) {
 		if l.s.o.Decided == nil {
-			l.s.inOrder(e.inode)
+			l.share.inOrder(e.inode, false)
 			return nil
 		}
 		if s.Listening() {
@@ -253,13 +294,19 @@ func (l *look) end(h *holder, e entry, kind string, s netns.Socket) error {
 	}
 	h.describe()
 	err, outcome := h.kill(), Ended
+	if gone(err) {
+		return nil
+	}
 	if err != nil {
 		outcome = Failed
-		err = fmt.Errorf("a %s socket leads out of the host and its process could not be ended: %w", kind, err)
+		err = fmt.Errorf("process %d holds what leads out of the host, or what could not be looked at (%s), and could not be ended: %w", h.pid, kind, err)
 	}
 	// What takes its time to die, or does not, is told once.
 	again := stubborn{h.pid, e.inode}
-	if _, told := l.s.stubborn[again]; !told {
+	if _, told := l.stubborn[again]; told {
+		return err
+	}
+	if _, told := l.share.stubborn[again]; !told {
 		l.tell(h, kind, s, outcome, err)
 	}
 	l.stubborn[again] = struct{}{}
@@ -268,7 +315,7 @@ func (l *look) end(h *holder, e entry, kind string, s netns.Socket) error {
 
 // tell adds what was found. The holder has been described.
 func (l *look) tell(h *holder, kind string, s netns.Socket, o Outcome, err error) {
-	l.found = append(l.found, Found{
+	l.share.found = append(l.share.found, Found{
 		Socket: s, Kind: kind, PID: uint32(h.pid), UID: h.uid, Exe: h.exe, Cgroup: h.cgroup.ID(), Outcome: o, Err: err,
 	})
 }

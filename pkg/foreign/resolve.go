@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -42,40 +43,61 @@ type listed struct {
 	ns *os.File
 }
 
-// sockets lists what the namespaces of all holders and our own have, by number.
+// A listing is what the network namespaces of holders and our own have, by number.
+// It is kept for one sweep.
+type listing struct {
+	known      map[uint32]listed
+	seen       map[uint64]bool
+	namespaces []*os.File
+}
+
+// sockets lists what the namespaces of all holders and our own have.
 func (l *look) sockets() (map[uint32]listed, error) {
-	known := make(map[uint32]listed)
-	seen := make(map[uint64]bool)
-	var errs []error
-	add := func(ns *os.File) {
-		var st unix.Stat_t
-		if err := unix.Fstat(int(ns.Fd()), &st); err != nil || seen[st.Ino] {
-			ns.Close()
-			return
-		}
-		seen[st.Ino] = true
-		l.namespaces = append(l.namespaces, ns)
-		all, err := netns.AllSockets(ns)
-		errs = append(errs, err)
-		for _, s := range all {
-			known[s.Inode] = listed{s, ns}
-		}
+	if l.s.listing == nil {
+		l.s.listing = &listing{known: make(map[uint32]listed), seen: make(map[uint64]bool)}
 	}
+	var errs []error
 	if ns, err := netns.Current(); err == nil {
-		add(ns)
+		errs = append(errs, l.s.listing.add(ns))
 	}
 	for _, u := range l.later {
 		if ns, err := netns.OpenPID(u.holder.pid); err == nil {
-			add(ns)
+			errs = append(errs, l.s.listing.add(ns))
 		}
 	}
-	return known, errors.Join(errs...)
+	return l.s.listing.known, errors.Join(errs...)
+}
+
+// add lists a namespace, which is the listing's from now on.
+func (l *listing) add(ns *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil || l.seen[st.Ino] {
+		ns.Close()
+		return err
+	}
+	l.seen[st.Ino] = true
+	l.namespaces = append(l.namespaces, ns)
+	all, err := netns.AllSockets(ns)
+	for _, s := range all {
+		l.known[s.Inode] = listed{s, ns}
+	}
+	return err
+}
+
+func (s *Sweeper) forgetListing() {
+	if s.listing == nil {
+		return
+	}
+	for _, ns := range s.listing.namespaces {
+		ns.Close()
+	}
+	s.listing = nil
 }
 
 // judgeListed decides on a socket that sock_diag knows.
 func (l *look) judgeListed(u unresolved, s netns.Socket, ns *os.File) error {
 	if l.s.o.Tagged(s.Cgroup) {
-		l.s.inOrder(s.Inode)
+		l.share.inOrder(s.Inode, false)
 		return nil
 	}
 	kind := protocolName(int(s.Protocol))
@@ -112,7 +134,7 @@ func (l *look) judgeUnlisted(u unresolved) error {
 		return nil
 	}
 	if local(name) {
-		l.s.inOrder(u.entry.inode)
+		l.share.inOrder(u.entry.inode, strings.HasPrefix(name, "UNIX"))
 		return nil
 	}
 	return l.end(u.holder, u.entry, name, netns.Socket{})

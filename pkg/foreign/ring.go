@@ -13,8 +13,8 @@ const ringTarget = "anon_inode:[io_uring]"
 // (IORING_REGISTER_FILES). Newer kernels name them as /proc/PID/fd does; older ones
 // give the name of the protocol alone, and those are unnamed. The kernel leaves
 // the list out while the ring is busy: the next look sees it.
-func registered(pid int, e entry) (inodes []uint32, unnamed []string, err error) {
-	data, err := os.ReadFile(threadFile(pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
+func registered(fdinfo string) (inodes []uint32, unnamed []string, err error) {
+	data, err := os.ReadFile(fdinfo)
 	if err != nil {
 		return nil, nil, err
 	}

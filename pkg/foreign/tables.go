@@ -3,6 +3,8 @@ package foreign
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"strconv"
 	"unsafe"
 
@@ -14,9 +16,18 @@ import (
 type tables struct {
 	entries [32 << 10]byte
 	link    [128]byte
+	info    [512]byte
 	threads []int
 	apart   []int
+	// large are threads whose table is large, as far as it was read in this look.
+	// Processes can share one (clone(2) with CLONE_FILES alone), and reading it for
+	// each would take as many times as long.
+	large []int
 }
+
+// largeTable is from how many descriptors on a table is compared with the large
+// ones that were read before.
+const largeTable = 256
 
 // An entry is a descriptor that matters.
 type entry struct {
@@ -32,10 +43,11 @@ const kcmpFiles = 2
 // thread that shares none of them is looked at by itself.
 const maxApart = 8
 
-// of calls f for each socket and ring in any descriptor table of a process.
+// of calls f for each socket and ring in any descriptor table of a process, and
+// step with the number of descriptors that were read; it ends when that fails.
 // Threads can have tables of their own (clone(2) without CLONE_FILES,
 // unshare(CLONE_FILES)), and where the first thread has ended only those are left.
-func (t *tables) of(pid int, f func(entry)) error {
+func (t *tables) of(pid int, step func(int) error, f func(entry)) error {
 	if err := t.listThreads(pid); err != nil {
 		return err
 	}
@@ -43,24 +55,28 @@ func (t *tables) of(pid int, f func(entry)) error {
 	var errs []error
 	for _, tid := range t.threads {
 		if len(t.threads) > 1 {
-			if t.shared(tid) {
+			if shared(t.apart, tid) {
 				continue
 			}
 			if len(t.apart) < maxApart {
 				t.apart = append(t.apart, tid)
 			}
 		}
-		if err := t.table(pid, tid, f); err != nil && !gone(err) {
+		err := t.table(pid, tid, step, f)
+		if errors.Is(err, errStopped) || errors.Is(err, errBeyond) {
+			return err
+		}
+		if err != nil && !gone(err) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// shared reports whether a thread has a table that was read already. Where the
-// kernel does not tell (CONFIG_KCMP, a security module) each table is read.
-func (t *tables) shared(tid int) bool {
-	for _, other := range t.apart {
+// shared reports whether a thread has the table of one of others. Where the kernel
+// does not tell (CONFIG_KCMP, a security module) each table is read.
+func shared(others []int, tid int) bool {
+	for _, other := range others {
 		order, _, e := unix.Syscall6(unix.SYS_KCMP, uintptr(other), uintptr(tid), kcmpFiles, 0, 0, 0)
 		if e == 0 && order == 0 {
 			return true
@@ -86,16 +102,31 @@ func (t *tables) listThreads(pid int) error {
 }
 
 // table reads one thread's table.
-func (t *tables) table(pid, tid int, f func(entry)) error {
+func (t *tables) table(pid, tid int, step func(int) error, f func(entry)) error {
 	dir, err := unix.Open(threadFile(pid, tid, "fd"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
+	// Linux 6.2 tells how many there are; an older one when they have been counted.
+	var st unix.Stat_t
+	compared := false
+	if err := unix.Fstat(dir, &st); err == nil && st.Size >= largeTable {
+		if compared = true; t.readBefore(tid) {
+			return nil
+		}
+	}
+	n := 0
 	return t.each(dir, func(name []byte) error {
 		fd, ok := number(name)
 		if !ok {
 			return nil
+		}
+		if err := step(1); err != nil {
+			return err
+		}
+		if n++; n == largeTable && !compared && t.readBefore(tid) {
+			return errReadBefore
 		}
 		// The name ends in a NUL: it lies in a struct linux_dirent64.
 		n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(unsafe.SliceData(name))), uintptr(unsafe.Pointer(&t.link[0])), uintptr(len(t.link)), 0, 0)
@@ -113,6 +144,19 @@ func (t *tables) table(pid, tid int, f func(entry)) error {
 		}
 		return nil
 	})
+}
+
+// errReadBefore ends the reading of a table that was read by another thread's name.
+var errReadBefore = fmt.Errorf("the table was read before: %w", os.ErrNotExist)
+
+// readBefore reports whether a large table is one of those that were read, and adds
+// it to them if not.
+func (t *tables) readBefore(tid int) bool {
+	if shared(t.large, tid) {
+		return true
+	}
+	t.large = append(t.large, tid)
+	return false
 }
 
 // each calls f with the name of each entry of a directory. f must not keep it.

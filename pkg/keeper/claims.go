@@ -131,10 +131,12 @@ func (k *Keeper) watchClaims(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var reading sync.WaitGroup
+	defer reading.Wait()
 	defer w.close()
 	c.watch = w
 	notices := make(chan struct{}, 1)
-	go w.run(notices)
+	reading.Go(func() { w.run(notices) })
 	tick := time.NewTicker(claimInterval)
 	defer tick.Stop()
 	for {
@@ -205,7 +207,7 @@ func (k *Keeper) look(ctx context.Context) {
 	k.setLate(l.late)
 	if l.tagged {
 		k.prodWatch()
-		if _, err := k.sweepForeign(ctx); err != nil {
+		if _, err := k.sweepForeign(foreignTurn); err != nil {
 			k.log.Warn("sockets of what was tagged just now", zap.Error(err))
 		}
 		k.reportForeign()

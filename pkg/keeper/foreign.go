@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"sallyport/pkg/foreign"
 	"sallyport/pkg/keeper/protocol"
+	"sallyport/pkg/workload"
 )
 
 const (
@@ -27,8 +29,11 @@ const (
 	foreignHaste = 50
 	// foreignWaiting bounds what was found and no worker has recorded yet.
 	foreignWaiting = 1024
-	// maxForeignCgroups bounds the cgroups that are looked at.
-	maxForeignCgroups = 16384
+	// foreignTurn bounds one sweep of the loop: a workload that needs more goes on in
+	// the next, so that it delays no other. foreignWhole is for who waits for a sweep
+	// to be whole.
+	foreignTurn  = 250 * time.Millisecond
+	foreignWhole = 2 * time.Second
 )
 
 // foreignSockets looks for sockets that lead out although nothing of ours decided
@@ -63,13 +68,18 @@ func (k *Keeper) foreignSockets() *foreignSockets {
 // watchForeign looks again and again until ctx ends.
 func (k *Keeper) watchForeign(ctx context.Context) error {
 	f := k.foreignSockets()
+	defer f.sweeper.Close()
 	for {
 		start := time.Now()
-		if _, err := k.sweepForeign(ctx); err != nil && ctx.Err() == nil {
-			k.concern("foreign sockets", err.Error())
-		} else {
-			k.concern("foreign sockets")
+		var problems []string
+		if _, err := k.sweepForeign(foreignTurn); err != nil && ctx.Err() == nil {
+			problems = append(problems, err.Error())
 		}
+		for _, path := range f.sweeper.Beyond() {
+			problems = append(problems, fmt.Sprintf("%s has more than %d descriptors or %d cgroups: what is beyond is ended; make it several workloads, or lower its LimitNOFILE=",
+				path, foreign.MaxWork, foreign.MaxCgroups))
+		}
+		k.concern("foreign sockets", problems...)
 		took := time.Since(start)
 		k.reportForeign()
 		rest := time.NewTimer(min(max(foreignLeast, foreignShare*took), foreignMost))
@@ -97,24 +107,39 @@ func (k *Keeper) prodForeign() {
 	}
 }
 
-// sweepForeign looks at every tagged process once, ends what is foreign, and has it
+// sweepForeign looks at the tagged processes, ends what is foreign, and has it
 // audited. It gives what it found; an error says what it could not look at.
-func (k *Keeper) sweepForeign(context.Context) ([]foreign.Found, error) {
-	f := k.foreignSockets()
-	all, cut, err := k.belowAll(maxForeignCgroups)
+func (k *Keeper) sweepForeign(patience time.Duration) ([]foreign.Found, error) {
+	shares, err := k.foreignShares()
 	if err != nil {
 		return nil, err
 	}
-	var beyond []string
-	for _, path := range pathsOf(cut) {
-		beyond = append(beyond, fmt.Sprintf("%s has more than its share of the %d cgroups that are looked at for foreign sockets: remove empty ones", path, maxForeignCgroups))
-	}
-	k.concern("cgroups with foreign sockets", beyond...)
-	found, err := f.sweeper.Sweep(all)
+	found, err := k.foreignSockets().sweeper.Sweep(shares, patience)
 	for i := range found {
 		k.keepForeign(&found[i])
 	}
 	return found, err
+}
+
+// foreignShares are the workloads as far as one must not be in another's way: what
+// is directly below the slice, which root makes, and each cgroup that is tagged
+// elsewhere.
+func (k *Keeper) foreignShares() ([]foreign.Share, error) {
+	var shares []foreign.Share
+	for i, cg := range k.gate.taggedCgroups() {
+		shares = append(shares, foreign.Share{Root: cg, Alone: i == 0})
+		if i > 0 {
+			continue
+		}
+		children, err := cg.Children()
+		if err != nil && !errors.Is(err, workload.ErrGone) {
+			return nil, err
+		}
+		for _, child := range children {
+			shares = append(shares, foreign.Share{Root: child})
+		}
+	}
+	return shares, nil
 }
 
 // keepForeign keeps a find until a worker has recorded it.

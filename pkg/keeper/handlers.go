@@ -144,14 +144,14 @@ func (k *Keeper) resources() []protocol.Resource {
 	k.health.mu.Lock()
 	notes := len(k.health.notes)
 	k.health.mu.Unlock()
-	sockets, mostSockets := k.foreignSockets().sweeper.Figures()
+	descriptors, mostDescriptors := k.foreignSockets().sweeper.Figures()
 	return []protocol.Resource{
 		{Name: "kernel_events", Entries: len(k.events), Capacity: eventQueue},
 		{Name: "commands", Entries: k.callers.total(), Capacity: maxCommands},
 		{Name: "trust_directories", Entries: directories, Capacity: most},
 		{Name: "notices", Entries: notes, Capacity: notesMax},
 		k.namespaces.resource(),
-		{Name: "sockets_in_order", Entries: sockets, Capacity: mostSockets},
+		{Name: "workload_descriptors", Entries: descriptors, Capacity: mostDescriptors},
 	}
 }
 

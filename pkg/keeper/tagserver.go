@@ -106,15 +106,15 @@ func (k *Keeper) applyTag(ctx context.Context, args *TagArgs, out *TagResult) er
 		}
 	}
 	if args.Kind == tag.KindCgroup && len(out.Cgroups) > 0 {
-		out.Ended, err = k.endSockets(ctx, args.Name)
+		out.Ended, err = k.endSockets(args.Name)
 	}
 	return err
 }
 
 // endSockets destroys the connections of before: what the processes hold, and what
 // the cgroup made and nobody holds any more.
-func (k *Keeper) endSockets(ctx context.Context, path string) ([]string, error) {
-	found, err := k.sweepForeign(ctx)
+func (k *Keeper) endSockets(path string) ([]string, error) {
+	found, err := k.sweepForeign(foreignWhole)
 	k.reportForeign()
 	if err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ func (k *Keeper) tagProcess(ctx context.Context, args *TagArgs, files []*os.File
 	}
 	out.Cgroups = []string{cg.Path()}
 	// What it made between the question and the move.
-	if out.Ended, err = k.endSockets(ctx, cg.Path()); err != nil {
+	if out.Ended, err = k.endSockets(cg.Path()); err != nil {
 		return err
 	}
 	if p.UID == 0 {

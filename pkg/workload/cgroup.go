@@ -116,6 +116,20 @@ func parsePopulated(data string) (bool, error) {
 	return false, errors.New("cgroup.events says nothing of `populated`")
 }
 
+// Descendants is how many cgroups are below, at any depth.
+func (c Cgroup) Descendants() (int, error) {
+	data, err := c.read("cgroup.stat")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(data) {
+		if n, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "nr_descendants "); ok {
+			return strconv.Atoi(n)
+		}
+	}
+	return 0, errors.New("cgroup.stat says nothing of `nr_descendants`")
+}
+
 // Children are the cgroups directly below.
 func (c Cgroup) Children() ([]Cgroup, error) {
 	dir, err := c.Open()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,6 +103,20 @@ func readStat(pid int) (stat, error) {
 		return stat{}, fmt.Errorf("process %d: %w", pid, err)
 	}
 	return s, nil
+}
+
+// AgeOf gives how long ago a process started, and its parent.
+func AgeOf(pid int) (age time.Duration, parent int, err error) {
+	s, err := readStat(pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, 0, err
+	}
+	const ticks = 100 // USER_HZ is 100 everywhere
+	return time.Duration(now.Nano()) - time.Duration(s.start)*(time.Second/ticks), s.parent, nil
 }
 
 // parseStat reads proc_pid_stat(5). The name is in parentheses and may itself

@@ -12,7 +12,11 @@
  *	syn        connecting, and nobody answers
  *	listen     a listener on ADDR PORT, which then accepts instead of sending
  *	raw ping packet vsock    sockets of other kinds
- *	manager    a listener with close-on-exec; a child enters DIR and executes true
+ *	park-WHERE in a queue, see park.h
+ *	queues     none: what it has in queues is its own
+ *	shared     in a table of 19,000 that 21 processes share
+ *	many       in 16 tables of 19,000
+ * *	manager    a listener with close-on-exec; a child enters DIR and executes true
  *	           within half a second, as a service manager's would
  */
 #define _GNU_SOURCE
@@ -28,7 +32,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stddef.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -98,6 +104,10 @@ static int ring_send(const char *text)
 	return c->res;
 }
 
+#include "park.h"
+
+static const char *parked(void) { return strncmp(mode, "park-", 5) ? 0 : mode + 5; }
+
 static void *keep(void *own)
 {
 	char line[16];
@@ -110,6 +120,8 @@ static void *keep(void *own)
 	n = read(0, line, sizeof(line));
 	if (n <= 0)
 		_exit(0);
+	if (parked())
+		fd = unpark(parked());
 	if (is("ring")) {
 		n = ring_send("late");
 		errno = n < 0 ? -n : 0;
@@ -124,6 +136,28 @@ static void *keep(void *own)
 		printf("error %d\n", errno);
 	fflush(stdout);
 	_exit(0);
+}
+
+static int idle(void *unused)
+{
+	(void)unused;
+	prctl(PR_SET_PDEATHSIG, 9);
+	for (;;)
+		pause();
+	return 0;
+}
+
+/* others fills the table and starts processes that share it, or have one like it. */
+static void others(int n, int flags)
+{
+	static char stacks[20][4096];
+
+	for (int i = 0; i < 19000; i++)
+		if (dup(0) < 0)
+			fatal("dup");
+	for (int i = 0; i < n; i++)
+		if (clone(idle, stacks[i] + sizeof(stacks[i]), CLONE_VM | SIGCHLD | flags, 0) < 0)
+			fatal("clone");
 }
 
 static void manager(void)
@@ -165,7 +199,10 @@ int main(int argc, char **argv)
 	dir = argv[4];
 	inet_pton(AF_INET, argv[2], &to.sin_addr);
 	to.sin_port = htons(atoi(argv[3]));
-	if (is("packet")) {
+	if (is("queues")) {
+		join();
+		queues();
+	} else if (is("packet")) {
 		fd = socket(AF_PACKET, SOCK_DGRAM, htons(0x0800));
 	} else if (is("vsock")) {
 		fd = socket(AF_VSOCK, SOCK_STREAM, 0);
@@ -217,10 +254,18 @@ int main(int argc, char **argv)
 		syscall(SYS_exit, 0);
 	}
 	join();
+	if (is("shared"))
+		others(20, CLONE_FILES);
+	if (is("many"))
+		others(15, 0);
+	if (parked() && strcmp(parked(), "swapping"))
+		park(parked(), fd);
 	printf("joined %d\n", getpid());
 	fflush(stdout);
 	if (is("thread"))
 		pthread_join(thread, 0);
+	if (parked() && !strcmp(parked(), "swapping"))
+		swap(fd);
 	keep(0);
 	return 0;
 }
