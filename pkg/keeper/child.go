@@ -136,10 +136,12 @@ func (l *launched) stay(ctx context.Context, conn *wire.Conn, c *command) error 
 			}
 		}
 	}()
+	stopping := false
 	select {
 	case <-l.waited:
 	case <-gone:
 	case <-ctx.Done():
+		stopping = true
 	}
 	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -149,7 +151,7 @@ func (l *launched) stay(ctx context.Context, conn *wire.Conn, c *command) error 
 	<-l.waited
 	out := ended{Code: l.cmd.ProcessState.ExitCode()}
 	if ws, ok := l.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		out = ended{Signal: int(ws.Signal())}
+		out = ended{Signal: int(ws.Signal()), Stopped: stopping && ws.Signal() == unix.SIGKILL}
 	}
 	err := conn.Send(&wire.Message{Method: methodEnded}, out)
 	conn.Close()

@@ -19,6 +19,11 @@ import (
 // ErrNoDaemon says that nobody answers on the exec socket.
 var ErrNoDaemon = errors.New("no daemon")
 
+// ErrDaemonEnded says that the command was ended because the daemon, whose child it
+// is, has ended or was restarted: nobody else could tell how the command ends, nor
+// take away what was made for it.
+var ErrDaemonEnded = errors.New("the daemon ended or was restarted, and the command with it: start the command again; with --standalone it has a gate of its own, which no restart ends")
+
 // A NotStartedError says why the daemon started nothing, and the status to exit
 // with.
 type NotStartedError struct {
@@ -71,11 +76,14 @@ func LaunchRemote(runtimeDir string, args *RemoteLaunch, say func(string)) (int,
 	}
 	go forward(conn, signals)
 	if m, err = expect(conn, methodEnded); err != nil {
-		return 0, fmt.Errorf("the daemon ended, and the command with it: %w", err)
+		return 0, fmt.Errorf("%w: %w", ErrDaemonEnded, err)
 	}
 	var end ended
 	if err := m.Decode(&end); err != nil {
 		return 0, err
+	}
+	if end.Stopped {
+		return 0, ErrDaemonEnded
 	}
 	if end.Signal != 0 {
 		dieBy(syscall.Signal(end.Signal))

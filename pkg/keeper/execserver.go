@@ -78,6 +78,8 @@ type started struct {
 type ended struct {
 	Code   int `json:"code"`
 	Signal int `json:"signal"`
+	// Stopped says that it ended because the keeper does.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // signalled is one signal for the command.
