@@ -49,7 +49,9 @@ type claims struct {
 
 	mu   sync.Mutex
 	tags []tag.Record
-	late []lateCgroup
+	// whole says that all tags could be read the last time.
+	whole bool
+	late  []lateCgroup
 }
 
 // A patience is how long an engine is left alone about a container that it did not
@@ -75,6 +77,8 @@ type lateCgroup struct {
 	cgroup workload.Cgroup
 	id     workload.Identity
 	by     string
+	// around says that a cgroup below it is captured by itself.
+	around bool
 }
 
 // openClaims reads the tags, so that names are known before the first flow.
@@ -107,6 +111,9 @@ func (k *Keeper) readTags() bool {
 		c.tags = tags
 		c.mu.Unlock()
 	}
+	c.mu.Lock()
+	c.whole = err == nil
+	c.mu.Unlock()
 	for _, r := range tags {
 		if len(r.Kept) == 0 {
 			continue
@@ -326,6 +333,10 @@ func (l *look) judge(cg workload.Cgroup) (bool, error) {
 		return true, nil
 	case errors.Is(err, datapath.ErrNested):
 		// What is below is held; this one follows when that has ended.
+		id, ierr := l.k.registry.Identify(cg.ID())
+		if ierr == nil {
+			l.late = append(l.late, lateCgroup{cgroup: cg, id: id, by: claim.By, around: true})
+		}
 		return false, nil
 	case c.failed[cg.ID()] != err.Error():
 		c.failed[cg.ID()] = err.Error()

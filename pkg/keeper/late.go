@@ -23,6 +23,9 @@ func (l *lateCgroup) String() string {
 	if l.by == "tag" {
 		why = "it is tagged"
 	}
+	if l.around {
+		return fmt.Sprintf("%s: %s, but a cgroup below it is captured by itself: what else is in it is captured when that has ended, not before", what, why)
+	}
 	return fmt.Sprintf("%s: %s, but it runs since before: restart it", what, why)
 }
 

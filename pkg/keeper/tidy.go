@@ -7,11 +7,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// tidyInterval is how often places in the kernel are freed that workloads which
-// have ended held.
+// tidyInterval is how often what workloads held that have ended is freed: places in
+// the kernel, and trust directories.
 const tidyInterval = time.Minute
 
-// tidy frees what ended workloads left in the kernel's tables, until ctx ends.
+// tidy frees what ended workloads left, until ctx ends.
 func (k *Keeper) tidy(ctx context.Context) error {
 	tick := time.NewTicker(tidyInterval)
 	defer tick.Stop()
@@ -25,5 +25,6 @@ func (k *Keeper) tidy(ctx context.Context) error {
 		if err := k.gate.data.Sweep(); err != nil {
 			k.log.Warn("free places of ended workloads", zap.Error(err))
 		}
+		k.dropUnitTrust(time.Now().Add(-tidyInterval))
 	}
 }

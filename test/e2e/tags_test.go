@@ -174,6 +174,22 @@ except OSError as e:
 	if n := h.workloadNotes(); n[path] != "tools: " {
 		t.Errorf("status: %v", n)
 	}
+	// Each lock alone holds what is tagged here as it holds the slice.
+	h.putSock()
+	w := h.tap()
+	for what, open := range map[string]func(){"BPF alone": h.flush, "the guard alone": func() { h.detach("*") }} {
+		h.kill(d.pid, unix.SIGSTOP) // it must not mend what is tested
+		open()
+		w.packets()
+		for _, uid := range []int{nobody, 0} {
+			h.run(h.at(path, uid, sockPath, "socket inet stream 6", "connect "+originV4+" 7443", "send hello"))
+			h.run(h.at(path+"/below", uid, sockPath, "socket inet dgram 17", "connect "+originV4+" 4433", "send hello"))
+			h.run(h.at(path, uid, sockPath, "socket inet stream 6", "device eth0", "connect "+originV4+" 7443", "send hello"))
+		}
+		w.silent(what)
+		h.kill(d.pid, unix.SIGCONT)
+		h.waitLocks()
+	}
 	// With the daemon's end the gate is shut, and the next one holds it.
 	d.stop()
 	before = h.net.connections.Load()
@@ -195,6 +211,35 @@ except OSError as e:
 		r := h.run(h.at(path, nobody, curlAPI...))
 		return strings.Contains(r.stdout, `"ok":true`) && h.net.connections.Load() == before+1 && h.auditFree(path)
 	})
+}
+
+// TestTagAround: a cgroup around one that is captured already is captured when that
+// has ended, and until then it is said that it is not.
+func TestTagAround(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.startDaemon(h.config(fmt.Sprintf(tagPolicy, h.name)))
+	path := h.apart("around")
+	h.sleeper(path + "/inner")
+	if r := h.tagging("tag", "cgroup", path+"/inner"); r.code != 0 {
+		t.Fatalf("tag: %v", r)
+	}
+	if r := h.tagging("tag", "cgroup", path); r.code != 0 || !strings.Contains(r.stdout, "captured late: cgroup "+path+": it is tagged, but a cgroup below it is captured by itself") {
+		t.Errorf("tag around it: %v", r)
+	}
+	if s := strings.Join(h.status().Problems, "\n"); !strings.Contains(s, "captured late: cgroup "+path+":") {
+		t.Errorf("status: %s", s)
+	}
+	if r := h.tagging("untag", "cgroup", path+"/inner"); r.code != 0 {
+		t.Fatalf("untag: %v", r)
+	}
+	removeCgroups(filepath.Join(cgroupRoot(), path, "inner"))
+	eventually(t, patience(5*time.Second), "the outer one is captured", func() bool {
+		before := h.net.connections.Load()
+		r := h.run(h.at(path+"/other", nobody, curlAPI...))
+		return strings.Contains(r.stdout, "no_rule") && h.net.connections.Load() == before
+	})
+	eventually(t, patience(5*time.Second), "status says so", func() bool { return len(h.status().Problems) == 0 })
 }
 
 // auditFree reports whether the last exchange of a cgroup is not from just now.
