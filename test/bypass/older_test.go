@@ -138,13 +138,15 @@ func TestConnectedWhenReceived(t *testing.T) {
 	r := newReport(t)
 	d := h.startDaemon(h.config(policy))
 	ways := []struct {
-		name        string
-		first, take []string
+		name              string
+		first, take, back []string
 	}{
-		{"inherited", nil, nil},
-		{"inherited by exec", nil, []string{"exec"}},
-		{"SCM_RIGHTS", []string{"lend /tmp/lend-{port}", "close"}, []string{"take /tmp/lend-{port}"}},
-		{"pidfd_getfd", []string{"owner {uid}", "close"}, []string{"steal owner its"}},
+		{"inherited", nil, nil, nil},
+		{"inherited by exec", nil, []string{"exec"}, nil},
+		{"SCM_RIGHTS", []string{"lend /tmp/lend-{port}", "close"}, []string{"take /tmp/lend-{port}"}, nil},
+		{"pidfd_getfd", []string{"owner {uid}", "close"}, []string{"steal owner its"}, nil},
+		{"kept in the queue of a unix socket", nil, []string{"park"}, []string{"unpark"}},
+		{"by a process whose first thread has ended", nil, []string{"thread"}, nil},
 	}
 	sockets := []struct {
 		name, word string
@@ -177,7 +179,9 @@ func TestConnectedWhenReceived(t *testing.T) {
 					for _, st := range way.take {
 						then = append(then, fill.Replace(st))
 					}
-					then = append(then, "sleep 1000", "send "+s.word, "sleep 200", "send "+s.word)
+					then = append(then, "sleep 1000")
+					then = append(then, way.back...)
+					then = append(then, "send "+s.word, "sleep 200", "send "+s.word)
 					o := one{way.name + ": " + s.name, who, port, make(chan []string, 1)}
 					c := h.inside("receiver", who, first, then...)
 					go func() { o.said <- h.lines(c) }()

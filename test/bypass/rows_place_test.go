@@ -25,6 +25,7 @@ func placeRows() (rows []row) {
 	add("attaching its own BPF program", "as root of a user namespace", ordinary, "userns", "program {cgroup}")
 	add("new user and network namespace", "user namespace", identities, "userns")
 	add("new user and network namespace", "user namespace, every privilege tried", identities, append([]string{"userns"}, f.tcp("mark 1", "transparent", "device eth0", "repair 1")[2:]...)...)
+	add("first thread ended", "and another goes on", identities, "thread")
 	for _, f := range families {
 		rows = append(rows, row{subject: "new user and network namespace", name: f.name + " user and network namespace",
 			uncontrolled: "a new network namespace leads nowhere by itself",

@@ -34,6 +34,7 @@
  *	clone DIR                      goes on in a child that begins in the cgroup
  *	mkdir DIR | program DIR        makes a cgroup; attaches a BPF program to it
  *	give PATH | take PATH          the socket, by SCM_RIGHTS
+ *	park | unpark                  leaves the socket in the queue of a unix socket; takes it
  *	lend PATH                      a process stays behind that gives the socket once; silent
  *	owner UID                      a process stays behind that keeps it; "owner" is its PID
  *	steal PID FD                   pidfd_getfd(2); the owner's socket is "its"
@@ -42,6 +43,7 @@
  *	requestkey NAME                request_key(2) of a name in DNS
  *	storm N ADDR ADDR PORT         connections one after the other
  *	inherit FD                     goes on with a descriptor that was there
+ *	thread                         goes on in another thread, and the first one ends
  *	exec                           executes itself with the rest: the socket is inherited
  *	run PATH                       executes a program with the rest
  *	packet IF HEX                  sends an IPv4 packet on a packet socket
@@ -61,6 +63,7 @@
 
 #include <linux/if_packet.h>
 #include <linux/vm_sockets.h>
+#include <pthread.h>
 
 static char *self;
 
@@ -244,6 +247,10 @@ static void statement(char *line)
 		return fail_unless(!leave_behind(NULL, atoi(w[1])), "owner");
 	} else if (IS("take")) {
 		r = take(w[1]);
+	} else if (IS("park")) {
+		r = park();
+	} else if (IS("unpark")) {
+		r = unpark();
 	} else if (IS("steal")) {
 		r = fd = steal(atoi(w[1]), atoi(w[2]));
 	} else if (IS("trace")) {
@@ -277,9 +284,25 @@ static void statement(char *line)
 	say(w[0], r, shown);
 }
 
-/* statements makes those of a vector; exec and run leave the rest to a new program. */
+static void statements(char **list);
+
+/* go_on makes the rest once the first thread has ended. */
+static void *go_on(void *list)
+{
+	usleep(50 * 1000);
+	say("thread", 0, "");
+	statements(list);
+	exit(0);
+}
+
+/*
+ * statements makes those of a vector; exec and run leave the rest to a new program,
+ * thread to another thread.
+ */
 static void statements(char **list)
 {
+	pthread_t rest;
+
 	static char inherited[32];
 
 	for (; *list; list++) {
@@ -291,6 +314,8 @@ static void statements(char **list)
 			say("run", -1, path);
 			exit(1);
 		}
+		if (!strcmp(*list, "thread") && !pthread_create(&rest, NULL, go_on, list + 1))
+			syscall(SYS_exit, 0);
 		if (strcmp(*list, "exec")) {
 			statement(*list);
 			continue;

@@ -179,4 +179,35 @@ static long trace(int pid)
 	return r;
 }
 
+/* The two ends of a unix socket that park keeps the current socket in. */
+static int parked[2];
+
+/* park leaves the socket in the queue of a unix socket, and in no table. */
+static long park(void)
+{
+	int passed = fd;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, parked))
+		return -1;
+	control_len = 0;
+	ancillary(SOL_SOCKET, SCM_RIGHTS, &passed, sizeof(passed));
+	fd = parked[0];
+	if (send_bytes(NULL, 0, "x", 1, 0) < 0)
+		return -1;
+	control_len = 0;
+	return close(passed);
+}
+
+static long unpark(void)
+{
+	char byte, room[CMSG_SPACE(sizeof(int))];
+	struct iovec v = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room) };
+
+	if (recvmsg(parked[1], &m, MSG_DONTWAIT) < 0 || !CMSG_FIRSTHDR(&m))
+		return -1;
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(fd));
+	return fd;
+}
+
 #endif
