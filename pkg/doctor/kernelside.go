@@ -40,7 +40,7 @@ func (d *Doctor) locks(context.Context) Result {
 	case bpf == nil && nft == nil:
 		return ok("two locks: BPF and nftables")
 	case bpf != nil && guard.RedirectSupported() == nil:
-		return warned("one lock: nftables captures and guards alone", "use a kernel with CONFIG_CGROUP_BPF; keep other programs from flushing nftables until then")
+		return warned("one lock: nftables captures and guards alone", "use a kernel with CONFIG_CGROUP_BPF; until then keep other programs from flushing nftables, and start no container with a network of its own while sallyport-keeper is away (BindsTo=sallyport-keeper.service in the unit that starts it)")
 	}
 	return failed("the gate cannot be shut", "see bpf and nftables above")
 }

@@ -40,7 +40,7 @@ func ParseLocks(s string) (Locks, error) {
 }
 
 // oneLockOnly is the problem that status shows where the guard is the only lock.
-const oneLockOnly = "one lock: this host has no cgroup BPF, so nftables alone guards and captures; docs/security.md says what that cannot see"
+const oneLockOnly = "one lock: this host has no cgroup BPF, so nftables alone guards and captures, and a container's own network that begins while the keeper is away is open until it is back; docs/security.md says what else it cannot see"
 
 // captures reports whether the guard is to capture from the start: it was asked
 // for, or the kernel has no programs for cgroups at all.
