@@ -53,7 +53,7 @@ test: setup-test build lint drift unit e2e ## everything that proves something
 # changes nothing of what these look at.
 unit lint: export GOFLAGS += -pgo=off
 
-unit: ## packages, with the seeds of the fuzz targets, on the real kernel
+unit: bin/nfpm ## packages, with the seeds of the fuzz targets, on the real kernel
 	go test ./bpf/... ./cmd/... ./pkg/... ./systemd/... ./test/architecture/... ./test/bench/... ./test/monitoring/...
 
 e2e: bin/sallyport ## real clients against the real binary on the real kernel
