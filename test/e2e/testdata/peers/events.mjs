@@ -24,10 +24,16 @@ await check('in-order', async () => {
   got.forEach((e, i) => want(e.id, i + 1));
 });
 await check('at-once', async () => {
-  // Each event is there long before the next one is sent.
-  const got = await collect('/events?count=10&every=250', 10);
-  const late = got.map((e) => e.late).sort((a, b) => a - b);
-  if (late[5] > 125) throw new Error(`half of the events came more than ${late[5]} ms late`);
+  // Each event is there long before the next one is sent. A busy machine is late at
+  // times; what holds events back is so each time.
+  const all = [];
+  while (all.length < 3) {
+    const got = await collect('/events?count=10&every=250', 10);
+    const late = got.map((e) => e.late).sort((a, b) => a - b);
+    if (late[5] <= 125) return;
+    all.push(late[5]);
+  }
+  throw new Error(`half of the events came more than ${all} ms late`);
 });
 await check('again', async () => {
   // The stream ends every five events; the client comes back for the next.
