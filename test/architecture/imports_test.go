@@ -63,7 +63,7 @@ func TestOwnersOfLibraries(t *testing.T) {
 		"cel.dev/cel-go":                      {"sallyport/pkg/policy/condition"},
 		// Of go-systemd's, notices and activation are read where they arise.
 		"github.com/coreos/go-systemd/v22/dbus": {"sallyport/pkg/systemd"},
-		"github.com/godbus/dbus":                {"sallyport/pkg/systemd"},
+		"github.com/godbus/dbus":                {"sallyport/pkg/systemd", "sallyport/pkg/systemd/systemdtest"},
 	}
 	for _, p := range listPackages(t) {
 		for _, imp := range p.Imports {
