@@ -3,6 +3,7 @@ package foreign
 import (
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,6 +57,25 @@ func TestForked(t *testing.T) {
 		c.e.tid = os.Getpid()
 		if got := h.closesOnExec(c.e); got != c.want {
 			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+}
+
+// TestInTime: on a host without a moment to spare our own child keeps our listeners
+// for longer than anybody else's may keep what its parent has.
+func TestInTime(t *testing.T) {
+	for _, c := range []struct {
+		age    time.Duration
+		parent int
+		want   bool
+	}{
+		{time.Second, 1, true},
+		{time.Minute, 1, false},
+		{time.Minute, os.Getppid(), false},
+		{time.Minute, os.Getpid(), true},
+	} {
+		if got := inTime(c.age, c.parent); got != c.want {
+			t.Errorf("%s old, child of %d: %v, want %v", c.age, c.parent, got, c.want)
 		}
 	}
 }

@@ -93,6 +93,11 @@ func (h *holder) describe() {
 // freshFor is how long after its start a process is given to execute.
 const freshFor = 2 * time.Second
 
+// inTime reports whether a process of that age may not have executed yet. Our own
+// children (the self-probe, commands of exec) take as long as the host lets them:
+// nobody else makes them wait, and what they have until then are our listeners.
+func inTime(age time.Duration, parent int) bool { return age <= freshFor || parent == os.Getpid() }
+
 // forked reports whether the descriptor is one that a process has only because it
 // was forked and has not executed yet: a service manager's child that is in the
 // unit's cgroup from its first instant, or our own. What its parent has open (the
@@ -138,7 +143,7 @@ func (h *holder) closesOnExec(e entry) bool {
 
 func (h *holder) notExecuted() bool {
 	age, parent, err := workload.AgeOf(h.pid)
-	if err != nil || age > freshFor {
+	if err != nil || !inTime(age, parent) {
 		return false
 	}
 	if at, err := os.ReadFile("/proc/" + strconv.Itoa(parent) + "/cgroup"); err != nil {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/admin/socket"
 	"sallyport/pkg/keeper/store"
@@ -80,6 +81,14 @@ func (k *Keeper) metricsListener() (*os.File, error) {
 	if k.options.Standalone || !at.IsValid() {
 		return nil, nil
 	}
+	if k.metrics != nil && !listens(k.metrics) {
+		k.log.Warn("the listener of /metrics was closed by somebody: it is made again")
+		k.metrics.Close()
+		k.metrics = nil
+		if err := k.options.Store.Drop(storedMetrics); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
 	if k.metrics == nil {
 		l, err := listenMetrics(k.options.Store, at.String(), func() (*net.TCPListener, error) { return netns.ListenTCP(nil, at) })
 		if err != nil {
@@ -100,6 +109,19 @@ func (k *Keeper) metricsListener() (*os.File, error) {
 	return os.NewFile(uintptr(fd), storedMetrics), nil
 }
 
+// listens reports whether a socket still accepts: who may administer the network
+// can close a listener for everybody who has it.
+func listens(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	accepts := 0
+	var aerr error
+	err = raw.Control(func(fd uintptr) { accepts, aerr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN) })
+	return err == nil && aerr == nil && accepts == 1
+}
+
 // listenMetrics takes the listener from the store if it has the address, or makes
 // it and puts it there.
 func listenMetrics(st *store.Store, at string, listen func() (*net.TCPListener, error)) (*os.File, error) {
@@ -107,7 +129,7 @@ func listenMetrics(st *store.Store, at string, listen func() (*net.TCPListener, 
 		if l, err := net.FileListener(f); err == nil {
 			bound := l.Addr().String()
 			l.Close()
-			if bound == at {
+			if bound == at && listens(f) {
 				return f, nil
 			}
 		}
