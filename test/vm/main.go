@@ -24,7 +24,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,7 +51,7 @@ func run(ctx context.Context) (failed int, err error) {
 	only := flag.String("kernels", strings.Join(kernels, ","), "the `list` of kernels")
 	pattern := flag.String("rows", "", "only rows whose name matches this `expression`")
 	short := flag.Bool("short", false, "each row only on the kernels that its head names for this")
-	atOnce := flag.Int("at-once", 1, "how many machines run at a `time`")
+	sideBySide := flag.Bool("side-by-side", false, "run what stands for itself beside the stories, with what they leave of the processors")
 	script := flag.String("script", "", "this `file` as the only row; what it writes is shown")
 	flag.Parse()
 	if os.Getuid() != 0 {
@@ -99,45 +98,50 @@ func run(ctx context.Context) (failed int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(payloads)
-	var machines []machine
+	var stories, others []machine
 	for kernel := range strings.SplitSeq(*only, ",") {
 		if !slices.Contains(kernels, kernel) {
 			return 0, fmt.Errorf("no kernel %q: there are %s", kernel, strings.Join(kernels, ", "))
 		}
-		for i, chosen := range apart(choose(rows, kernel, names, *short)) {
-			payload := filepath.Join(payloads, fmt.Sprintf("%s-%d.tar", kernel, i))
-			if err := pack(ctx, payloads, payload, chosen); err != nil {
+		told, other := apart(choose(rows, kernel, names, *short))
+		for i, chosen := range [][]row{told, other} {
+			if len(chosen) == 0 {
+				continue
+			}
+			m := machine{image: image, kernel: kernel, payload: filepath.Join(payloads, kernel+"-"+chosen[0].Name+".tar"), rows: chosen, verbose: *script != ""}
+			if err := pack(ctx, payloads, m.payload, chosen); err != nil {
 				return 0, err
 			}
-			machines = append(machines, machine{image: image, kernel: kernel, payload: payload, rows: chosen, verbose: *script != ""})
+			if m.yields = *sideBySide && i == 1; m.yields {
+				others = append(others, m)
+			} else {
+				stories = append(stories, m)
+			}
 		}
 	}
-	if len(machines) == 0 {
+	if len(stories)+len(others) == 0 {
 		return 0, fmt.Errorf("no row of that name for that kernel: see test/vm/rows")
 	}
-	return runAll(ctx, machines, *atOnce), ctx.Err()
+	var aside sync.WaitGroup
+	beside := 0
+	aside.Go(func() { beside = runAll(ctx, others) })
+	failed = runAll(ctx, stories)
+	aside.Wait()
+	return failed + beside, ctx.Err()
 }
 
-// runAll runs machines, some at a time, and gives how many rows failed.
-func runAll(ctx context.Context, machines []machine, atOnce int) int {
-	var failed atomic.Int64
-	var wait sync.WaitGroup
-	places := make(chan struct{}, max(1, atOnce))
+// runAll runs machines one after the other and gives how many rows failed.
+func runAll(ctx context.Context, machines []machine) (failed int) {
 	for _, m := range machines {
-		places <- struct{}{}
-		wait.Go(func() {
-			defer func() { <-places }()
-			start := time.Now()
-			for _, v := range m.run(ctx) {
-				if !v.OK {
-					failed.Add(1)
-				}
+		start := time.Now()
+		for _, v := range m.run(ctx) {
+			if !v.OK {
+				failed++
 			}
-			fmt.Fprintf(os.Stderr, "test/vm: kernel %s: rows from %s on took %s\n", m.kernel, m.rows[0].Name, time.Since(start).Round(time.Second))
-		})
+		}
+		fmt.Fprintf(os.Stderr, "test/vm: kernel %s: the rows from %s on took %s\n", m.kernel, m.rows[0].Name, time.Since(start).Round(time.Second))
 	}
-	wait.Wait()
-	return int(failed.Load())
+	return failed
 }
 
 // imageIn makes the image where the cache does not have it, and gives its

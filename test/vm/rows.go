@@ -125,12 +125,11 @@ func choose(rows []row, kernel string, names *regexp.Regexp, short bool) []row {
 // where the one before left it.
 const story = "50-"
 
-// apart gives the rows of each machine: the story first, which is long, then those
-// that stand for themselves.
-func apart(rows []row) [][]row {
+// apart gives the rows that tell of one host, and those that stand for themselves.
+func apart(rows []row) (told, others []row) {
 	at := slices.IndexFunc(rows, func(r row) bool { return filepath.Base(r.File) >= story })
 	if at < 0 {
 		at = len(rows)
 	}
-	return slices.DeleteFunc([][]row{rows[at:], rows[:at]}, func(part []row) bool { return len(part) == 0 })
+	return rows[at:], rows[:at]
 }
