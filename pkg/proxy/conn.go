@@ -244,7 +244,8 @@ func (c *conn) serve() {
 func (c *conn) finish() {
 	c.measure()
 	c.tcp.Close()
-	c.recordClose(c.p.legs.end(c.flow.ID, c.ours))
+	workload, why := c.p.legs.end(c.flow.ID, c.ours)
+	c.recordClose(workload, why)
 }
 
 // measure keeps what our end of the connection has counted, for as long as it

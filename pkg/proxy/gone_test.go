@@ -161,11 +161,32 @@ func TestEarlyReportsAreBounded(t *testing.T) {
 		t.Errorf("%d kept, want %d", n, maxEarly)
 	}
 	l.begin(3*maxEarly - 1)
-	if got := l.end(3*maxEarly-1, audit.Leg{}); got.BytesSent != 3*maxEarly-1 {
-		t.Errorf("%+v", got)
+	if got, why := l.end(3*maxEarly-1, audit.Leg{}); got.BytesSent != 3*maxEarly-1 || why != "" {
+		t.Errorf("%+v, %q", got, why)
 	}
 	l.begin(0)
-	if got := l.end(0, audit.Leg{BytesSent: 5}); got.BytesSent == 0 {
-		t.Error("a forgotten report was given")
+	if got, why := l.end(0, audit.Leg{BytesSent: 5}); got.BytesSent != 5 || why == "" {
+		t.Errorf("a forgotten report: %+v, %q", got, why)
+	}
+}
+
+// TestWithoutTotals: where the kernel's figures do not come although they did before,
+// ours stand in for them, and it is said; where they never come, nobody waits.
+func TestWithoutTotals(t *testing.T) {
+	var l legs
+	ours := audit.Leg{BytesSent: 5}
+	l.begin(1)
+	began := time.Now()
+	if got, why := l.end(1, ours); got != ours || why != "" || time.Since(began) > totalsTime {
+		t.Errorf("never told: %+v, %q after %s", got, why, time.Since(began))
+	}
+	l.begin(2)
+	l.report(2, audit.Leg{BytesSent: 7})
+	if got, why := l.end(2, ours); got.BytesSent != 7 || why != "" {
+		t.Errorf("told: %+v, %q", got, why)
+	}
+	l.begin(3)
+	if got, why := l.end(3, ours); got != ours || why != lateTotals {
+		t.Errorf("told no more: %+v, %q", got, why)
 	}
 }

@@ -92,34 +92,38 @@ func (l *legs) keep(flow uint64, leg audit.Leg) {
 	l.early[flow] = leg
 }
 
-// end gives the kernel's totals, or ours if they do not come in time.
-func (l *legs) end(flow uint64, ours audit.Leg) audit.Leg {
+// lateTotals is what flow_close says where the kernel's totals were to be had and did
+// not come: while the keeper is away, or when more flows end than are waited for.
+const lateTotals = "the kernel's figures of the workload's socket did not come in time: these are of our end of the connection"
+
+// end gives the kernel's totals, or ours if they do not come in time, and then why.
+func (l *legs) end(flow uint64, ours audit.Leg) (leg audit.Leg, why string) {
 	l.mu.Lock()
 	t := l.open[flow]
 	l.mu.Unlock()
 	defer l.drop(flow)
 	if t == nil {
-		return ours
+		return ours, ""
 	}
 	select {
 	case <-t.done:
-		return t.leg
+		return t.leg, ""
 	default:
 	}
 	if !l.fed.Load() {
-		return ours
+		return ours, ""
 	}
 	defer l.waiting.Add(-1)
 	if l.waiting.Add(1) > maxClosing {
-		return ours
+		return ours, lateTotals
 	}
 	timer := time.NewTimer(totalsTime)
 	defer timer.Stop()
 	select {
 	case <-t.done:
-		return t.leg
+		return t.leg, ""
 	case <-timer.C:
-		return ours
+		return ours, lateTotals
 	}
 }
 

@@ -145,15 +145,16 @@ func (c *conn) openFlow(h *hop, handling policy.Handling, decided *policy.Decisi
 	c.p.Audit.Record(e)
 }
 
-// recordClose writes flow_close for a flow that was opened.
-func (c *conn) recordClose(workload audit.Leg) {
+// recordClose writes flow_close for a flow that was opened; why says where the
+// workload's leg is from, if not from the kernel as usual.
+func (c *conn) recordClose(workload audit.Leg, why string) {
 	up := c.leg.Totals()
 	if !c.open {
 		return
 	}
 	e := &c.ev
 	upLeg := audit.Leg{BytesSent: up.BytesSent, BytesReceived: up.BytesReceived, Segments: up.Segments, Retransmits: up.Retransmits, RTT: up.RTT}
-	e.Time, e.ID, e.Kind = c.opened, "", audit.FlowClose
+	e.Time, e.ID, e.Kind, e.Message = c.opened, "", audit.FlowClose, why
 	e.Verdict, e.Reason, e.Rule, e.Mode = "", "", "", ""
 	e.HTTP, e.Traceparent = audit.HTTP{}, ""
 	e.Dst.IP, e.Dst.Port = c.flow.Dst.Addr(), c.flow.Dst.Port()
