@@ -203,8 +203,9 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 	k.mu.Lock()
 	confErr, proven := k.configErr, k.proven != nil && k.proven == k.worker
 	k.mu.Unlock()
-	// First: who holds a namespace takes notes.
-	unproven := k.namespaces.unproven()
+	// First: who holds a namespace takes notes, and whoever holds the gate changes
+	// namespaces.
+	unproven, elsewhere := k.namespaces.unproven(), k.gate.taggedCgroups()[1:]
 	k.health.mu.Lock()
 	defer k.health.mu.Unlock()
 	h := protocol.HealthArgs{
@@ -227,7 +228,7 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 	if confErr != nil {
 		h.ConfigError = confErr.Error()
 	}
-	for _, cg := range k.gate.taggedCgroups()[1:] {
+	for _, cg := range elsewhere {
 		h.Elsewhere = append(h.Elsewhere, cg.Path())
 	}
 	return h
