@@ -67,7 +67,7 @@ func (h *host) waitAudit(what string, want func(*audit.Event) bool) audit.Event 
 				return all[i]
 			}
 		}
-		if late(start, 3*time.Second) {
+		if late(start, 10*time.Second) {
 			for _, e := range all {
 				h.t.Logf("audit: %s %s %s reason=%q rule=%q host=%q dst=%v msg=%q", e.Kind, e.Verdict, e.Workload.Name, e.Reason, e.Rule, e.HTTP.Host, e.Dst, e.Message)
 			}
