@@ -1,3 +1,4 @@
+# short: none
 # timeout: 180s
 # needs: ./pkg/datapath
 # The BPF programs on this kernel: each way in and out, by pkg/datapath's tests.

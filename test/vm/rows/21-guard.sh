@@ -1,3 +1,4 @@
+# short: none
 # timeout: 180s
 # needs: ./pkg/guard
 # The nftables table on this kernel, by pkg/guard's tests.

@@ -1,5 +1,6 @@
 # kernels: 6.1 6.12 newest
 # needs: keep
+# short: 6.1
 # timeout: 150s
 # Watchfulness on this kernel: connections that came from outside, wherever they are
 # kept, and a clock that somebody sets.

@@ -1,4 +1,5 @@
 # kernels: 6.1 6.12 newest
+# short: 6.1
 # timeout: 180s
 # needs: attacker
 # The side doors that no lock of the network sees, from a unit with the drop-in

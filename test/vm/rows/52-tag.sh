@@ -15,7 +15,6 @@ remember
 load_anew mcp-load
 eventually 60 loading mcp-load 100
 grep -qx 0::/mcp.slice/mcp-load.service "/proc/$(systemctl show -p MainPID --value mcp-load.service)/cgroup" || fail "mcp-load.service is not in mcp.slice"
-none_lost mcp-load
 [ "$(came proxied)" -ge 100 ] || fail "not proxied: $(counts | tr '\n' ' ')"
 knocked() { [ "$(tally mcp-load knocked)" -gt 10 ]; }
 eventually 60 knocked
@@ -23,5 +22,5 @@ nothing_leaked
 eventually 60 ready
 sallyport status | tee status
 grep -q mcp-load status || fail "status does not name the unit"
-figure tried "$(tally mcp-load tried)"
-figure knocked "$(tally mcp-load knocked)"
+load_ended mcp-load
+none_lost mcp-load

@@ -10,4 +10,3 @@ meanwhile restarts systemctl restart
 load_ended mcp-load
 nothing_leaked
 none_lost mcp-load
-systemctl start mcp-load.service

@@ -17,4 +17,3 @@ load_anew mcp-load
 meanwhile kills kill_all
 load_ended mcp-load broken_off
 nothing_leaked
-systemctl start mcp-load.service

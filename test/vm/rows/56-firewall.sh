@@ -27,4 +27,3 @@ nothing_leaked
 figure faults $faults
 figure repaired_ms $slowest
 none_lost mcp-load
-systemctl start mcp-load.service

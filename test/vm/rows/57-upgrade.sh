@@ -20,4 +20,3 @@ load_ended mcp-load
 nothing_leaked
 none_lost mcp-load
 detail "$(sallyport version | head -n 1)"
-systemctl start mcp-load.service
