@@ -32,23 +32,31 @@ const (
 )
 
 // parks reports whether descriptors wait in the queue of a unix socket that was not
-// looked at in this look.
-func (l *look) parks(pid int, e entry) bool {
+// looked at in this look. The table that has it is being read.
+func (l *look) parks(e entry) bool {
 	if _, seen := l.queues[e.inode]; seen {
 		return false
 	}
-	return l.tables.inFlight(threadFile(pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd))) > 0
+	r := &l.tables.reading
+	if r.fdinfo < 0 {
+		dir, err := unix.Open(threadFile(r.pid, r.tid, "fdinfo"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false // it has ended
+		}
+		r.fdinfo = dir
+	}
+	return l.tables.inFlight(r.fdinfo, strconv.Itoa(e.fd)) > 0
 }
 
 // inFlight gives how many descriptors are in the queue of a unix socket, those of
 // connections that it has not accepted among them; 0 for what is none.
-func (t *tables) inFlight(fdinfo string) int {
-	fd, err := unix.Open(fdinfo, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func (t *tables) inFlight(dir int, fdinfo string) int {
+	fd, err := unix.Openat(dir, fdinfo, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0
 	}
-	defer unix.Close(fd)
 	n, err := unix.Read(fd, t.info[:])
+	_ = unix.Close(fd)
 	if err != nil {
 		return 0
 	}
@@ -76,8 +84,13 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 		return nil
 	}
 	l.queues[e.inode] = struct{}{}
-	n := l.tables.inFlight(ownInfo(fd))
+	n := l.tables.inFlight(unix.AT_FDCWD, ownInfo(fd))
 	if n == 0 {
+		return nil
+	}
+	if h.forked(e) {
+		// Its parent's queue, and whoever has it for longer is looked at too.
+		delete(l.queues, e.inode)
 		return nil
 	}
 	// What was sent to a connection can be read by nobody until it is accepted.
@@ -89,7 +102,7 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 	received, whole := l.share.peek(fd, min(n, maxInFlight))
 	if !whole || n > maxInFlight {
 		// What was read while we read is not there any more.
-		if len(received) < min(n, l.tables.inFlight(ownInfo(fd))) || n > maxInFlight {
+		if len(received) < min(n, l.tables.inFlight(unix.AT_FDCWD, ownInfo(fd))) || n > maxInFlight {
 			l.doubt(h, e)
 		}
 	}

@@ -82,7 +82,7 @@ func TestPeekQueue(t *testing.T) {
 						t.Fatal(err)
 					}
 					var look tables
-					if got := look.inFlight(ownInfo(pair[1])); got != n {
+					if got := look.inFlight(unix.AT_FDCWD, ownInfo(pair[1])); got != n {
 						t.Fatalf("the kernel tells of %d descriptors, want %d", got, n)
 					}
 					// What is empty shows itself once.
@@ -98,7 +98,7 @@ func TestPeekQueue(t *testing.T) {
 					if !found {
 						t.Errorf("the socket is not among %d descriptors", len(fds))
 					}
-					if got := look.inFlight(ownInfo(pair[1])); got != n {
+					if got := look.inFlight(unix.AT_FDCWD, ownInfo(pair[1])); got != n {
 						t.Errorf("%d descriptors are left in the queue, want %d", got, n)
 					}
 					if got, err := unix.GetsockoptInt(pair[1], unix.SOL_SOCKET, unix.SO_PEEK_OFF); err != nil || got != offset {

@@ -85,7 +85,7 @@ func (l *look) process(cg workload.Cgroup, pid int) error {
 		if !e.ring {
 			known, local = l.share.knows(e.inode)
 		}
-		if known && (!local || !l.parks(pid, e)) {
+		if known && (!local || !l.parks(e)) {
 			return
 		}
 		if err := l.consider(cg, pid, e); err != nil && !gone(err) {
@@ -125,7 +125,7 @@ func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
 		// kernel.yama.ptrace_scope=3 or another security module forbids it, or the
 		// table is that of one thread and the kernel is older than 6.9.
 		l.later = append(l.later, unresolved{holder: h, entry: e})
-		if l.parks(pid, e) {
+		if l.parks(e) {
 			l.doubt(h, e)
 		}
 		return nil

@@ -58,6 +58,8 @@ type share struct {
 	err    error
 	beyond bool
 	took   int
+	// most is MaxCgroups.
+	most int
 	// aside are calls on its descriptors that have not come back.
 	aside atomic.Int32
 
@@ -70,7 +72,7 @@ type share struct {
 }
 
 func newShare(s *Sweeper, what Share) *share {
-	return &share{s: s, what: what, before: make(map[uint32]bool), now: make(map[uint32]bool)}
+	return &share{s: s, what: what, before: make(map[uint32]bool), now: make(map[uint32]bool), most: MaxCgroups}
 }
 
 // turn looks on for a while and reports whether the look has ended.
@@ -124,11 +126,16 @@ func (sh *share) knows(inode uint32) (known, local bool) {
 func (l *look) run(yield func(struct{}) bool) {
 	l.yield = yield
 	defer l.close()
-	if !l.share.what.Alone && l.tooManyCgroups() {
-		return
+	below := 0
+	if !l.share.what.Alone {
+		// A root that has gone meanwhile has nothing below.
+		if below, _ = l.share.what.Root.Descendants(); below > l.share.most {
+			l.endAll(below)
+			return
+		}
 	}
 	for queue := []workload.Cgroup{l.share.what.Root}; len(queue) > 0; queue = queue[1:] {
-		children, err := l.cgroup(queue[0])
+		children, err := l.cgroup(queue[0], below > 0)
 		if errors.Is(err, errStopped) {
 			return
 		}
@@ -143,13 +150,9 @@ func (l *look) run(yield func(struct{}) bool) {
 	l.settle()
 }
 
-// tooManyCgroups ends a share that has more cgroups than could be walked in time.
-func (l *look) tooManyCgroups() bool {
+// endAll ends a share that has more cgroups than could be walked in time.
+func (l *look) endAll(n int) {
 	root := l.share.what.Root
-	n, err := root.Descendants()
-	if err != nil || n <= MaxCgroups {
-		return false
-	}
 	l.over = true
 	found := Found{Kind: KindBeyond, Cgroup: root.ID(), Outcome: Ended}
 	if err := root.Kill(context.Background()); err != nil {
@@ -157,16 +160,18 @@ func (l *look) tooManyCgroups() bool {
 		l.errs = append(l.errs, fmt.Errorf("cgroup %s has %d cgroups below it and could not be ended: %w", root.Path(), n, err))
 	}
 	l.share.found = append(l.share.found, found)
-	return true
 }
 
-// cgroup looks at the processes of one cgroup and gives those below it.
-func (l *look) cgroup(cg workload.Cgroup) ([]workload.Cgroup, error) {
+// cgroup looks at the processes of one cgroup and gives those below it, if any are
+// to be looked at.
+func (l *look) cgroup(cg workload.Cgroup, below bool) ([]workload.Cgroup, error) {
 	if err := l.step(workCgroup); errors.Is(err, errStopped) {
 		return nil, err
 	}
-	if populated, err := cg.Populated(); err != nil || !populated {
-		return nil, err
+	if below {
+		if populated, err := cg.Populated(); err != nil || !populated {
+			return nil, err
+		}
 	}
 	pids, err := cg.Procs()
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a threaded cgroup: its processes are the domain's
@@ -191,7 +196,7 @@ func (l *look) cgroup(cg workload.Cgroup) ([]workload.Cgroup, error) {
 			l.errs = append(l.errs, fmt.Errorf("descriptors of process %d in %s: %w", pid, cg.Path(), err))
 		}
 	}
-	if l.share.what.Alone {
+	if !below {
 		return nil, nil
 	}
 	return cg.Children()

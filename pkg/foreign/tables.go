@@ -23,6 +23,12 @@ type tables struct {
 	// Processes can share one (clone(2) with CLONE_FILES alone), and reading it for
 	// each would take as many times as long.
 	large []int
+	// reading is the table that is being read.
+	reading struct {
+		pid, tid int
+		// fdinfo is its directory of that name, -1 until somebody needs it.
+		fdinfo int
+	}
 }
 
 // largeTable is from how many descriptors on a table is compared with the large
@@ -108,6 +114,12 @@ func (t *tables) table(pid, tid int, step func(int) error, f func(entry)) error 
 		return err
 	}
 	defer unix.Close(dir)
+	t.reading.pid, t.reading.tid, t.reading.fdinfo = pid, tid, -1
+	defer func() {
+		if t.reading.fdinfo >= 0 {
+			_ = unix.Close(t.reading.fdinfo)
+		}
+	}()
 	// Linux 6.2 tells how many there are; an older one when they have been counted.
 	var st unix.Stat_t
 	compared := false
