@@ -15,12 +15,17 @@ import (
 	"sallyport/pkg/audit"
 )
 
+// unit gives a unit a name that no other host here has: cgroups are the machine's,
+// and a daemon captures what its workloads match, wherever that is.
+func (h *host) unit(name string) string { return h.name + "-" + name + ".service" }
+
 // twoWorkloads are two that may each ask one name, and no other.
-const twoWorkloads = `
+func (h *host) twoWorkloads() string {
+	return fmt.Sprintf(`
 timeouts: { drain: 1s }
 workloads:
-  alpha: { match: { unit: alpha.service } }
-  beta: { match: { unit: beta.service } }
+  alpha: { match: { unit: %s } }
+  beta: { match: { unit: %s } }
 rules:
   - name: for-alpha
     match: { workloads: [alpha], hosts: [other.example.com], protocols: [http] }
@@ -28,7 +33,8 @@ rules:
   - name: for-beta
     match: { workloads: [beta], hosts: [api.example.com], protocols: [http] }
     action: allow
-`
+`, h.unit("alpha"), h.unit("beta"))
+}
 
 // The addresses of both names.
 const alphaDst, betaDst = "203.0.113.11", originV4
@@ -45,8 +51,6 @@ func TestSourcePortTakenOver(t *testing.T) {
 	t.Parallel()
 	for _, locks := range []string{"both", "nft"} {
 		t.Run(locks, func(t *testing.T) {
-			// Not beside each other: a daemon captures what its workloads match, and
-			// cgroups are the machine's.
 			h := newHost(t)
 			h.locks = locks
 			takeOverSourcePorts(t, h)
@@ -56,9 +60,9 @@ func TestSourcePortTakenOver(t *testing.T) {
 
 func takeOverSourcePorts(t *testing.T, h *host) {
 	h.putSock()
-	h.startDaemon(h.config(twoWorkloads))
+	h.startDaemon(h.config(h.twoWorkloads()))
 	// The names are known before the worker sleeps.
-	for cgroup, url := range map[string]string{"alpha.service": "http://other.example.com/first", "beta.service": "http://api.example.com/first"} {
+	for cgroup, url := range map[string]string{h.unit("alpha"): "http://other.example.com/first", h.unit("beta"): "http://api.example.com/first"} {
 		if r := h.run(h.inside(cgroup, nobody, "curl", "-4sS", url)); !strings.Contains(r.stdout, `"ok":true`) {
 			t.Fatalf("%s: %v", cgroup, r)
 		}
@@ -74,17 +78,17 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 		path := func(who string) string { return fmt.Sprintf("/%s-%d", who, round) }
 		// Early closes by alpha: with a reset after a request, before one, and an
 		// orderly one whose request is to be answered for alpha.
-		gone := h.sock("alpha.service", nobody, append(tcp(port, alphaDst+" 80"), "sendhex "+get("other.example.com", path("gone")), "reset")...)
-		mute := h.sock("alpha.service", nobody, append(tcp(port+1, alphaDst+" 80"), "reset")...)
-		left := h.sock("alpha.service", nobody, append(tcp(port+2, alphaDst+" 80"), "sendhex "+get("other.example.com", path("left")), "close")...)
+		gone := h.sock(h.unit("alpha"), nobody, append(tcp(port, alphaDst+" 80"), "sendhex "+get("other.example.com", path("gone")), "reset")...)
+		mute := h.sock(h.unit("alpha"), nobody, append(tcp(port+1, alphaDst+" 80"), "reset")...)
+		left := h.sock(h.unit("alpha"), nobody, append(tcp(port+2, alphaDst+" 80"), "sendhex "+get("other.example.com", path("left")), "close")...)
 		for _, lines := range [][]string{gone, mute, left} {
 			if resultOf(lines, "connect") != "ok" {
 				t.Fatalf("alpha: %q", lines)
 			}
 		}
 		// Whoever comes next from those ports.
-		beta := h.startSock(h.inside("beta.service", nobody), append(tcp(port, betaDst+" 80"), "sendhex "+get("api.example.com", path("beta")), "pause", "recv")...)
-		sly := h.startSock(h.inside("beta.service", nobody), append(tcp(port+1, alphaDst+" 80"), "sendhex "+get("other.example.com", path("sly")), "pause", "recv")...)
+		beta := h.startSock(h.inside(h.unit("beta"), nobody), append(tcp(port, betaDst+" 80"), "sendhex "+get("api.example.com", path("beta")), "pause", "recv")...)
+		sly := h.startSock(h.inside(h.unit("beta"), nobody), append(tcp(port+1, alphaDst+" 80"), "sendhex "+get("other.example.com", path("sly")), "pause", "recv")...)
 		untagged := h.startSock(h.outside(nobody), append(tcp(port+2, "127.0.0.1 15001"), "sendhex "+get("other.example.com", path("untagged")), "pause", "recv")...)
 		if r := untagged.result("connect"); r != "ok" {
 			// The orderly close still holds the port; then from one that a reset freed.
@@ -104,7 +108,7 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 			t.Errorf("round %d: untagged on alpha's old port: %q", round, untagged.said)
 		}
 		// With the worker awake: an untagged process right after alpha.
-		h.sock("alpha.service", nobody, append(tcp(port+4, alphaDst+" 80"), "reset")...)
+		h.sock(h.unit("alpha"), nobody, append(tcp(port+4, alphaDst+" 80"), "reset")...)
 		if r := resultOf(h.sockLines(h.outside(nobody, append([]string{sockPath}, append(tcp(port+4, "127.0.0.1 15001"), "sendhex "+get("other.example.com", path("untagged")), "recv")...)...)), "recv"); r != "ECONNRESET" && r != "ok" && r != "" {
 			t.Errorf("round %d: untagged on alpha's port: %q", round, r)
 		}
@@ -153,9 +157,9 @@ func TestAttribution(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.putSock()
-	h.startDaemon(h.config(twoWorkloads))
-	alpha, beta := h.below("alpha.service"), h.below("beta.service")
-	deep := h.below("alpha.service/deep/er")
+	h.startDaemon(h.config(h.twoWorkloads()))
+	alpha, beta := h.below(h.unit("alpha")), h.below(h.unit("beta"))
+	deep := h.below(h.unit("alpha") + "/deep/er")
 	ask := func(port int) []string { return []string{"connect " + betaDst + " " + strconv.Itoa(port), "pid"} }
 	for i, tt := range []struct {
 		name       string
@@ -165,16 +169,16 @@ func TestAttribution(t *testing.T) {
 		workload   string
 		cgroupPath string
 	}{
-		{"itself", "alpha.service", nobody, []string{"socket inet stream 6"}, "alpha", "/alpha.service"},
-		{"as root", "beta.service", 0, []string{"socket inet stream 6"}, "beta", "/beta.service"},
-		{"by a mapped address", "beta.service", nobody, []string{"socket inet6 stream 6"}, "beta", "/beta.service"},
-		{"in a child cgroup", "alpha.service/deep/er", nobody, []string{"socket inet stream 6"}, "alpha", "/alpha.service/deep/er"},
-		{"by a child process", "alpha.service", nobody, []string{"fork", "socket inet stream 6"}, "alpha", "/alpha.service"},
-		{"by a child process with the parent's socket", "alpha.service", nobody, []string{"socket inet stream 6", "fork"}, "alpha", "/alpha.service"},
-		{"after exec", "beta.service", nobody, []string{"socket inet stream 6", "exec"}, "beta", "/beta.service"},
-		{"moved down with its socket", "alpha.service", 0, []string{"socket inet stream 6", "join " + deep}, "alpha", "/alpha.service"},
-		{"moved across with its socket", "alpha.service", 0, []string{"socket inet stream 6", "join " + beta}, "alpha", "/alpha.service"},
-		{"moved across before its socket", "beta.service", 0, []string{"join " + alpha, "socket inet stream 6"}, "alpha", "/alpha.service"},
+		{"itself", h.unit("alpha"), nobody, []string{"socket inet stream 6"}, "alpha", "/" + h.unit("alpha")},
+		{"as root", h.unit("beta"), 0, []string{"socket inet stream 6"}, "beta", "/" + h.unit("beta")},
+		{"by a mapped address", h.unit("beta"), nobody, []string{"socket inet6 stream 6"}, "beta", "/" + h.unit("beta")},
+		{"in a child cgroup", h.unit("alpha") + "/deep/er", nobody, []string{"socket inet stream 6"}, "alpha", "/" + h.unit("alpha") + "/deep/er"},
+		{"by a child process", h.unit("alpha"), nobody, []string{"fork", "socket inet stream 6"}, "alpha", "/" + h.unit("alpha")},
+		{"by a child process with the parent's socket", h.unit("alpha"), nobody, []string{"socket inet stream 6", "fork"}, "alpha", "/" + h.unit("alpha")},
+		{"after exec", h.unit("beta"), nobody, []string{"socket inet stream 6", "exec"}, "beta", "/" + h.unit("beta")},
+		{"moved down with its socket", h.unit("alpha"), 0, []string{"socket inet stream 6", "join " + deep}, "alpha", "/" + h.unit("alpha")},
+		{"moved across with its socket", h.unit("alpha"), 0, []string{"socket inet stream 6", "join " + beta}, "alpha", "/" + h.unit("alpha")},
+		{"moved across before its socket", h.unit("beta"), 0, []string{"join " + alpha, "socket inet stream 6"}, "alpha", "/" + h.unit("alpha")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			port := 3000 + i // nobody listens there: the flow is told apart by it
@@ -190,13 +194,13 @@ func TestAttribution(t *testing.T) {
 		})
 	}
 	t.Run("passed to another workload", func(t *testing.T) {
-		giver := h.startGiver(h.inside("alpha.service", nobody), "socket inet stream 6", "give /tmp/pass")
-		lines := h.sock("beta.service", nobody, append([]string{"take /tmp/pass"}, ask(3900)...)...)
+		giver := h.startGiver(h.inside(h.unit("alpha"), nobody), "socket inet stream 6", "give /tmp/pass")
+		lines := h.sock(h.unit("beta"), nobody, append([]string{"take /tmp/pass"}, ask(3900)...)...)
 		giver()
 		if resultOf(lines, "connect") != "ok" {
 			t.Fatalf("%q", lines)
 		}
-		h.flowOf(t, 3900, "alpha", "/alpha.service", resultOf(lines, "pid"), nobody)
+		h.flowOf(t, 3900, "alpha", "/"+h.unit("alpha"), resultOf(lines, "pid"), nobody)
 	})
 }
 

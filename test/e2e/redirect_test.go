@@ -22,13 +22,12 @@ func newRedirecting(t *testing.T) *host {
 	return h
 }
 
-// threeWorkloads may each ask one name. Their units are called after the host:
-// cgroups are the machine's, and a daemon captures what its workloads match.
+// threeWorkloads may each ask one name.
 func threeWorkloads(h *host) (config string, units map[string]string) {
 	var workloads, rules strings.Builder
 	units = make(map[string]string)
 	for name, asks := range map[string]string{"alpha": "other.example.com", "beta": "api.example.com", "gamma": "registry.example.com"} {
-		units[name] = h.name + "-" + name + ".service"
+		units[name] = h.unit(name)
 		fmt.Fprintf(&workloads, "  %s: { match: { unit: %s } }\n", name, units[name])
 		fmt.Fprintf(&rules, "  - { name: for-%s, match: { workloads: [%s], hosts: [%s] }, action: allow }\n", name, name, asks)
 	}
