@@ -106,6 +106,7 @@ func (h *host) allowed() bool {
 // TestListenersTaken: captured traffic reaches our own sockets or nobody, while
 // the daemon runs and while it is down, whoever binds its ports.
 func TestListenersTaken(t *testing.T) {
+	t.Parallel()
 	const subject = "a local process on the listeners' TCP and UDP ports, daemon alive and dead, SO_REUSEPORT"
 	h := newHost(t)
 	r := newReport(t)
@@ -229,6 +230,7 @@ func TestListenersTaken(t *testing.T) {
 // and an untagged process, or another workload, connects from the same port. Each
 // is judged as itself or closed.
 func TestOldPort(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	r := newReport(t)
 	d := h.startDaemon(h.config(`

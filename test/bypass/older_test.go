@@ -65,6 +65,7 @@ func (n *internet) heard(port int) string {
 // nothing out any more, also where the far end speaks first. Its process was in
 // the tagged cgroup all the time: a socket belongs to the cgroup that made it.
 func TestOlderConnection(t *testing.T) {
+	t.Parallel()
 	for _, l := range []locks{both, guard, bpf, none} {
 		t.Run(string(l), func(t *testing.T) {
 			h := newHost(t)
