@@ -61,6 +61,12 @@ func run(ctx context.Context) (failed int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	wanted := strings.Split(*only, ",")
+	for _, k := range wanted {
+		if !slices.Contains(kernels, k) {
+			return 0, fmt.Errorf("no kernel %q: there are %s", k, strings.Join(kernels, ", "))
+		}
+	}
 	cache := os.Getenv("SALLYPORT_VM_CACHE")
 	if cache == "" {
 		cache = "/var/cache/sallyport-vm"
@@ -99,10 +105,7 @@ func run(ctx context.Context) (failed int, err error) {
 	}
 	defer os.RemoveAll(payloads)
 	var stories, others []machine
-	for kernel := range strings.SplitSeq(*only, ",") {
-		if !slices.Contains(kernels, kernel) {
-			return 0, fmt.Errorf("no kernel %q: there are %s", kernel, strings.Join(kernels, ", "))
-		}
+	for _, kernel := range wanted {
 		told, other := apart(choose(rows, kernel, names, *short))
 		for i, chosen := range [][]row{told, other} {
 			if len(chosen) == 0 {

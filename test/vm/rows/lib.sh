@@ -201,12 +201,13 @@ snapshot() {
     dpkg-query -f '${Package} ${Status}\n' -W 'sallyport*' 2>/dev/null || true
 }
 
-# podman_image: local/box, made of the host's busybox; its files are in box.
+# podman_image: local/box, made of the host's busybox and of guest; its files are
+# in box.
 podman_image() {
     [ ! -d box ] || return 0
     mkdir -p box/bin
-    cp /bin/busybox box/bin/
+    cp /bin/busybox /opt/vm/guest box/bin/
     local name
-    for name in sh wget ip ls cat sleep; do ln -s busybox box/bin/$name; done
+    for name in sh ip ls cat sleep; do ln -s busybox box/bin/$name; done
     tar -C box -c . | podman import -q - local/box >/dev/null
 }
