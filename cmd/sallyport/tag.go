@@ -282,7 +282,7 @@ tag ends with the process.`,
 			if err != nil {
 				return err
 			}
-			result, err := keeper.AskTag(conf.RuntimeDir, &keeper.TagArgs{Kind: keeper.KindProcess, PID: pid, Workload: name})
+			result, err := keeper.AskTag(conf.RuntimeDir, &keeper.TagArgs{Kind: tag.KindProcess, PID: pid, Workload: name})
 			if errors.Is(err, keeper.ErrNoDaemon) {
 				return fmt.Errorf("tag pid: %w; start it with: sudo sallyport run", err)
 			}

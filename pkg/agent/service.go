@@ -53,6 +53,8 @@ func Serve(socket string, control *wire.Conn, newLogger func(level, format strin
 		log: newLogger("info", "json"),
 	}
 	defer s.preload()()
+	var peers sync.WaitGroup
+	defer peers.Wait()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.control = wire.NewPeer(control, map[string]wire.Handler{
@@ -61,10 +63,10 @@ func Serve(socket string, control *wire.Conn, newLogger func(level, format strin
 		protocol.Reload: s.reload,
 	})
 	ungoverned := make(chan struct{})
-	go func() {
-		s.control.Run(ctx)
-		close(ungoverned)
-	}()
+	peers.Go(func() {
+		defer close(ungoverned)
+		_ = s.control.Run(ctx) // its error is that the main process has gone
+	})
 	conn, err := s.dial(ungoverned)
 	if err != nil {
 		return err
@@ -76,12 +78,16 @@ func Serve(socket string, control *wire.Conn, newLogger func(level, format strin
 	s.mu.Lock()
 	s.keeper = wire.NewPeer(conn, handlers)
 	s.mu.Unlock()
-	gone := make(chan error, 1)
-	go func() { gone <- s.keeper.Run(ctx) }()
+	gone := make(chan struct{})
+	peers.Go(func() {
+		defer close(gone)
+		_ = s.keeper.Run(ctx) // its error is that the keeper has gone
+	})
 	s.say(protocol.StatusConnected)
 	select {
 	case <-gone:
-		if err := s.wasRefused(); err != nil {
+		if err := s.refusal(); err != nil {
+			time.Sleep(refusedPause)
 			return err
 		}
 		s.log.Warn("the keeper has gone")
@@ -102,7 +108,8 @@ func Serve(socket string, control *wire.Conn, newLogger func(level, format strin
 	return s.err
 }
 
-// dial connects to the keeper.
+// dial connects to the keeper, and waits for it until this worker is not needed
+// any more.
 func (s *service) dial(ungoverned <-chan struct{}) (*wire.Conn, error) {
 	for {
 		c, err := net.Dial("unixpacket", s.socket)
@@ -183,15 +190,14 @@ func (s *service) refuse(_ context.Context, m *wire.Message) (any, []*os.File, e
 	return nil, nil, nil
 }
 
-func (s *service) wasRefused() error {
+// refusal says why the keeper does not want this worker, nil where it does.
+func (s *service) refusal() error {
 	s.mu.Lock()
-	reason := s.refused
-	s.mu.Unlock()
-	if reason == "" {
+	defer s.mu.Unlock()
+	if s.refused == "" {
 		return nil
 	}
-	time.Sleep(refusedPause)
-	return fmt.Errorf("worker: refused by the keeper: %s", reason)
+	return fmt.Errorf("worker: refused by the keeper: %s", s.refused)
 }
 
 func (s *service) say(status string) {

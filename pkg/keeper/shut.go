@@ -104,19 +104,17 @@ func isShut(i Instance, tree *workload.Tree) error {
 	if err != nil {
 		return fmt.Errorf("tagged cgroup: %w", err)
 	}
-	if (&gate{instance: i}).captures() {
-		return guard.Guards(i.Table, guard.Cgroup{ID: tagged.ID(), Level: tagged.Level()})
-	}
 	g, err := guard.New(guard.Options{Table: i.Table})
 	if err != nil {
 		return err
 	}
 	defer g.Close()
+	cgroup := guard.Cgroup{ID: tagged.ID(), Level: tagged.Level()}
 	if (&gate{instance: i}).captures() {
-		return g.Lists(guard.Cgroup{ID: tagged.ID(), Level: tagged.Level()})
+		return g.Lists(cgroup) // how it captures only the keeper knows
 	}
 	if err := datapath.Guards(tagged.Dir()); err != nil {
 		return err
 	}
-	return g.Holds(guard.State{Tagged: []guard.Cgroup{{ID: tagged.ID(), Level: tagged.Level()}}})
+	return g.Holds(guard.State{Tagged: []guard.Cgroup{cgroup}})
 }

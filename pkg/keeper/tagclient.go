@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/keeper/wire"
+	"sallyport/pkg/tag"
 )
 
 // AskTag has the daemon put a tag in force. Errors wrap ErrNoDaemon where none
 // answers.
 func AskTag(runtimeDir string, args *TagArgs) (*TagResult, error) {
 	var files []*os.File
-	if args.Kind == KindProcess {
+	if args.Kind == tag.KindProcess {
 		fd, err := unix.PidfdOpen(args.PID, 0)
 		if err != nil {
 			return nil, fmt.Errorf("process %d: %w", args.PID, err)

@@ -28,16 +28,12 @@ const (
 // tagTimeout bounds what the daemon does for one `tag`.
 const tagTimeout = 20 * time.Second
 
-// KindProcess is the kind of TagArgs that names a process. It is nothing that a
-// tag could hold for later.
-const KindProcess tag.Kind = "pid"
-
 // TagArgs are what `tag` asks for. What is kept has been written already; the
 // daemon puts it in force.
 type TagArgs struct {
 	Kind tag.Kind `json:"kind"`
 	Name string   `json:"name"`
-	// PID is the process of KindProcess; its pidfd is the message's descriptor.
+	// PID is the process of tag.KindProcess; its pidfd is the message's descriptor.
 	PID      int    `json:"pid"`
 	Workload string `json:"workload"`
 }
@@ -65,7 +61,7 @@ func (k *Keeper) serveTag(ctx context.Context, conn *wire.Conn, who *caller, m *
 	defer cancel()
 	var out TagResult
 	var err error
-	if args.Kind == KindProcess {
+	if args.Kind == tag.KindProcess {
 		err = k.tagProcess(ctx, &args, m.Files, &out)
 	} else {
 		err = k.applyTag(ctx, &args, &out)

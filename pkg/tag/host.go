@@ -75,55 +75,24 @@ type Tagged struct {
 // service, is sallyport's own or a user's manager, or to which systemd hands sockets
 // of the internet, is refused with what to do instead.
 func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload string, allow []Opening) (*Tagged, error) {
-	name, err := systemd.UnitName(name)
+	u, template, err := unitOf(ctx, m, name)
 	if err != nil {
 		return nil, err
-	}
-	if err := taggable(name); err != nil {
-		return nil, err
-	}
-	template := strings.Contains(name, "@.")
-	u := &systemd.Unit{Name: name, User: "?"}
-	if template {
-		// What Accept=yes starts one instance for each connection of.
-		u.TriggeredBy = []string{strings.TrimSuffix(name, "@.service") + ".socket"}
-	} else {
-		if u, err = m.Unit(ctx, name); errors.Is(err, systemd.ErrNoUnit) {
-			return nil, fmt.Errorf("%w; systemctl list-unit-files shows those that there are. The units of a user's manager (systemctl --user) are the user's own, who could undo the tag: make it a unit of the system, with User=", err)
-		} else if err != nil {
-			return nil, err
-		}
-		if err := taggable(u.Name); err != nil {
-			return nil, err // what the alias leads to
-		}
-		if u.LoadState == "masked" {
-			return nil, fmt.Errorf("unit %s is masked: it never starts", u.Name)
-		}
 	}
 	t := &Tagged{Unit: u, Late: u.Active()}
 	if t.Warnings, err = activation(ctx, m, u); err != nil {
 		return nil, err
 	}
-	uid, home := h.userOf(u, t)
-	_, kept := Variables(u.Environment, h.Trust)
-	dir, problems, err := h.trust.ForUnit(u.Name, kept)
+	uid, home := -1, "" // of a template nothing is known yet
+	if !template {
+		uid, home = userOf(u, t)
+	}
+	dropIn, err := h.dropInOf(u, uid, home, t)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range problems {
-		t.Warnings = append(t.Warnings, p.Error())
-	}
-	set, _ := Variables(u.Environment, dir)
-	if len(u.EnvironmentFiles) > 0 {
-		t.Warnings = append(t.Warnings, fmt.Sprintf("variables in %s go before those of the tag", strings.Join(u.EnvironmentFiles, ", ")))
-	}
-	text := (&Unit{
-		Slice: h.Config.Slice, Workload: workload, Allow: allow,
-		Hidden: confine.Inaccessible(uid, home, u.Environment), Own: h.own(),
-		Families: familiesOf(u.Families, u.FamiliesAllowed),
-		Mounts:   mountsOf(dir), Environment: set, Kept: kept,
-	}).DropIn()
-	if _, err := systemd.WriteDropIn(h.Store.Units, u.Name, []byte(text)); err != nil {
+	dropIn.Workload, dropIn.Allow = workload, allow
+	if _, err := systemd.WriteDropIn(h.Store.Units, u.Name, []byte(dropIn.DropIn())); err != nil {
 		return nil, err
 	}
 	if err := m.DaemonReload(ctx); err != nil {
@@ -143,6 +112,57 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 	// A drop-in that was there already: it may run in the slice since its start.
 	t.Late = now.Active() && !inSlice(now.Cgroup, h.Config.Slice)
 	return t, nil
+}
+
+// unitOf gives the unit of a name, of a template what its name says, or says why it
+// cannot be tagged.
+func unitOf(ctx context.Context, m *systemd.Manager, name string) (u *systemd.Unit, template bool, err error) {
+	if name, err = systemd.UnitName(name); err != nil {
+		return nil, false, err
+	}
+	if err := taggable(name); err != nil {
+		return nil, false, err
+	}
+	if strings.Contains(name, "@.") {
+		// What Accept=yes starts one instance for each connection of.
+		socket := strings.TrimSuffix(name, "@.service") + ".socket"
+		return &systemd.Unit{Name: name, TriggeredBy: []string{socket}}, true, nil
+	}
+	if u, err = m.Unit(ctx, name); errors.Is(err, systemd.ErrNoUnit) {
+		return nil, false, fmt.Errorf("%w; systemctl list-unit-files shows those that there are. The units of a user's manager (systemctl --user) are the user's own, who could undo the tag: make it a unit of the system, with User=", err)
+	} else if err != nil {
+		return nil, false, err
+	}
+	if err := taggable(u.Name); err != nil {
+		return nil, false, err // what the alias leads to
+	}
+	if u.LoadState == "masked" {
+		return nil, false, fmt.Errorf("unit %s is masked: it never starts", u.Name)
+	}
+	return u, false, nil
+}
+
+// dropInOf makes the trust directory of a unit that runs as this user (-1 where it is
+// not known), and gives what the drop-in says of it. Warnings go to t.
+func (h *Host) dropInOf(u *systemd.Unit, uid int, home string, t *Tagged) (*Unit, error) {
+	_, kept := Variables(u.Environment, h.Trust)
+	dir, problems, err := h.trust.ForUnit(u.Name, kept)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range problems {
+		t.Warnings = append(t.Warnings, p.Error())
+	}
+	if len(u.EnvironmentFiles) > 0 {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("variables in %s go before those of the tag", strings.Join(u.EnvironmentFiles, ", ")))
+	}
+	set, _ := Variables(u.Environment, dir)
+	return &Unit{
+		Slice:  h.Config.Slice,
+		Hidden: confine.Inaccessible(uid, home, u.Environment), Own: h.own(),
+		Families: familiesOf(u.Families, u.FamiliesAllowed),
+		Mounts:   mountsOf(dir), Environment: set, Kept: kept,
+	}, nil
 }
 
 // inSlice reports whether a cgroup lies below the slice.
@@ -173,11 +193,9 @@ func taggable(name string) error {
 	}
 }
 
-// userOf finds the user of a unit with its home, and warns of root.
-func (h *Host) userOf(u *systemd.Unit, t *Tagged) (uid int, home string) {
-	if u.User == "?" {
-		return -1, "" // of a template nothing is known yet
-	}
+// userOf finds the user of a unit with its home, -1 where it is not known before the
+// start, and warns of root.
+func userOf(u *systemd.Unit, t *Tagged) (uid int, home string) {
 	if u.Dynamic {
 		return -1, ""
 	}
