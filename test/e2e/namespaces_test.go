@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -236,7 +237,7 @@ workloads:
 	eventually(t, 10*time.Second, "the listed port answers", func() bool {
 		return h.sh("curl -sS -o /dev/null --max-time 2 http://"+boxV4+":8080/").code == 0
 	})
-	eventually(t, patience(10*time.Second), "the other answers its own namespace", func() bool {
+	eventually(t, 10*time.Second, "the other answers its own namespace", func() bool {
 		return b.sh("curl -sS -o /dev/null --max-time 2 http://127.0.0.1:8081/").code == 0
 	})
 	if r := h.sh("curl -sS -o /dev/null --max-time 2 http://" + boxV4 + ":8081/"); r.code == 0 {
@@ -575,7 +576,7 @@ func TestNamespaceOneLockAlone(t *testing.T) {
 	if r := s.h.run(b.outside(ask[len(enter):]...)); !strings.Contains(r.stdout, `"ok":true`) {
 		t.Fatalf("untagged: %v", r)
 	}
-	eventually(t, patience(20*time.Second), "the listeners are closed", func() bool {
+	eventually(t, 20*time.Second, "the listeners are closed", func() bool {
 		return s.get("/fails", "--resolve", "api.example.com:80:"+originV4, "-m", "1").code == 7
 	})
 	before := s.h.net.connections.Load()
@@ -585,13 +586,13 @@ func TestNamespaceOneLockAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	eventually(t, patience(5*time.Second), "the namespace is shut", b.tabled)
+	eventually(t, 5*time.Second, "the namespace is shut", b.tabled)
 	for range 3 {
 		if r := s.inside(ask...); r.code == 0 {
 			t.Errorf("without a worker: %v", r)
 		}
 		s.h.run(b.outside("nft", "flush ruleset"))
-		eventually(t, patience(5*time.Second), "a table that was flushed comes back", b.tabled)
+		eventually(t, 5*time.Second, "a table that was flushed comes back", b.tabled)
 	}
 	if n := s.h.net.connections.Load() - before; n != 0 {
 		t.Errorf("%d connections reached the origin", n)
@@ -601,11 +602,48 @@ func TestNamespaceOneLockAlone(t *testing.T) {
 	}
 	c.Process.Kill()
 	c.Wait()
-	eventually(t, patience(10*time.Second), "nothing of ours is left in an empty namespace", func() bool { return !b.tabled() })
+	eventually(t, 10*time.Second, "nothing of ours is left in an empty namespace", func() bool { return !b.tabled() })
 	// With a worker it is opened as any other.
 	s.worker.start()
 	s.worker.waitReady(20 * time.Second)
 	if r := s.inside(append(enter, fetches("http://api.example.com/")...)...); !strings.Contains(r.stdout, `"ok":true`) {
 		t.Errorf("with a worker: %v", r)
 	}
+}
+
+// TestNamespaceManyCgroups: a workload that makes more cgroups than are looked at
+// takes nothing from another, whose namespace is found and served, and is named.
+func TestNamespaceManyCgroups(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.startDaemon(h.config(boxPolicy))
+	const many = 4500 // more than all that are looked at
+	dir := filepath.Join(cgroupRoot(), h.slice, "hostile")
+	for i := range many {
+		if err := os.MkdirAll(filepath.Join(dir, strconv.Itoa(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for i := range many {
+			os.Remove(filepath.Join(dir, strconv.Itoa(i)))
+		}
+		os.Remove(dir)
+	})
+	b := h.newBox()
+	c := b.inside("quiet", nobody, "sleep", "600")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+	eventually(t, 30*time.Second, "the namespace of another workload is open", b.listening)
+	if r := h.run(b.inside("quiet", nobody, fetches("http://api.example.com/")...)); !strings.Contains(r.stdout, `"ok":true`) {
+		t.Errorf("another workload: %v", r)
+	}
+	eventually(t, 10*time.Second, "status names who made them", func() bool {
+		return strings.Contains(strings.Join(h.status().Problems, "\n"), "/hostile has more than its share of the")
+	})
+	h.waitAudit("who made them", func(e *audit.Event) bool {
+		return e.Kind == audit.Lifecycle && strings.Contains(e.Message, "/hostile has more than its share")
+	})
 }
