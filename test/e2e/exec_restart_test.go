@@ -37,7 +37,7 @@ func TestExecAndRestart(t *testing.T) {
 			if code := own.cmd.ProcessState.ExitCode(); code != 0 {
 				t.Errorf("with a gate of its own: exit %d", code)
 			}
-			eventually(t, patience(goneAfter), "its keeper ends", func() bool { return len(h.processes()) == 0 })
+			eventually(t, goneAfter, "its keeper ends", func() bool { return len(h.processes()) == 0 })
 		})
 	}
 }

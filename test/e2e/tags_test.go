@@ -234,12 +234,12 @@ func TestTagAround(t *testing.T) {
 		t.Fatalf("untag: %v", r)
 	}
 	removeCgroups(filepath.Join(cgroupRoot(), path, "inner"))
-	eventually(t, patience(5*time.Second), "the outer one is captured", func() bool {
+	eventually(t, 5*time.Second, "the outer one is captured", func() bool {
 		before := h.net.connections.Load()
 		r := h.run(h.at(path+"/other", nobody, curlAPI...))
 		return strings.Contains(r.stdout, "no_rule") && h.net.connections.Load() == before
 	})
-	eventually(t, patience(5*time.Second), "status says so", func() bool { return len(h.status().Problems) == 0 })
+	eventually(t, 5*time.Second, "status says so", func() bool { return len(h.status().Problems) == 0 })
 }
 
 // auditFree reports whether the last exchange of a cgroup is not from just now.
