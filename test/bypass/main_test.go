@@ -20,6 +20,7 @@ var (
 	onlyRows    = flag.String("rows", "", "regular expression of the rows' subjects and names to try")
 	onlyLocks   = flag.String("locks", "both,guard,none,bpf,redirects", "the locks to try them under")
 	rootToo     = flag.Bool("root", true, "try as root too what an ordinary user can")
+	inTurns     = flag.Bool("turns", false, "under each lock one of those who can try a row does, another under the next")
 	connections = flag.Int("connections", 20_000, "how many connections race the end of worker and keeper")
 )
 

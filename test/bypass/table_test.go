@@ -15,6 +15,9 @@ import (
 // atOnce is how many attackers run at a time: most of their time is waiting.
 const atOnce = 64
 
+// turns is the order of the locks in which users take turns.
+var turns = []locks{both, guard, none, bpf, redirects, nft}
+
 // TestBypass is the bypass table: every way out, whoever tries it, under both
 // locks and under each alone: refused or proxied, never direct. Without locks
 // each of them does lead out: that is what makes it an attack.
@@ -87,6 +90,10 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 			controlled := *row
 			controlled.statements, row = row.control, &controlled
 			users = asRoot
+		}
+		if *inTurns {
+			turn := (i + slices.Index(turns, l)) % len(users)
+			users = users[turn : turn+1]
 		}
 		for _, who := range users {
 			d := &done{x: &trial{row: row, w: w, locks: l, who: who, port: w.nextPort()}}
