@@ -92,7 +92,7 @@ bpftool map create "$PWD/config" type array key 4 value 8 entries 3 name config`
 				t.Fatalf("change of the pins: %v", r)
 			}
 			try(20)
-			d = h.startDaemon(config)
+			h.startDaemon(config)
 			tries, answered := try(20)
 			if n := h.net.connections.Load() - before; n != 0 || answered != 0 {
 				t.Errorf("%d of %d attempts were answered, %d connections reached the origin", answered, tries, n)
