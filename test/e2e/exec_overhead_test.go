@@ -22,7 +22,7 @@ func TestExecOverhead(t *testing.T) {
 	h := newHost(t)
 	h.putInmate()
 	h.warmUp()
-	const rounds = 11
+	const rounds = 7
 	measure := func(argv ...string) time.Duration {
 		var took []time.Duration
 		for range rounds {

@@ -33,6 +33,7 @@ while time.time() < end:
 // another layout, puts its own beside them before those go: nothing gets out
 // meanwhile, and it says what it did.
 func TestOtherLayout(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]string{
 		"another version": `cd /sys/fs/bpf/sallyport/*/; for v in v*; do mv $v v0; done`,
 		"another layout": `cd /sys/fs/bpf/sallyport/*/v*/maps; rm config

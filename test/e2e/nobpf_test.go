@@ -79,6 +79,7 @@ func TestWithoutCgroupBPF(t *testing.T) {
 // TestBPFLost: where programs of an earlier start are in force, a start that can
 // load none does not go on with less. It says why, and the gate stays shut.
 func TestBPFLost(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	config, units := threeWorkloads(h)
 	d := h.startDaemon(h.config(config))

@@ -145,6 +145,7 @@ func TestExecScope(t *testing.T) {
 
 // TestExecWithoutScope: no scope, no command; and nothing is left of it.
 func TestExecWithoutScope(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	server := h.bootSystemd()
 	server.Job = func(string, string, map[string]any) string { return "failed" }
