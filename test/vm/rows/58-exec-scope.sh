@@ -1,4 +1,5 @@
 # kernels: 6.1 6.12 newest
+# short: 6.1
 # timeout: 180s
 # Commands of `exec` run in scopes that systemd makes: the daemon's in the slice,
 # those of a gate of their own beside it, delegated. A daemon-reload leaves both

@@ -21,11 +21,16 @@ requested bridge podman run --rm --cgroup-parent=mcp.slice local/box sh -c "$(as
 requested "no network" podman run --rm --network=none -v /etc/resolv.conf:/etc/resolv.conf:ro --cgroup-parent=mcp.slice local/box sh -c "$(asking http://api.example.com/none)"
 if podman run --rm --cgroup-parent=mcp.slice local/box guest get http://203.0.113.10:9000/; then fail "the forbidden port was answered"; fi
 
-# Elsewhere: captured from its next start.
+# Elsewhere: captured once its cgroup was seen and podman knows whose it is, which
+# takes its time here; then nothing comes any more.
+nothing_leaked
 podman create --name tagged local/box sh -c 'while :; do guest get http://api.example.com/tagged; guest get http://203.0.113.10:9000/; sleep 0.5; done' >/dev/null
 sallyport tag container tagged
 podman start tagged
 eventually 60 grep -q '/tagged' /var/log/sallyport/audit.jsonl
+figure before_capture $(($(came direct) - $(awk '$1 == "direct" { print $2 }' /opt/vm/counts)))
+remember
+sleep 3
 sallyport status
 podman rm -ft 0 tagged
 sallyport untag container tagged
