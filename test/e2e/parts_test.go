@@ -333,4 +333,5 @@ func (s *services) checkChain() {
 		known[e.Hash] = true
 	}
 	t.Logf("%d lines of audit in %d files, of %d workers", lines, files, starts)
+	checkRecipe(t, data)
 }
