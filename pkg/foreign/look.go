@@ -198,7 +198,7 @@ func (l *look) judgeInternet(h *holder, e entry, fd int) error {
 	if err != nil {
 		return err
 	}
-	kind := protocolName(protocol)
+	kind := netns.ProtocolName(protocol)
 	kindOf, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
 		return err
@@ -318,25 +318,6 @@ func (l *look) tell(h *holder, kind string, s netns.Socket, o Outcome, err error
 	l.share.found = append(l.share.found, Found{
 		Socket: s, Kind: kind, PID: uint32(h.pid), UID: h.uid, Exe: h.exe, Cgroup: h.cgroup.ID(), Outcome: o, Err: err,
 	})
-}
-
-// protocolName names a transport as messages do.
-func protocolName(p int) string {
-	switch p {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_UDPLITE:
-		return "udplite"
-	case unix.IPPROTO_MPTCP:
-		return "mptcp"
-	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
-		return "ping"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	}
-	return "ip-" + strconv.Itoa(p)
 }
 
 // familyName names the families that programs are likely to have.

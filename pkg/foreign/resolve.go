@@ -100,7 +100,7 @@ func (l *look) judgeListed(u unresolved, s netns.Socket, ns *os.File) error {
 		l.share.inOrder(s.Inode, false)
 		return nil
 	}
-	kind := protocolName(int(s.Protocol))
+	kind := netns.ProtocolName(int(s.Protocol))
 	switch {
 	case s.Protocol == unix.IPPROTO_RAW:
 		return l.end(u.holder, u.entry, "raw", s)

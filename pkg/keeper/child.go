@@ -85,10 +85,12 @@ func startLaunched(c *command, inherited []*os.File, who *caller) (*launched, er
 	}
 	conn, err := wire.NewConn(ours)
 	if err == nil {
-		err = applyLimits(cmd.Process.Pid, who.limits)
-	}
-	if err == nil {
-		err = conn.Send(&wire.Message{Method: methodLaunch}, &c.plan)
+		if err = applyLimits(cmd.Process.Pid, who.limits); err == nil {
+			err = conn.Send(&wire.Message{Method: methodLaunch}, &c.plan)
+		}
+		if err != nil {
+			conn.Close()
+		}
 	}
 	if err != nil {
 		cmd.Process.Kill()
