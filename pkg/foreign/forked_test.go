@@ -70,6 +70,8 @@ func TestInTime(t *testing.T) {
 		want   bool
 	}{
 		{time.Second, 1, true},
+		{10 * time.Second, 1, true},
+		{10 * time.Second, 1 << 22, false},
 		{time.Minute, 1, false},
 		{time.Minute, os.Getppid(), false},
 		{time.Minute, os.Getpid(), true},

@@ -93,10 +93,17 @@ func (h *holder) describe() {
 // freshFor is how long after its start a process is given to execute.
 const freshFor = 2 * time.Second
 
+// freshOfInit is the same for a child of PID 1. Until it executes it runs systemd's
+// own code, and what it has are the host's sockets, sshd's among them: on a starved
+// host they must not be lost.
+const freshOfInit = 30 * time.Second
+
 // inTime reports whether a process of that age may not have executed yet. Our own
 // children (the self-probe, commands of exec) take as long as the host lets them:
 // nobody else makes them wait, and what they have until then are our listeners.
-func inTime(age time.Duration, parent int) bool { return age <= freshFor || parent == os.Getpid() }
+func inTime(age time.Duration, parent int) bool {
+	return age <= freshFor || parent == os.Getpid() || parent == 1 && age <= freshOfInit
+}
 
 // forked reports whether the descriptor is one that a process has only because it
 // was forked and has not executed yet: a service manager's child that is in the
