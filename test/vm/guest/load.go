@@ -46,6 +46,10 @@ type tally struct {
 	Errors   map[string]int `json:"errors,omitempty"`
 }
 
+// atOnce is how many requests are under way at most. Where more wait, the machine
+// is too slow for the rate: a heap of them that grows would never be done.
+const atOnce = 100
+
 // runLoad loads until ctx ends, then writes its tally.
 func runLoad(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
@@ -77,15 +81,24 @@ func runLoad(ctx context.Context, args []string) error {
 	if err := l.write(*out); err != nil {
 		return err
 	}
+	places := make(chan struct{}, atOnce)
 	for i := 0; ctx.Err() == nil; i++ {
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
+			select {
+			case places <- struct{}{}:
+			case <-ctx.Done():
+				continue
+			}
 			scheme := "http"
 			if i%25 == 0 {
 				scheme = "https"
 			}
-			all.Go(func() { l.request(fmt.Sprintf("%s://%s/%d", scheme, *host, i)) })
+			all.Go(func() {
+				defer func() { <-places }()
+				l.request(fmt.Sprintf("%s://%s/%d", scheme, *host, i))
+			})
 			if i%*rate == 0 {
 				if err := l.write(*out); err != nil {
 					return err
