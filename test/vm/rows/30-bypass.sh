@@ -1,3 +1,4 @@
+# short: none
 # timeout: 480s
 # needs: ./test/bypass
 # needs: attacker
