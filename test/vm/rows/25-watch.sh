@@ -14,7 +14,7 @@ mode: observe
 default: allow
 YAML
 systemd-run -q --unit=watched /opt/vm/bin/sallyport run
-eventually 30 ready
+eventually 120 ready
 root=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 dir=$root/mcp.slice/outsider
 mkdir -p $dir

@@ -1,6 +1,6 @@
 # kernels: 6.1 6.12 newest
 # short: 6.1
-# timeout: 180s
+# timeout: 300s
 # needs: attacker
 # The side doors that no lock of the network sees, from a unit with the drop-in
 # that `tag unit` writes: each was open to the same user and program before.
