@@ -25,7 +25,7 @@ status=0
 sallyport doctor >out 2>&1 || status=$?
 cat out
 [ $status -eq 1 ] || fail "doctor: exit $status, want 1"
-grep -A1 -E '^FAIL +kernel' out | grep -q 'use Linux 6.1 or newer' || fail "doctor does not say which kernel to use"
+grep -A1 -E '^ *FAIL +kernel' out | grep 'use Linux 6.1 or newer' >/dev/null || fail "doctor does not say which kernel to use"
 after=$(kept)
 [ "$before" = "$after" ] || fail "left behind: $(diff <(echo "$before") <(echo "$after") | tr '\n' ' ')"
 sallyport teardown
