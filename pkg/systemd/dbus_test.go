@@ -152,3 +152,16 @@ func TestUnit(t *testing.T) {
 		t.Errorf("%q, %v", list, err)
 	}
 }
+
+// TestPAMName: a service says which PAM session is opened around it, and none where
+// a drop-in has emptied that.
+func TestPAMName(t *testing.T) {
+	m, server := connect(t)
+	for _, want := range []string{"login", ""} {
+		server.Put("shell.service", map[string]any{"PAMName": want})
+		u, err := m.Unit(soon(t), "shell.service")
+		if err != nil || u.PAMName != want {
+			t.Errorf("%+v, %v, want %q", u, err, want)
+		}
+	}
+}

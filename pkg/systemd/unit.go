@@ -41,6 +41,8 @@ type Unit struct {
 	// User is User=, "" for root; Dynamic is DynamicUser=.
 	User    string
 	Dynamic bool
+	// PAMName is the PAM service whose session is opened around it, "" for none.
+	PAMName string
 	// Environment is Environment= as NAME=VALUE; EnvironmentFiles are the paths
 	// of EnvironmentFile=, those that may be missing included.
 	Environment      []string
@@ -111,6 +113,7 @@ func (m *Manager) withCgroup(ctx context.Context, u *Unit) error {
 	}
 	u.Slice, u.Cgroup = text(p["Slice"]), text(p["ControlGroup"])
 	u.User, u.Dynamic = text(p["User"]), truth(p["DynamicUser"])
+	u.PAMName = text(p["PAMName"])
 	u.Environment = texts(p["Environment"])
 	if pid, ok := p["MainPID"].(uint32); ok {
 		u.MainPID = int(pid)

@@ -72,8 +72,8 @@ type Tagged struct {
 }
 
 // TagUnit writes the drop-in of a unit and has systemd read it. A unit that is no
-// service, is sallyport's own or a user's manager, or to which systemd hands sockets
-// of the internet, is refused with what to do instead.
+// service, is sallyport's own or a user's manager, opens a PAM session, or to which
+// systemd hands sockets of the internet, is refused with what to do instead.
 func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload string, allow []Opening) (*Tagged, error) {
 	u, template, err := unitOf(ctx, m, name)
 	if err != nil {
@@ -106,6 +106,9 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 		return nil, err
 	}
 	t.Unit = now
+	if err := sessionless(now); err != nil {
+		return nil, err // another drop-in, which systemd had not read before
+	}
 	if now.Slice != h.Config.Slice {
 		return nil, fmt.Errorf("unit %s is in %s although it is tagged: another drop-in sets Slice=; take that away (systemctl cat %s)", now.Name, now.Slice, now.Name)
 	}
@@ -114,9 +117,14 @@ func (h *Host) TagUnit(ctx context.Context, m *systemd.Manager, name, workload s
 	return t, nil
 }
 
+// A loader gives units by their names (systemd.Manager).
+type loader interface {
+	Unit(ctx context.Context, name string) (*systemd.Unit, error)
+}
+
 // unitOf gives the unit of a name, of a template what its name says, or says why it
 // cannot be tagged.
-func unitOf(ctx context.Context, m *systemd.Manager, name string) (u *systemd.Unit, template bool, err error) {
+func unitOf(ctx context.Context, m loader, name string) (u *systemd.Unit, template bool, err error) {
 	if name, err = systemd.UnitName(name); err != nil {
 		return nil, false, err
 	}
@@ -125,7 +133,20 @@ func unitOf(ctx context.Context, m *systemd.Manager, name string) (u *systemd.Un
 	}
 	if strings.Contains(name, "@.") {
 		// What Accept=yes starts one instance for each connection of.
-		socket := strings.TrimSuffix(name, "@.service") + ".socket"
+		bare := strings.TrimSuffix(name, "@.service")
+		socket := bare + ".socket"
+		// systemd tells nothing of a template, but of any instance. A template may be
+		// tagged before it is there.
+		instance, err := m.Unit(ctx, bare+"@sallyport.service")
+		if err != nil && !errors.Is(err, systemd.ErrNoUnit) {
+			return nil, false, err
+		}
+		if err == nil {
+			instance.Name = name // which is what is edited
+			if err := sessionless(instance); err != nil {
+				return nil, false, err
+			}
+		}
 		return &systemd.Unit{Name: name, TriggeredBy: []string{socket}}, true, nil
 	}
 	if u, err = m.Unit(ctx, name); errors.Is(err, systemd.ErrNoUnit) {
@@ -139,7 +160,21 @@ func unitOf(ctx context.Context, m *systemd.Manager, name string) (u *systemd.Un
 	if u.LoadState == "masked" {
 		return nil, false, fmt.Errorf("unit %s is masked: it never starts", u.Name)
 	}
+	if err := sessionless(u); err != nil {
+		return nil, false, err
+	}
 	return u, false, nil
+}
+
+// sessionless refuses a unit that opens a PAM session: pam_systemd has logind move
+// its processes into a scope of that session, before the unit's own view of the
+// bus counts (systemd.exec(5), PAMName=). Which modules the PAM service has is not
+// looked at: they may change.
+func sessionless(u *systemd.Unit) error {
+	if u.PAMName == "" {
+		return nil
+	}
+	return fmt.Errorf("unit %s opens a PAM session (PAMName=%s), which moves its processes out of its slice, to where nothing captures them: sudo systemctl edit %s, and write there [Service] and below it an empty PAMName=", u.Name, u.PAMName, u.Name)
 }
 
 // dropInOf makes the trust directory of a unit that runs as this user (-1 where it is
