@@ -59,6 +59,9 @@ type claims struct {
 type patience struct {
 	wait time.Duration
 	next time.Time
+	// began says that something ran in its cgroup before anybody could have asked.
+	// What began while the engine was asked is no later for that.
+	began bool
 }
 
 const (
@@ -298,7 +301,10 @@ func (l *look) visit(cg workload.Cgroup) (descend bool, err error) {
 // whether somebody claims it.
 func (l *look) judge(cg workload.Cgroup) (bool, error) {
 	c := &l.k.claims
-	p := c.unsure[cg.ID()]
+	p, asked := c.unsure[cg.ID()]
+	if !asked {
+		p.began = l.first || c.seen[cg.ID()]
+	}
 	if time.Now().Before(p.next) {
 		return false, nil
 	}
@@ -317,8 +323,7 @@ func (l *look) judge(cg workload.Cgroup) (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	began := l.first || c.seen[cg.ID()]
-	if populated && began && !l.k.tagsNow(cg.Path()) {
+	if populated && p.began && !l.k.tagsNow(cg.Path()) {
 		id, err := l.k.registry.Identify(cg.ID())
 		if err == nil {
 			l.late = append(l.late, lateCgroup{cgroup: cg, id: id, by: claim.By})

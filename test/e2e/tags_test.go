@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -382,6 +383,43 @@ for line in sys.stdin:
 	})
 }
 
+// TestTagContainerBusyEngine: a tagged container that begins is captured also where
+// its engine knows it only some time after it runs: that makes it no later.
+func TestTagContainerBusyEngine(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.startDaemon(h.config(fmt.Sprintf(tagPolicy, h.name)))
+	id := strings.Repeat("fedcba9876543210", 3) + fmt.Sprintf("%016x", time.Now().UnixNano())
+	path := h.apart("busy") + "/docker-" + id + ".scope"
+	l, err := net.Listen("unix", h.path("/run/docker.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid, asked atomic.Int64
+	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/containers/"+id+"/json" {
+			http.NotFound(w, r)
+			return
+		}
+		if asked.Add(1); pid.Load() == 0 {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprintf(w, `{"Id":%q,"Name":"/busy","State":{"Pid":%d},"Config":{"Image":"nginx:1.27"}}`, id, pid.Load())
+	})}
+	go engine.Serve(l)
+	t.Cleanup(func() { engine.Close() })
+	if r := h.tagging("tag", "container", "busy"); r.code != 0 || !strings.Contains(r.stdout, "holds from its start") {
+		t.Fatalf("tag container: %v", r)
+	}
+	running := h.sleeper(path)
+	eventually(t, 10*time.Second, "the engine is asked twice", func() bool { return asked.Load() >= 2 })
+	pid.Store(int64(running))
+	eventually(t, 10*time.Second, "it is captured", func() bool {
+		return strings.HasPrefix(h.workloadNotes()[path], "busy: trust incomplete")
+	})
+}
+
 // TestTagContainer: a container elsewhere, by name and by id where no engine
 // answers; what it lacks of trust is in the status.
 func TestTagContainer(t *testing.T) {
@@ -406,6 +444,8 @@ func TestTagContainer(t *testing.T) {
 	t.Cleanup(func() { engine.Close() })
 
 	pid = h.sleeper(path)
+	// What the keeper first sees with the tag there is new to it.
+	time.Sleep(1200 * time.Millisecond)
 	for _, args := range [][]string{{"web", "--workload", "tools"}, {"--label", "tier=front"}} {
 		if r := h.tagging(append([]string{"tag", "container"}, args...)...); r.code != 0 || !strings.Contains(r.stdout, "captured late: container "+id[:12]) {
 			t.Errorf("tag container %q: %v", args, r)
