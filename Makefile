@@ -12,7 +12,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 GO_LDFLAGS := -s -w -E _rt0_sallyport -X main.version=$(VERSION)
 SOURCES := $(shell find cmd pkg bpf systemd -name '*.go' -o -name '*.o' -o -name '*.json' -o -name '*.pgo' -o -path 'systemd/*' -type f) go.mod go.sum
 
-.PHONY: help packages build generate drift test test-vm unit e2e lint fuzz bench profile redirected soak demo clean setup setup-test setup-demo
+.PHONY: help packages build generate drift test test-vm vm unit e2e lint fuzz bench profile redirected soak demo clean setup setup-test setup-demo
 
 # Only scripts/profile has another place, and more to tell go build.
 BINARY := bin/sallyport
@@ -59,6 +59,10 @@ unit: bin/nfpm ## packages, with the seeds of the fuzz targets, on the real kern
 e2e: bin/sallyport ## real clients against the real binary on the real kernel
 	go test -count=1 -timeout=20m ./test/e2e/...
 	go test -count=1 -timeout=10m ./test/bypass/...
+
+vm: build ## the rows of test-vm in less time: each on the kernels that it needs most
+	@scripts/setup vm
+	go run ./test/vm -short -side-by-side
 
 test-vm: build ## real Debian machines with systemd, one for each kernel, in qemu
 	@scripts/setup vm

@@ -3,7 +3,7 @@
 // kernel, runs the rows of test/vm/rows inside as root, and prints one line of
 // JSON for each kernel and row. Exit 1 if one fails, or if one did not run.
 //
-// make test-vm runs all rows on all kernels, make test those of -short. By hand:
+// make test-vm runs all rows on all kernels, make vm those of -short. By hand:
 //
 //	go run ./test/vm -kernels 6.1 -rows 'smoke|install'
 //	go run ./test/vm -kernels newest -script /tmp/try.sh

@@ -1,8 +1,7 @@
 # kernels: 6.1
 # timeout: 300s
 # What `tag` makes of units: the drop-in as systemd reads it, side doors shut and one
-# opened, names, what is refused, what is captured late; a delegated unit that makes
-# cgroups of its own; a process; the scopes of exec.
+# opened, names, what is refused, what is captured late; a process; scopes of exec.
 . /opt/vm/rows/lib.sh
 
 id mcp >/dev/null 2>&1 || useradd --system --no-create-home mcp
@@ -71,26 +70,6 @@ grep -q 'next start' out || fail "untag: $(cat out)"
 [ ! -e /etc/systemd/system/rooted.service.d ] || fail "untag left the drop-in"
 sallyport untag unit rooted 2>/dev/null && fail "untagged twice"
 
-# A delegated unit calls a cgroup of its own another unit, and stays what it is.
-cat >/opt/vm/nested <<'SH'
-#!/bin/sh
-mkdir -p /sys/fs/cgroup/mcp.slice/nested.service/tagged.service
-echo $$ >/sys/fs/cgroup/mcp.slice/nested.service/tagged.service/cgroup.procs
-while :; do curl -s -m 5 http://203.0.113.10:9000/; curl -s -m 5 http://203.0.113.10/; sleep 0.3; done
-SH
-chmod 755 /opt/vm/nested
-unit nested Delegate=yes
-sed -i 's|^ExecStart=.*|ExecStart=/opt/vm/nested|' /etc/systemd/system/nested.service
-systemctl daemon-reload
-remember
-sallyport tag unit nested --allow cgroups --restart >/dev/null
-eventually 60 sh -c 'sallyport tail | grep -q nested.service/tagged.service'
-sallyport tail >out
-grep 'nested.service/tagged.service' out | grep '"unit":"tagged.service"' >/dev/null && fail "a unit was taken for another"
-nothing_leaked
-systemctl stop nested
-sallyport untag unit nested >/dev/null
-
 # A process, and commands of exec, are scopes of systemd's in the slice.
 setsid setpriv --reuid mcp --regid mcp --clear-groups sleep 300 &
 sleep 0.3
@@ -105,6 +84,6 @@ eventually 60 sh -c '[ -z "$(systemctl list-units --all --plain --no-legend "sal
 sallyport exec -- curl -sSf -m 20 http://api.example.com/exec >/dev/null || fail "exec reaches nothing"
 sallyport untag unit tagged >/dev/null
 systemctl stop tagged rooted
-rm -f /etc/systemd/system/{tagged,rooted,nested}.service
+rm -f /etc/systemd/system/{tagged,rooted}.service
 systemctl daemon-reload
 [ -z "$(find /etc/systemd -name 50-sallyport.conf -path '*tagged*')" ] || fail "a drop-in stayed"
