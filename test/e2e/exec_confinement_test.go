@@ -186,7 +186,7 @@ func TestExecInheritedSocket(t *testing.T) {
 	h := newHost(t)
 	var sock *os.File
 	inNetns(t, h.net.ns, func() {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Error(err)
 		}

@@ -9,7 +9,7 @@ import (
 // tryGit: git clone, fetch and push over https, with a pack that is too large
 // for one request with a length, at nginx with git's own server behind it.
 func (s *street) tryGit() {
-	dir := s.startNginx()
+	dir := s.nginx
 	// 12 MB of what does not compress, and many small files.
 	prepare := fmt.Sprintf(`set -e; cd %s/git; git init -q -b main work; cd work; git config user.name t; git config user.email t@example.com; git config commit.gpgsign false
 for i in 1 2 3 4; do cp %s/root/stream/3000000 big$i; echo $i >>big$i; head -c 100 big$i | tac >small$i; done

@@ -209,7 +209,7 @@ func (s *street) curlLines(t *testing.T, argv ...string) []string {
 // tryNginx: nginx as an upstream that allows few streams and ends each
 // connection after some requests.
 func (s *street) tryNginx() {
-	dir := s.startNginx()
+	dir := s.nginx
 	for _, version := range []string{"--http1.1", "--http2"} {
 		s.t.Run(strings.Trim(version, "-"), func(t *testing.T) {
 			s := s.within(t)

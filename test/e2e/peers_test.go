@@ -35,6 +35,8 @@ type street struct {
 	origin *peerOrigin
 	// modules is where Node finds the tests' packages on the host.
 	modules string
+	// nginx is the directory of the one nginx, where a test has it.
+	nginx string
 }
 
 // newStreet makes the host and starts the daemon; each test adds the servers
@@ -74,7 +76,7 @@ func newStreetUnder(t *testing.T, rules string) *street {
 func (s *street) within(t *testing.T) *street {
 	h := *s.host
 	h.t = t
-	return &street{&h, s.origin, s.modules}
+	return &street{&h, s.origin, s.modules, s.nginx}
 }
 
 // peer puts a file of testdata/peers on the host and gives its path.
@@ -162,6 +164,7 @@ func (s *street) exchanges(prefix string) (all []audit.Event) {
 func TestPeers(t *testing.T) {
 	t.Parallel()
 	s := newStreet(t)
+	s.nginx = s.startNginx()
 	for name, try := range map[string]func(*street){
 		"curl":        (*street).tryCurl,
 		"net-http":    (*street).tryNetHTTP,

@@ -25,7 +25,7 @@ func (h *host) snapshot() snapshot {
 			s = append(s, kind+" "+strings.TrimRight(line, "\n"))
 		}
 	}
-	add("nft", h.sh("nft list tables; nft list ruleset | grep -c .").stdout)
+	add("nft", h.sh("nft list tables; nft -t list ruleset | grep -c .").stdout)
 	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", h.pid))
 	if err != nil {
 		h.t.Fatal(err)
