@@ -24,10 +24,10 @@ if podman run --rm --cgroup-parent=mcp.slice local/box guest get http://203.0.11
 # Elsewhere: captured once its cgroup was seen and podman knows whose it is, which
 # takes its time here; then nothing comes any more.
 nothing_leaked
-podman create --name tagged local/box sh -c 'while :; do guest get http://api.example.com/tagged; guest get http://203.0.113.10:9000/; sleep 0.5; done' >/dev/null
+podman create --name tagged local/box sh -c 'while :; do guest get http://api.example.com/elsewhere; guest get http://203.0.113.10:9000/; sleep 0.5; done' >/dev/null
 sallyport tag container tagged
 podman start tagged
-eventually 60 grep -q '/tagged' /var/log/sallyport/audit.jsonl
+eventually 60 grep -q /elsewhere /var/log/sallyport/audit.jsonl
 figure before_capture $(($(came direct) - $(awk '$1 == "direct" { print $2 }' /opt/vm/counts)))
 remember
 sleep 3
