@@ -33,7 +33,10 @@ func (w *worker) foreign(ctx context.Context, f *protocol.Foreign) {
 // foreignMessage explains it to a person.
 func foreignMessage(f *protocol.Foreign) string {
 	ended := "its process was ended"
-	if f.Outcome == string(foreign.Failed) {
+	switch f.Outcome {
+	case string(foreign.Emptied):
+		ended = "the connection that they came by was ended"
+	case string(foreign.Failed):
 		ended = "it could not be ended: " + f.Error
 	}
 	switch f.Kind {
@@ -62,6 +65,8 @@ func foreignMessage(f *protocol.Foreign) string {
 		return what + ": destroyed"
 	case "process_ended":
 		return what + ": the kernel cannot destroy it, so its process was ended"
+	case string(foreign.Emptied):
+		return what + " in the queue of a unix socket: the kernel cannot destroy it, so the connection that it came by was ended"
 	}
 	return what + ": it could not be ended: " + f.Error
 }

@@ -11,24 +11,40 @@ const (
 	closePatience = 100 * time.Millisecond
 	// mostAside bounds the calls for a share that have not come back. Beyond, nothing
 	// is taken from its queues any more.
-	mostAside = 64
+	mostAside = 8
 )
 
-// closeTaken closes a descriptor that was taken. While one is held its process may
+// closeTaken closes sockets that were taken. While one is held its process may
 // close its own; then ours is the last, and closing waits as long as the process
-// chose: up to 18 h with SO_LINGER, also of a socket in the queue of a unix socket;
-// until a FUSE server of the workload's own answers. That wait must not be the
-// Sweeper's: beyond closePatience it goes on in the background.
-func (sh *share) closeTaken(fd int) {
-	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) {
-		lingers, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER)
-		if err == nil && (lingers.Onoff == 0 || lingers.Linger == 0) {
-			_ = unix.Close(fd)
-			return
+// chose, up to 18 h with SO_LINGER. That wait must not be the Sweeper's: beyond
+// closePatience, for all together, it goes on in the background.
+func (sh *share) closeTaken(fds ...int) {
+	var slow []int
+	for _, fd := range fds {
+		if !atOnce(fd) {
+			slow = append(slow, fd)
+			continue
 		}
+		_ = unix.Close(fd)
 	}
-	sh.beside(closePatience, func() { _ = unix.Close(fd) })
+	if len(slow) > 0 {
+		sh.beside(closePatience, func() { closeAll(slow) })
+	}
+}
+
+// atOnce reports whether closing a descriptor waits for nobody.
+func atOnce(fd int) bool {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	switch {
+	case err != nil:
+		return false
+	case domain == unix.AF_UNIX:
+		return true
+	case domain != unix.AF_INET && domain != unix.AF_INET6:
+		return false
+	}
+	lingers, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER)
+	return err == nil && (lingers.Onoff == 0 || lingers.Linger == 0)
 }
 
 // beside runs f and waits for it at most for patience. It reports whether f has

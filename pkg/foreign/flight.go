@@ -2,11 +2,9 @@ package foreign
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,19 +14,10 @@ import (
 
 const (
 	// doubtFor is how long a workload may have descriptors in flight, look after
-	// look, that cannot be looked at: those of a connection that nobody has accepted
-	// yet, or of a queue that is read while we read it.
+	// look, that cannot be looked at.
 	doubtFor = 2 * time.Second
-	// peekPatience bounds the reading of one queue. A workload can hold its lock.
-	peekPatience = 500 * time.Millisecond
 	// maxNested bounds unix sockets in queues of unix sockets in queues …
 	maxNested = 8
-	// maxInFlight bounds what is taken from one queue.
-	maxInFlight = 4096
-	// maxEmpty is how many messages without anything are read one after the other.
-	maxEmpty = 1024
-	// maxSCM is SCM_MAX_FD, the most descriptors of one message.
-	maxSCM = 253
 )
 
 // parks reports whether descriptors wait in the queue of a unix socket that was not
@@ -95,28 +84,37 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 	}
 	// What was sent to a connection can be read by nobody until it is accepted.
 	accepts, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err != nil || accepts != 0 || l.nested >= maxNested {
+	if err != nil {
 		l.doubt(h, e)
 		return err
 	}
-	received, whole := l.share.peek(fd, min(n, maxInFlight))
-	if !whole || n > maxInFlight {
-		// What was read while we read is not there any more.
-		if len(received) < min(n, l.tables.inFlight(unix.AT_FDCWD, ownInfo(fd))) || n > maxInFlight {
-			l.doubt(h, e)
-		}
+	if accepts != 0 || l.nested >= maxNested || n > maxInFlight {
+		return l.stuffed(h, e, fd, accepts != 0)
 	}
-	l.nested++
-	defer func() { l.nested-- }()
+	received, seen, whole := l.share.peek(fd, n)
+	// What was read while we read is not there any more.
+	if !whole && seen < min(n, l.tables.inFlight(unix.AT_FDCWD, ownInfo(fd))) {
+		l.doubt(h, e)
+	}
+	// Peeking takes its time, whatever was found: the turn may be over.
+	l.checked -= checkEvery
 	first := l.step(len(received))
+	outer := l.refused
+	l.refused = ""
+	l.nested++
 	for _, one := range received {
 		if first == nil || !errors.Is(first, errBeyond) && !errors.Is(first, errStopped) {
 			if err := l.judgeInFlight(h, e, one); err != nil && first == nil && !gone(err) {
 				first = err
 			}
 		}
-		l.share.closeTaken(one)
 	}
+	l.nested--
+	l.share.closeTaken(received...)
+	if l.refused != "" {
+		first = errors.Join(first, l.empty(h, e, fd, l.refused, false))
+	}
+	l.refused = outer
 	return first
 }
 
@@ -135,14 +133,21 @@ func (l *look) judgeInFlight(h *holder, e entry, fd int) error {
 	return l.judge(h, at, fd)
 }
 
-// doubt remembers that something could not be looked at.
+// doubt remembers that a holder keeps something from being looked at: it reads the
+// queue while we read it, or moves its offset.
 func (l *look) doubt(h *holder, e entry) {
 	l.doubted = append(l.doubted, unresolved{holder: h, entry: e})
 }
 
-// settle ends who has had for too long what could not be looked at.
+// settle ends who has kept for too long what could not be looked at.
 func (l *look) settle() {
-	switch now := time.Now(); {
+	now := time.Now()
+	if !l.stuffing {
+		l.share.stuffed = time.Time{}
+	} else if l.share.stuffed.IsZero() {
+		l.share.stuffed = now
+	}
+	switch {
 	case len(l.doubted) == 0:
 		l.share.unsure = time.Time{}
 	case l.share.unsure.IsZero():
@@ -157,130 +162,3 @@ func (l *look) settle() {
 }
 
 func ownInfo(fd int) string { return "/proc/self/fdinfo/" + strconv.Itoa(fd) }
-
-// peek gives duplicates of at least n descriptors in the queue of a unix socket, or
-// of all that could be had; whole says that there are n. The queue stays as it is.
-func (sh *share) peek(fd, n int) (received []int, whole bool) {
-	if sh.aside.Load() >= mostAside {
-		return nil, false
-	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, false
-	}
-	var mu sync.Mutex
-	late := false
-	var fds []int
-	ended := sh.beside(peekPatience, func() {
-		defer unix.Close(own)
-		got, all := peekQueue(own, n)
-		mu.Lock()
-		defer mu.Unlock()
-		if late {
-			closeAll(got)
-			return
-		}
-		fds, whole = got, all
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	if !ended {
-		late = true
-	}
-	return fds, whole
-}
-
-// peekQueue reads the queue with MSG_PEEK, which duplicates what is in flight:
-// first what any reader would get, and where that is not all, message by message
-// with an offset. The offset is the socket's, so it is put back.
-func peekQueue(fd, n int) (fds []int, whole bool) {
-	const none = -1
-	offset := func(n int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, n) }
-	before, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF)
-	if err != nil || before != none && offset(none) != nil {
-		return nil, false
-	}
-	moved := false
-	defer func() {
-		if moved || before != none {
-			_ = offset(before)
-		}
-	}()
-	sink := newSink()
-	first, length, ok := sink.peek(fd)
-	if ok && len(first) >= n {
-		return first, true
-	}
-	if moved = true; offset(0) != nil {
-		return first, false
-	}
-	// With an offset the kernel leaves out what is empty and was peeked at before.
-	if length > 0 {
-		n += len(first)
-	}
-	fds = first
-	// The end of the file looks like empty messages.
-	for empty := 0; len(fds) <= n+maxInFlight && empty < maxEmpty; {
-		more, length, ok := sink.peek(fd)
-		fds = append(fds, more...)
-		if !ok || length < 0 {
-			return fds, ok && len(fds) >= n
-		}
-		if empty++; length > 0 || len(more) > 0 {
-			empty = 0
-		}
-	}
-	return fds, len(fds) >= n
-}
-
-// A sink takes in what comes with descriptors. Nobody reads it.
-type sink struct {
-	data    [][]byte
-	control []byte
-}
-
-// newSink has room for more than the queue of a unix socket holds with the default
-// of net.core.wmem_max, 16 MiB, all of it the same 64 KiB.
-func newSink() *sink {
-	one := make([]byte, 64<<10)
-	s := &sink{control: make([]byte, unix.CmsgSpace(4*maxSCM)+4096)}
-	for range 256 {
-		s.data = append(s.data, one)
-	}
-	return s
-}
-
-func (s *sink) size() int { return len(s.data) * len(s.data[0]) }
-
-// peek reads one message; length is -1 at the end of the queue. It is not ok where
-// more was there than there was room for.
-func (s *sink) peek(fd int) (fds []int, length int, ok bool) {
-	length, n, flags, _, err := unix.RecvmsgBuffers(fd, s.data, s.control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return nil, -1, err == unix.EAGAIN
-	}
-	messages, err := unix.ParseSocketControlMessage(s.control[:n])
-	if err != nil {
-		return nil, length, false
-	}
-	for i := range messages {
-		m := &messages[i]
-		switch {
-		case m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_RIGHTS:
-			some, err := unix.ParseUnixRights(m)
-			if err != nil {
-				return fds, length, false
-			}
-			fds = append(fds, some...)
-		case m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_PIDFD && len(m.Data) >= 4:
-			_ = unix.Close(int(int32(binary.NativeEndian.Uint32(m.Data))))
-		}
-	}
-	return fds, length, flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0 && length < s.size()
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		_ = unix.Close(fd)
-	}
-}

@@ -159,7 +159,7 @@ func TestBeside(t *testing.T) {
 	}
 	defer unix.Close(pair[0])
 	defer unix.Close(pair[1])
-	if fds, whole := sh.peek(pair[1], 0); whole || fds != nil {
+	if fds, _, whole := sh.peek(pair[1], 0); whole || fds != nil {
 		t.Error("a queue was read although too many calls have not come back")
 	}
 }

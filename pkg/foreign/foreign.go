@@ -6,8 +6,9 @@
 // asks the cgroup that made it.
 //
 // A descriptor on its way in the queue of a unix socket is looked at as one in the
-// table of whoever can receive it (flight.go). What cannot be looked at, there or
-// because it is too much (share.go), ends its holder.
+// table of whoever can receive it (flight.go). What others can send and we cannot
+// look at ends with its connection (empty.go); who keeps us from looking, or has too
+// much (share.go), is ended.
 //
 // What it cannot see: a descriptor that its holder keeps moving while the table is
 // read (the next look sees it, most likely), and one that a system call uses which
@@ -35,11 +36,14 @@ const (
 	Destroyed Outcome = "destroyed"
 	// Ended: the kernel cannot destroy such a socket, so its holder was killed.
 	Ended Outcome = "process_ended"
+	// Emptied: it, or what could not be looked at, was in the queue of a unix socket,
+	// and the connection that it came by was ended.
+	Emptied Outcome = "queue_emptied"
 	// Failed: the socket is as it was. It is told once and stays a problem.
 	Failed Outcome = "failed"
 )
 
-// Kinds of what was not looked at. The process was ended for it.
+// Kinds of what was not looked at.
 const (
 	// KindInFlight: descriptors in the queue of a unix socket that stayed there and
 	// could not be looked at.

@@ -81,3 +81,20 @@ func TestInTime(t *testing.T) {
 		}
 	}
 }
+
+// TestForkedByUs: a child of ours that has executed is no longer one, whatever it
+// executed: here our own file.
+func TestForkedByUs(t *testing.T) {
+	tree, cg := newTree(t)
+	h, err := openHolder(tree, cg, startHolder(t, cg).Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if h.notExecuted() {
+		t.Error("it is taken for one that has not executed yet")
+	}
+	if h.parent != os.Getpid() {
+		t.Errorf("its parent is %d, want %d", h.parent, os.Getpid())
+	}
+}

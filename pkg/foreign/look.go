@@ -40,8 +40,11 @@ type look struct {
 	// something in it that could not be.
 	queues  map[uint32]struct{}
 	doubted []unresolved
-	// nested is in how many queues we are.
-	nested int
+	// nested is in how many queues we are; refused what was found in the innermost
+	// that nothing can destroy, and stuffing that some queue was not looked into.
+	nested   int
+	refused  string
+	stuffing bool
 }
 
 // stubborn is a process that was to be killed for a socket.
@@ -289,6 +292,11 @@ func findByCookie(ns *os.File, cookie uint64) (netns.Socket, error) {
 
 // end kills a process that holds what cannot be destroyed.
 func (l *look) end(h *holder, e entry, kind string, s netns.Socket) error {
+	if l.nested > 0 {
+		// It is not the holder's yet, and may never be: the queue is emptied.
+		l.refused = kind
+		return nil
+	}
 	if h.forked(e) {
 		return nil
 	}

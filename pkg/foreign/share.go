@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -47,13 +48,14 @@ type share struct {
 	what Share
 	// before and now are the inodes of sockets that are in order, of the last look
 	// and of this one; the value says that it is a unix socket, whose queue is looked
-	// at each time. The number of a live socket is nobody else's.
+	// at each time. The number of a live socket is nobody else's, but for recheck.
 	before, now map[uint32]bool
 	// stubborn are those for which a process was killed at the last look.
 	stubborn map[stubborn]struct{}
-	// unsure is since when each look has found descriptors in flight that could not
-	// be looked at.
-	unsure time.Time
+	// unsure is since when each look has found a holder that keeps descriptors in
+	// flight from being looked at; stuffed since when each has found queues that are
+	// not looked into.
+	unsure, stuffed time.Time
 	// err, beyond and took are of the last look that came to its end.
 	err    error
 	beyond bool
@@ -107,6 +109,10 @@ func (sh *share) take() []Found {
 	return found
 }
 
+// recheck is how many looks a socket that is known is believed, on average: numbers
+// of sockets come round after 2^32, and then lead to another.
+const recheck = 256
+
 // inOrder remembers a socket. There are never more than MaxWork.
 func (sh *share) inOrder(inode uint32, local bool) { sh.now[inode] = local }
 
@@ -116,7 +122,8 @@ func (sh *share) knows(inode uint32) (known, local bool) {
 	if local, known = sh.now[inode]; known {
 		return known, local
 	}
-	if local, known = sh.before[inode]; known {
+	local, known = sh.before[inode]
+	if known = known && rand.IntN(recheck) > 0; known {
 		sh.inOrder(inode, local)
 	}
 	return known, local

@@ -42,8 +42,11 @@ type entry struct {
 	ring    bool   // an io_uring instead
 }
 
-// kcmpFiles is KCMP_FILES of linux/kcmp.h.
-const kcmpFiles = 2
+// Of linux/kcmp.h: KCMP_VM and KCMP_FILES.
+const (
+	kcmpVM    = 1
+	kcmpFiles = 2
+)
 
 // maxApart bounds the tables of one process that threads are compared with. A
 // thread that shares none of them is looked at by itself.

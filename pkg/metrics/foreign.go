@@ -7,7 +7,7 @@ import (
 )
 
 // foreignOutcomes are what can become of a socket from outside.
-var foreignOutcomes = [...]string{"destroyed", "process_ended", "failed"}
+var foreignOutcomes = [...]string{"destroyed", "process_ended", "queue_emptied", "failed"}
 
 // foreignSockets counts sockets that were found in a workload although nothing of
 // ours decided on them.
@@ -16,7 +16,7 @@ type foreignSockets struct {
 	counts [len(foreignOutcomes)]uint64
 }
 
-// ForeignSocket counts one by its outcome: destroyed, process_ended, or failed,
+// ForeignSocket counts one by its outcome: destroyed, process_ended, queue_emptied, or failed,
 // which any other counts as.
 func (m *Metrics) ForeignSocket(outcome string) {
 	m.foreign.mu.Lock()

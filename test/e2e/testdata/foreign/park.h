@@ -94,7 +94,7 @@ static void park(const char *where, int fd)
 	} else if (!strcmp(where, "listener")) {
 		size = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, "park-%d", getpid());
 		size += offsetof(struct sockaddr_un, sun_path) + 1;
-		listener = socket(AF_UNIX, SOCK_STREAM, 0);
+		listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
 		if (bind(listener, (void *)&a, size) || listen(listener, 4) || connect(pair[0] = socket(AF_UNIX, SOCK_STREAM, 0), (void *)&a, size))
 			fatal("listener");
 		send_fd(pair[0], "x", 1, fd);
@@ -116,8 +116,11 @@ static int unpark(const char *where)
 {
 	if (!strcmp(where, "nested"))
 		pair[1] = receive_fd(outer[1], 1);
-	if (!strcmp(where, "listener"))
+	if (!strcmp(where, "listener")) {
 		pair[1] = accept(listener, 0, 0);
+		if (pair[1] < 0)
+			return -1;
+	}
 	if (!strcmp(where, "behind")) {
 		receive_fd(pair[1], 5000);
 		receive_fd(pair[1], 1);
