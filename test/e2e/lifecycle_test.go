@@ -214,10 +214,14 @@ func TestStoppedWorker(t *testing.T) {
 	start := time.Now()
 	i.order("ask", originHTTP, originV4)
 	eventually(t, 25*time.Second, "a new worker instead of the one that hangs", func() bool {
-		if h.net.connections.Load() != 0 {
+		reached := h.net.connections.Load()
+		if !living(old) {
+			return true
+		}
+		if reached != 0 {
 			t.Fatal("a connection reached the origin while the worker hung")
 		}
-		return !living(old)
+		return false
 	})
 	o := i.outcome()
 	t.Logf("after %s: %+v", time.Since(start), o)

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
 	if !chosen {
-		flag.Set("test.parallel", strconv.Itoa(3*runtime.NumCPU()))
+		flag.Set("test.parallel", strconv.Itoa(2*runtime.NumCPU()))
 	}
 	// What a shell runs in the background ignores these, and so would every
 	// command that a test starts and interrupts.

@@ -162,7 +162,6 @@ func (s *street) exchanges(prefix string) (all []audit.Event) {
 // TestPeers: programs that other people wrote, as they are, on both sides of
 // the gate.
 func TestPeers(t *testing.T) {
-	t.Parallel()
 	s := newStreet(t)
 	s.nginx = s.startNginx()
 	for name, try := range map[string]func(*street){

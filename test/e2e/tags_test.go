@@ -235,12 +235,13 @@ func TestTagAround(t *testing.T) {
 		t.Fatalf("untag: %v", r)
 	}
 	removeCgroups(filepath.Join(cgroupRoot(), path, "inner"))
+	// Before anything else runs below it: that would be captured by itself.
+	eventually(t, 5*time.Second, "status says so", func() bool { return len(h.status().Problems) == 0 })
 	eventually(t, 5*time.Second, "the outer one is captured", func() bool {
 		before := h.net.connections.Load()
 		r := h.run(h.at(path+"/other", nobody, curlAPI...))
 		return strings.Contains(r.stdout, "no_rule") && h.net.connections.Load() == before
 	})
-	eventually(t, 5*time.Second, "status says so", func() bool { return len(h.status().Problems) == 0 })
 }
 
 // auditFree reports whether the last exchange of a cgroup is not from just now.
