@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -63,6 +64,10 @@ func LaunchRemote(runtimeDir string, args *RemoteLaunch, say func(string)) (int,
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded()...)
 	m, err := expect(conn, methodStarted)
+	if errors.Is(err, io.EOF) {
+		// The command may have begun already.
+		return 0, fmt.Errorf("%w: %w", ErrDaemonEnded, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -169,7 +169,8 @@ type Options struct {
 // Limits bound what a Resolver holds and does at once.
 type Limits struct {
 	// InFlight is how many questions are in work at once (1024), and
-	// InFlightPerWorkload how many of one workload (64). Beyond, the answer is
+	// InFlightPerWorkload how many of one workload (256: a browser or `curl -Z` asks for
+	// 50 names at once, with two questions each). Beyond, the answer is
 	// SERVFAIL, or none for a datagram where the sender is not even known yet.
 	InFlight, InFlightPerWorkload int
 	// Cache is how many record sets are kept for Lookup (4096). When it is full
@@ -200,7 +201,7 @@ func (l Limits) defaults() Limits {
 		}
 	}
 	set(&l.InFlight, 1024)
-	set(&l.InFlightPerWorkload, 64)
+	set(&l.InFlightPerWorkload, 256)
 	set(&l.Cache, 4096)
 	set(&l.Workloads, 1024)
 	set(&l.Addresses, 65536)
