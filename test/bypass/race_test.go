@@ -52,7 +52,7 @@ func TestRace(t *testing.T) {
 			if l != both {
 				total /= 4
 			}
-			kills, made := 0, 0
+			kills, made, captured, turnedAway := 0, 0, 0, 0
 			for _, who := range everybody() {
 				// Each end is met by some hundred connections, at another moment.
 				ends := max(1, total/len(everybody())/500)
@@ -70,7 +70,7 @@ func TestRace(t *testing.T) {
 						}
 					}
 					all := storm(share, who)
-					time.Sleep(time.Duration(kills*7%60) * time.Millisecond)
+					time.Sleep(time.Duration(kills*7%20) * time.Millisecond)
 					d = end(w, d, worker, kills, conf, func() {
 						c, f := finish(all)
 						connected, refusals = connected+c, refusals+f
@@ -85,12 +85,16 @@ func TestRace(t *testing.T) {
 					out.Outcome = direct
 					t.Errorf("%s: %d of %d connections reached the origin", who, leaked, share*ends)
 				}
-				// A smaller race may be over before the first end.
-				if connected+refusals < share*ends || l == both && ends > 3 && (connected == 0 || refusals == 0) {
-					t.Errorf("%s: %d captured, %d refused: no race", who, connected, refusals)
+				if connected+refusals < share*ends {
+					t.Errorf("%s: %d captured, %d refused, want %d in all", who, connected, refusals, share*ends)
 				}
+				captured, turnedAway = captured+connected, turnedAway+refusals
 				t.Logf("%s: %s", who, out.Reason)
 				r.add(out)
+			}
+			// One storm may be over before its end comes; not all of them.
+			if l == both && kills > 9 && (captured == 0 || turnedAway == 0) {
+				t.Errorf("%d captured, %d refused: no race", captured, turnedAway)
 			}
 			if made < total {
 				t.Errorf("%d connections were made, want %d", made, total)
