@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -9,8 +10,7 @@ import (
 const (
 	// closePatience is how long the Sweeper waits for a close.
 	closePatience = 100 * time.Millisecond
-	// mostAside bounds the calls for a share that have not come back. Beyond, nothing
-	// is taken from its queues any more.
+	// mostAside bounds the calls of one kind for a share that have not come back.
 	mostAside = 8
 )
 
@@ -28,7 +28,7 @@ func (sh *share) closeTaken(fds ...int) {
 		_ = unix.Close(fd)
 	}
 	if len(slow) > 0 {
-		sh.beside(closePatience, func() { closeAll(slow) })
+		sh.closes.run(closePatience, func() { closeAll(slow) })
 	}
 }
 
@@ -47,14 +47,20 @@ func atOnce(fd int) bool {
 	return err == nil && (lingers.Onoff == 0 || lingers.Linger == 0)
 }
 
-// beside runs f and waits for it at most for patience. It reports whether f has
+// An aside counts the calls of one kind that have not come back.
+type aside struct{ waiting atomic.Int32 }
+
+// full reports whether as many wait as may.
+func (a *aside) full() bool { return a.waiting.Load() >= mostAside }
+
+// run runs f beside and waits for it at most for patience. It reports whether f has
 // ended.
-func (sh *share) beside(patience time.Duration, f func()) bool {
+func (a *aside) run(patience time.Duration, f func()) bool {
 	done := make(chan struct{})
-	sh.aside.Add(1)
+	a.waiting.Add(1)
 	go func() {
 		f()
-		sh.aside.Add(-1)
+		a.waiting.Add(-1)
 		close(done)
 	}()
 	timer := time.NewTimer(patience)

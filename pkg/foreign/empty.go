@@ -16,7 +16,8 @@ const maxReads = 1 << 16
 var errNotEmptied = errors.New("descriptors are left in the queue of a unix socket")
 
 // stuffed deals with a queue that is never looked into: descriptors of a connection
-// that nobody has accepted, nested too deep, or too many. Whoever can connect to a
+// that nobody has accepted, nested too deep, too many, or after files for which too
+// many peeks wait. Whoever can connect to a
 // workload can send such, so what ends is the connection and not the workload. It
 // has doubtFor to take them.
 func (l *look) stuffed(h *holder, e entry, fd int, listens bool) error {
@@ -42,13 +43,17 @@ func (l *look) empty(h *holder, e entry, fd int, kind string, listens bool) erro
 // throwAway ends a connection, or those that a listener has not accepted, with all
 // that was sent by them; a datagram socket loses its datagrams. Received without
 // room for control data, descriptors are dropped without having been anybody's
-// (scm_destroy): no file is asked. It reports whether it came to its end in time.
+// (scm_destroy): no file is asked. It reports whether it came to its end in time:
+// the holder can keep the queue's lock, and take from a listener what we saw there.
 func (sh *share) throwAway(fd int, listens bool) bool {
+	if sh.throws.full() {
+		return false
+	}
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
-	return sh.beside(peekPatience, func() {
+	return sh.throws.run(peekPatience, func() {
 		defer unix.Close(own)
 		var t tables
 		left := func() bool { return t.inFlight(unix.AT_FDCWD, ownInfo(own)) > 0 }

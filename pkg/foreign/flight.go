@@ -3,7 +3,6 @@ package foreign
 import (
 	"bytes"
 	"errors"
-	"os"
 	"strconv"
 	"time"
 
@@ -88,7 +87,7 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 		l.doubt(h, e)
 		return err
 	}
-	if accepts != 0 || l.nested >= maxNested || n > maxInFlight {
+	if accepts != 0 || l.nested >= maxNested || n > maxInFlight || l.share.peeks.full() {
 		return l.stuffed(h, e, fd, accepts != 0)
 	}
 	received, seen, whole := l.share.peek(fd, n)
@@ -122,19 +121,13 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 func (l *look) judgeInFlight(h *holder, e entry, fd int) error {
 	at := entry{tid: e.tid, fd: -1}
 	if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil {
-		// Nothing but its name is asked of what is no socket: its file system may be
-		// the workload's own.
-		name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-		if err == nil && name == ringTarget { // before Linux 6.7
-			return l.ring(h, at, ownInfo(fd))
-		}
-		return nil
+		return l.ring(h, at, ownInfo(fd)) // peek gives nothing else; before Linux 6.7
 	}
 	return l.judge(h, at, fd)
 }
 
 // doubt remembers that a holder keeps something from being looked at: it reads the
-// queue while we read it, or moves its offset.
+// queue while we read it, moves its offset, or makes us wait too often.
 func (l *look) doubt(h *holder, e entry) {
 	l.doubted = append(l.doubted, unresolved{holder: h, entry: e})
 }

@@ -137,22 +137,22 @@ func TestParseInFlight(t *testing.T) {
 func TestBeside(t *testing.T) {
 	var sh share
 	held := make(chan struct{})
-	if sh.beside(closePatience, func() { <-held }) {
+	if sh.closes.run(closePatience, func() { <-held }) {
 		t.Error("what goes on has ended")
 	}
-	if n := sh.aside.Load(); n != 1 {
+	if n := sh.closes.waiting.Load(); n != 1 {
 		t.Errorf("%d calls have not come back, want 1", n)
 	}
 	close(held)
-	if !sh.beside(peekPatience, func() {}) {
+	if !sh.closes.run(peekPatience, func() {}) {
 		t.Error("what has ended goes on")
 	}
-	for deadline := time.Now().Add(10 * time.Second); sh.aside.Load() != 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); sh.closes.waiting.Load() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a call that has come back counts on")
 		}
 	}
-	sh.aside.Store(mostAside)
+	sh.peeks.waiting.Store(mostAside)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)

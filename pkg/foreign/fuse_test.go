@@ -145,7 +145,7 @@ func TestPeekSlowFile(t *testing.T) {
 		}
 		sh.closeTaken(received...)
 	}
-	if n := sh.aside.Load(); n != mostAside {
+	if n := sh.peeks.waiting.Load(); n != mostAside {
 		t.Errorf("%d threads wait, want %d", n, mostAside)
 	}
 	if _, _, whole := sh.peek(pair[1], len(fds)); whole {

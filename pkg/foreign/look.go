@@ -123,6 +123,11 @@ func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
 	if e.ring {
 		return l.ring(h, e, threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
 	}
+	if l.share.closes.full() {
+		// Closing what is taken may wait as well (SO_LINGER).
+		l.doubt(h, e)
+		return nil
+	}
 	fd, err := h.take(e)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// kernel.yama.ptrace_scope=3 or another security module forbids it, or the

@@ -53,11 +53,10 @@ func keepOnly(keep []int) error {
 		if err != nil || slices.Contains(keep, fd) {
 			continue
 		}
-		switch target, err := os.Readlink(dir + one.Name()); {
-		case err != nil, target == "anon_inode:[eventpoll]", target == "anon_inode:[eventfd]":
-			continue // that of the directory is closed already
+		if target, err := os.Readlink(dir + one.Name()); err == nil && (target == "anon_inode:[eventpoll]" || target == "anon_inode:[eventfd]") {
+			continue
 		}
-		_ = unix.Close(fd)
+		_ = unix.Close(fd) // that of the directory is closed already
 	}
 	return nil
 }

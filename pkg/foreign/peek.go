@@ -37,7 +37,7 @@ type peeked struct {
 // that inherits it. So a thread with a table of its own takes what is there, and
 // sends on only what is asked for. It may never end; there are at most mostAside.
 func (sh *share) peek(fd, n int) (received []int, seen int, whole bool) {
-	if sh.aside.Load() >= mostAside {
+	if sh.peeks.full() {
 		return nil, 0, false
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -47,7 +47,7 @@ func (sh *share) peek(fd, n int) (received []int, seen int, whole bool) {
 	defer closeAll(pair[:])
 	to := pair[1]
 	told := make(chan peeked, 1)
-	sh.aside.Add(1)
+	sh.peeks.waiting.Add(1)
 	err = withOwnTable([]int{fd, to}, func(err error) {
 		if err != nil {
 			told <- peeked{}
@@ -57,7 +57,7 @@ func (sh *share) peek(fd, n int) (received []int, seen int, whole bool) {
 		sent, ok := sendSockets(to, fds)
 		told <- peeked{sent: sent, seen: len(fds), whole: whole && ok}
 		closeAll(fds)
-	}, func() { sh.aside.Add(-1) })
+	}, func() { sh.peeks.waiting.Add(-1) })
 	if err != nil {
 		return nil, 0, false
 	}
@@ -78,9 +78,11 @@ func sendSockets(to int, fds []int) (sent int, ok bool) {
 	for _, fd := range fds {
 		if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil {
 			wanted = append(wanted, fd)
-		} else if name, err := os.Readlink("/proc/thread-self/fd/" + strconv.Itoa(fd)); err != nil || name == ringTarget {
-			// Nothing but its name is asked of what is no socket: its file system may be
-			// the workload's own.
+			continue
+		}
+		// Nothing but its name is asked of what is no socket: its file system may be
+		// the workload's own. A path of its choice may be too long to be told.
+		if name, err := os.Readlink("/proc/thread-self/fd/" + strconv.Itoa(fd)); err == nil && name == ringTarget {
 			wanted = append(wanted, fd)
 		}
 	}

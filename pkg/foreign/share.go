@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,8 +61,9 @@ type share struct {
 	took   int
 	// most is MaxCgroups.
 	most int
-	// aside are calls on its descriptors that have not come back.
-	aside atomic.Int32
+	// peeks, throws and closes wait for who has a say in them: peeks for whoever sent
+	// a file, the others for its own processes.
+	peeks, throws, closes aside
 
 	// look is under way if it is not nil; next goes on with it.
 	look *look
