@@ -3,8 +3,6 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -17,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
-	"sallyport/test/outside"
 )
 
 // daemonConfig is where startDaemon puts its configuration.
@@ -294,64 +291,6 @@ if libc.prctl(22, 2, ctypes.byref(fprog(1, ctypes.addressof(prog))), 0, 0): sys.
 os.execvp(sys.argv[1], sys.argv[1:])
 `
 
-// TestDaemonExecTerminal: the command's terminal is the caller's: Ctrl-C,
-// Ctrl-Z and fg, and the window's size.
-func TestDaemonExecTerminal(t *testing.T) {
-	t.Parallel()
-	h, _ := withDaemon(t)
-	p := h.terminal(as(alice, "bash", "--norc", "--noprofile", "--noediting", "-i")...)
-	p.line("PS1='%''% '; stty -echo")
-	p.expect("%% ", 10*time.Second)
-	run := strings.Join(h.execBy(), " ") + " "
-	p.line(run + `bash -c 'test -t 0 && test -t 1 && test -t 2 && stty size && echo is-a-terminal'`)
-	if got := p.expect("%% ", 10*time.Second); !strings.Contains(got, "33 99") || !strings.Contains(got, "is-a-terminal") {
-		t.Errorf("terminal: %q", got)
-	}
-	// Input from the terminal reaches the command.
-	p.line(run + `bash -c 'read line; echo "got <$line>"'`)
-	time.Sleep(10 * time.Millisecond)
-	p.line("hello there")
-	if got := p.expect("%% ", 10*time.Second); !strings.Contains(got, "got <hello there>") {
-		t.Errorf("input: %q", got)
-	}
-	p.line(run + `bash -c 'trap "stty size" WINCH; echo waiting; while :; do sleep 0.05; done'`)
-	p.expect("waiting", 10*time.Second)
-	if err := unix.IoctlSetWinsize(int(p.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 44, Col: 88}); err != nil {
-		t.Fatal(err)
-	}
-	p.expect("44 88", 5*time.Second)
-	p.write("\x03")
-	p.expect("%% ", 5*time.Second)
-	p.line(run + "sleep 1000")
-	var pid int
-	find := func() bool {
-		for _, q := range h.processes() {
-			if strings.Join(q.argv, " ") == "sleep 1000" {
-				pid = q.pid
-				return true
-			}
-		}
-		return false
-	}
-	state := func(want string) func() bool {
-		return func() bool { return strings.HasPrefix(procStatus(pid)["State"], want) }
-	}
-	eventually(t, 10*time.Second, "sleep runs", find)
-	p.write("\x1a")
-	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "Stopped") {
-		t.Errorf("Ctrl-Z: %q", got)
-	}
-	eventually(t, 5*time.Second, "the command stops", state("T"))
-	p.line("fg")
-	eventually(t, 5*time.Second, "the command goes on", state("S"))
-	p.write("\x03")
-	p.expect("%% ", 5*time.Second)
-	p.line("echo status $?")
-	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "status 130") {
-		t.Errorf("Ctrl-C: %q", got)
-	}
-}
-
 // TestNoDaemon: an installed service that does not answer is an error, unless
 // asked otherwise.
 func TestNoDaemon(t *testing.T) {
@@ -364,152 +303,5 @@ func TestNoDaemon(t *testing.T) {
 	}
 	if r := h.run(h.command(h.binary, "exec", "--standalone", "--", "echo", "started")); r.code != 0 || r.stdout != "started\n" {
 		t.Errorf("--standalone: %v", r)
-	}
-}
-
-// configStatus asks the daemon.
-func (h *host) configStatus() (s struct {
-	Ready  bool
-	Config struct{ Hash, Error string }
-}) {
-	h.t.Helper()
-	r := h.run(h.sallyport("status", "--json", "--config", daemonConfig))
-	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
-		h.t.Fatalf("status: %v: %v", err, r)
-	}
-	return s
-}
-
-// exchangeRules gives the rule of each exchange in the audit.
-func (h *host) exchangeRules() []string {
-	h.t.Helper()
-	var rules []string
-	for _, e := range h.audit() {
-		if e.Kind == audit.Exchange {
-			rules = append(rules, e.Rule)
-		}
-	}
-	return rules
-}
-
-// TestReload: by command, by signal and by a change of the file; a broken file
-// changes nothing and says where.
-func TestReload(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	h.putInmate()
-	policy := func(name string) string {
-		return h.config("metrics: { listen: 127.0.0.1:9595 }\nrules:\n  - { name: " + name + ", match: { cidrs: [" + originV4 + "/32], ports: [80] }, action: allow }\n")
-	}
-	// Elsewhere than in the directory that is watched, to see each way by itself.
-	d := h.startDaemon(policy("first"))
-	i := h.startInmate(h.execBy(inmatePath)...)
-	rule := func() string {
-		t.Helper()
-		before := len(h.exchangeRules())
-		if o := i.do("ask", originHTTP, originV4); !strings.Contains(o.Answer, "200") {
-			return o.Answer
-		}
-		eventually(t, 5*time.Second, "the exchange is in the audit", func() bool { return len(h.exchangeRules()) > before })
-		rules := h.exchangeRules()
-		return rules[len(rules)-1]
-	}
-	inForce := func(want string) {
-		t.Helper()
-		eventually(t, 10*time.Second, want+" is in force", func() bool { return rule() == want })
-	}
-	metric := func() string {
-		return strings.TrimSpace(h.sh("curl -sS http://127.0.0.1:9595/metrics | grep ^sallyport_config_last_reload_successful").stdout)
-	}
-	inForce("first")
-	before := h.configStatus()
-	if before.Config.Error != "" || metric() != "sallyport_config_last_reload_successful 1" {
-		t.Errorf("at the start: %+v, %s", before, metric())
-	}
-	h.write(daemonConfig, policy("second")) // a change of the file
-	inForce("second")
-	if s := h.configStatus(); s.Config.Hash == before.Config.Hash || s.Config.Error != "" {
-		t.Errorf("after a change: %+v", s)
-	}
-
-	broken := strings.Replace(policy("third"), "cidrs", "cidrz", 1)
-	h.write(daemonConfig, broken)
-	where := daemonConfig + ":"
-	eventually(t, 10*time.Second, "the broken file is noticed", func() bool { return h.configStatus().Config.Error != "" })
-	s := h.configStatus()
-	if !strings.Contains(s.Config.Error, where) || !strings.Contains(s.Config.Error, `unknown field "cidrz" (did you mean "cidrs"?)`) || !s.Ready {
-		t.Errorf("status with a broken file: %+v", s)
-	}
-	eventually(t, 5*time.Second, "the metric", func() bool { return metric() == "sallyport_config_last_reload_successful 0" })
-	h.waitAudit("the refused reload", func(e *audit.Event) bool {
-		return e.Kind == audit.Lifecycle && strings.Contains(e.Message, where)
-	})
-	if got := rule(); got != "second" {
-		t.Errorf("with a broken file rule %q is in force", got)
-	}
-	r := h.run(h.sallyport("reload", "--config", daemonConfig))
-	if r.code != 2 || !strings.Contains(r.stderr, where) {
-		t.Errorf("reload of a broken file: %v", r)
-	}
-	h.kill(d.pid, unix.SIGHUP)
-	if got := rule(); got != "second" || !living(d.pid) {
-		t.Errorf("SIGHUP with a broken file: rule %q", got)
-	}
-
-	h.write(daemonConfig, policy("fourth"))
-	r = h.run(h.sallyport("reload", "--config", daemonConfig))
-	if r.code != 0 || !strings.HasPrefix(r.stdout, "reloaded") {
-		t.Errorf("reload: %v", r)
-	}
-	if got := rule(); got != "fourth" {
-		t.Errorf("after reload rule %q is in force", got)
-	}
-	if s := h.configStatus(); s.Config.Error != "" || metric() != "sallyport_config_last_reload_successful 1" {
-		t.Errorf("after a good reload: %+v, %s", s, metric())
-	}
-	h.write("/srv/daemon/next.yaml", policy("fifth"))
-	h.sh("mv /srv/daemon/next.yaml " + daemonConfig) // as editors do
-	inForce("fifth")
-	h.write(daemonConfig, policy("sixth"))
-	h.kill(d.pid, unix.SIGHUP)
-	inForce("sixth")
-	// What is bound to the kernel cannot change.
-	h.write(daemonConfig, strings.Replace(policy("seventh"), "nft_table: ", "nft_table: x", 1))
-	eventually(t, 10*time.Second, "the refusal", func() bool { return strings.Contains(h.configStatus().Config.Error, "nft_table cannot change") })
-	if got := rule(); got != "sixth" {
-		t.Errorf("rule %q is in force", got)
-	}
-	h.write(daemonConfig, policy("eighth"))
-	inForce("eighth")
-}
-
-// TestUpdateCACertificates: the host renews its trust while a workload runs,
-// which still trusts us and what the host trusts now.
-func TestUpdateCACertificates(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	h.putInmate()
-	i := h.startInmate(h.exec("", inmatePath)...)
-	if o := i.do("tls", "api.example.com"); o.Answer != "200 OK" {
-		t.Fatalf("before: %+v", o)
-	}
-	other := outside.NewAuthority(t)
-	h.write("/usr/local/share/ca-certificates/other.crt", string(other.PEM))
-	if r := h.sh("ls -i /etc/ssl/certs/ca-certificates.crt; update-ca-certificates; ls -i /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt"); r.code != 0 {
-		t.Fatalf("update-ca-certificates: %v", r)
-	}
-	bundle := fmt.Sprintf("/proc/%d/root/etc/ssl/certs/ca-certificates.crt", i.pid)
-	want := strings.Split(string(other.PEM), "\n")[3]
-	eventually(t, 10*time.Second, "the workload sees what the host trusts now", func() bool {
-		b, _ := os.ReadFile(bundle)
-		return strings.Contains(string(b), want)
-	})
-	if o := i.do("tls", "other.example.com"); o.Answer != "200 OK" {
-		t.Errorf("after: %+v", o)
-	}
-	// A new process below the workload, with its own copy of nothing.
-	r := h.sh(fmt.Sprintf("nsenter -t %d -m cat /etc/ssl/certs/sallyport-root.pem /etc/ssl/certs/ca-certificates.crt | grep -c BEGIN", i.pid))
-	if n, _ := strconv.Atoi(strings.TrimSpace(r.stdout)); n < 3 {
-		t.Errorf("%v", r)
 	}
 }

@@ -101,3 +101,51 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 	eventually(t, 15*time.Second, "the store has forgotten the namespace", func() bool { return len(stored()) == 4 })
 	b.shut()
 }
+
+// TestNamespaceRestarts: worker and keeper die while namespaces are open. Nothing
+// leaves meanwhile, and the next ones serve them again.
+func TestNamespaceRestarts(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.putSock()
+	d := h.startDaemon(h.config(boxPolicy))
+	b := h.newBox().plug()
+	b.occupy("box")
+	lost := h.newBox()
+	inLost := lost.occupy("lost")
+	w := h.tap()
+	asks := func(when string) {
+		t.Helper()
+		if r := h.run(b.inside("box", nobody, fetches("http://api.example.com/")...)); !strings.Contains(r.stdout, `"ok":true`) {
+			t.Errorf("%s: %v", when, r)
+		}
+	}
+	asks("at first")
+	for range 3 {
+		h.kill(h.role("worker"), unix.SIGKILL)
+		asks("after the worker died")
+	}
+	d.cmd.Process.Kill()
+	<-d.ended
+	for range 5 {
+		lines := h.sockLines(b.inside("box", nobody, sockPath, "socket inet stream 6", "connect "+originV4+" 80", "send hello"))
+		if strings.Contains(strings.Join(lines, "\n"), "send 5") {
+			t.Errorf("without a keeper: %v", lines)
+		}
+	}
+	if lines := w.fromBox(); len(lines) > 0 {
+		t.Errorf("on the wire: %v", lines)
+	}
+	if !b.tabled() {
+		t.Error("the table inside went with the keeper")
+	}
+	// This namespace ends while nobody looks.
+	inLost.Process.Kill()
+	inLost.Wait()
+	lost.end()
+	h.startDaemon(h.config(boxPolicy))
+	asks("after the keeper died")
+	eventually(t, 10*time.Second, "nothing is left of the namespace that ended", func() bool {
+		return h.scrape(`sallyport_resource_entries{resource="bpf_listeners"}`) == 2
+	})
+}

@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/test/outside"
 )
 
 // TestRotate: a program that read its roots before the rotation goes on, one that
@@ -78,5 +83,36 @@ func TestHostStore(t *testing.T) {
 		if r := h.run(h.sallyport("ca", "untrust", "--config", daemonConfig)); r.code != 0 || strings.Contains(bundle(), root) {
 			t.Errorf("ca untrust: %v", r)
 		}
+	}
+}
+
+// TestUpdateCACertificates: the host renews its trust while a workload runs,
+// which still trusts us and what the host trusts now.
+func TestUpdateCACertificates(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.putInmate()
+	i := h.startInmate(h.exec("", inmatePath)...)
+	if o := i.do("tls", "api.example.com"); o.Answer != "200 OK" {
+		t.Fatalf("before: %+v", o)
+	}
+	other := outside.NewAuthority(t)
+	h.write("/usr/local/share/ca-certificates/other.crt", string(other.PEM))
+	if r := h.sh("ls -i /etc/ssl/certs/ca-certificates.crt; update-ca-certificates; ls -i /etc/ssl/certs/ca-certificates.crt; grep -c BEGIN /etc/ssl/certs/ca-certificates.crt"); r.code != 0 {
+		t.Fatalf("update-ca-certificates: %v", r)
+	}
+	bundle := fmt.Sprintf("/proc/%d/root/etc/ssl/certs/ca-certificates.crt", i.pid)
+	want := strings.Split(string(other.PEM), "\n")[3]
+	eventually(t, 10*time.Second, "the workload sees what the host trusts now", func() bool {
+		b, _ := os.ReadFile(bundle)
+		return strings.Contains(string(b), want)
+	})
+	if o := i.do("tls", "other.example.com"); o.Answer != "200 OK" {
+		t.Errorf("after: %+v", o)
+	}
+	// A new process below the workload, with its own copy of nothing.
+	r := h.sh(fmt.Sprintf("nsenter -t %d -m cat /etc/ssl/certs/sallyport-root.pem /etc/ssl/certs/ca-certificates.crt | grep -c BEGIN", i.pid))
+	if n, _ := strconv.Atoi(strings.TrimSpace(r.stdout)); n < 3 {
+		t.Errorf("%v", r)
 	}
 }

@@ -153,3 +153,61 @@ func (p *terminal) expect(text string, within time.Duration) string {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// TestDaemonExecTerminal: the command's terminal is the caller's: Ctrl-C,
+// Ctrl-Z and fg, and the window's size.
+func TestDaemonExecTerminal(t *testing.T) {
+	t.Parallel()
+	h, _ := withDaemon(t)
+	p := h.terminal(as(alice, "bash", "--norc", "--noprofile", "--noediting", "-i")...)
+	p.line("PS1='%''% '; stty -echo")
+	p.expect("%% ", 10*time.Second)
+	run := strings.Join(h.execBy(), " ") + " "
+	p.line(run + `bash -c 'test -t 0 && test -t 1 && test -t 2 && stty size && echo is-a-terminal'`)
+	if got := p.expect("%% ", 10*time.Second); !strings.Contains(got, "33 99") || !strings.Contains(got, "is-a-terminal") {
+		t.Errorf("terminal: %q", got)
+	}
+	// Input from the terminal reaches the command.
+	p.line(run + `bash -c 'read line; echo "got <$line>"'`)
+	time.Sleep(10 * time.Millisecond)
+	p.line("hello there")
+	if got := p.expect("%% ", 10*time.Second); !strings.Contains(got, "got <hello there>") {
+		t.Errorf("input: %q", got)
+	}
+	p.line(run + `bash -c 'trap "stty size" WINCH; echo waiting; while :; do sleep 0.05; done'`)
+	p.expect("waiting", 10*time.Second)
+	if err := unix.IoctlSetWinsize(int(p.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 44, Col: 88}); err != nil {
+		t.Fatal(err)
+	}
+	p.expect("44 88", 5*time.Second)
+	p.write("\x03")
+	p.expect("%% ", 5*time.Second)
+	p.line(run + "sleep 1000")
+	var pid int
+	find := func() bool {
+		for _, q := range h.processes() {
+			if strings.Join(q.argv, " ") == "sleep 1000" {
+				pid = q.pid
+				return true
+			}
+		}
+		return false
+	}
+	state := func(want string) func() bool {
+		return func() bool { return strings.HasPrefix(procStatus(pid)["State"], want) }
+	}
+	eventually(t, 10*time.Second, "sleep runs", find)
+	p.write("\x1a")
+	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "Stopped") {
+		t.Errorf("Ctrl-Z: %q", got)
+	}
+	eventually(t, 5*time.Second, "the command stops", state("T"))
+	p.line("fg")
+	eventually(t, 5*time.Second, "the command goes on", state("S"))
+	p.write("\x03")
+	p.expect("%% ", 5*time.Second)
+	p.line("echo status $?")
+	if got := p.expect("%% ", 5*time.Second); !strings.Contains(got, "status 130") {
+		t.Errorf("Ctrl-C: %q", got)
+	}
+}
