@@ -94,6 +94,18 @@ func startHolder(tb testing.TB, cg workload.Cgroup) *exec.Cmd {
 	return c
 }
 
+// startShares starts workloads below a cgroup, each a share of its own.
+func startShares(tb testing.TB, tree *workload.Tree, root workload.Cgroup, n int) []Share {
+	tb.Helper()
+	var shares []Share
+	for i := range n {
+		cg := newCgroup(tb, tree, fmt.Sprintf("%s/%d", root.Path(), i))
+		startHolder(tb, cg)
+		shares = append(shares, Share{Root: cg})
+	}
+	return shares
+}
+
 func newSweeper(tree *workload.Tree) *Sweeper {
 	return New(Options{Tree: tree, Tagged: func(uint64) bool { return true }})
 }
@@ -102,12 +114,7 @@ func newSweeper(tree *workload.Tree) *Sweeper {
 // and one that ends in between is forgotten.
 func TestTurns(t *testing.T) {
 	tree, root := newTree(t)
-	var shares []Share
-	for i := range 3 {
-		cg := newCgroup(t, tree, fmt.Sprintf("%s/%d", root.Path(), i))
-		startHolder(t, cg)
-		shares = append(shares, Share{Root: cg})
-	}
+	shares := startShares(t, tree, root, 3)
 	s := newSweeper(tree)
 	defer s.Close()
 	found, err := s.Sweep(append(shares, shares[0], Share{Root: root, Alone: true}), 0)
@@ -251,12 +258,7 @@ func TestNames(t *testing.T) {
 // sockets.
 func BenchmarkSweep(b *testing.B) {
 	tree, root := newTree(b)
-	var shares []Share
-	for i := range 20 {
-		cg := newCgroup(b, tree, fmt.Sprintf("%s/%d", root.Path(), i))
-		startHolder(b, cg)
-		shares = append(shares, Share{Root: cg})
-	}
+	shares := startShares(b, tree, root, 20)
 	s := newSweeper(tree)
 	defer s.Close()
 	var before, after unix.Rusage
