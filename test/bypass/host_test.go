@@ -76,17 +76,7 @@ func newHost(t *testing.T) *host {
 	if os.Getuid() != 0 {
 		t.Fatal("the bypass table needs root")
 	}
-	binary := os.Getenv("SALLYPORT_BINARY")
-	if binary == "" {
-		binary = "../../bin/sallyport"
-	}
-	binary, err := filepath.Abs(binary)
-	if err == nil {
-		_, err = os.Stat(binary)
-	}
-	if err != nil {
-		t.Fatalf("%v: make builds it", err)
-	}
+	binary := outside.Binary(t)
 	attacker, err := attackerProgram()
 	if err != nil {
 		t.Fatal(err)

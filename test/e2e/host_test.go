@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/test/outside"
 )
 
 // hostSerial numbers the hosts of one test run, so that names never meet.
@@ -55,17 +57,7 @@ func newHost(t *testing.T) *host {
 	if os.Getuid() != 0 {
 		t.Fatal("end-to-end tests need root: sudo make test")
 	}
-	binary := os.Getenv("SALLYPORT_BINARY")
-	if binary == "" {
-		binary = "../../bin/sallyport"
-	}
-	binary, err := filepath.Abs(binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(binary); err != nil {
-		t.Fatalf("%v: make builds it", err)
-	}
+	binary := outside.Binary(t)
 	n := fmt.Sprintf("spt%d-%d", os.Getpid(), hostSerial.Add(1))
 	h := &host{t: t, name: n, slice: strings.ReplaceAll(n, "-", "_") + ".slice", binary: "/srv/bin/sallyport"}
 	h.net = newInternet(t, n)
