@@ -151,7 +151,7 @@ func TestListenersTaken(t *testing.T) {
 		for _, i := range inside {
 			i.read("")
 			if got := i.result("accept") + i.result("recv"); strings.HasPrefix(got, "ok") {
-				t.Errorf("a process of the workload received captured traffic: %q", i.said)
+				t.Errorf("a process of the workload received captured traffic: %q", i.Said)
 			}
 		}
 	}
@@ -282,7 +282,7 @@ rules: [{ name: for-alpha, match: { workloads: [alpha], hosts: [api.example.com]
 					out := line{Row: "early close and the same port again while the worker sleeps", Subject: name, Locks: l, UID: who.uid, NNP: who.nnp, OriginCount: n, Outcome: refused}
 					if n > 0 || strings.HasPrefix(p.result("recv"), "ok HTTP/1.1 200") {
 						out.Outcome = direct
-						t.Errorf("%s, %s: %s: %q", l, who, name, p.said)
+						t.Errorf("%s, %s: %s: %q", l, who, name, p.Said)
 					}
 					r.add(out)
 					p.end()

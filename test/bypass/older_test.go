@@ -87,7 +87,7 @@ func TestOlderConnection(t *testing.T) {
 					p := h.start(h.inside("older", who, nil, "socket "+f.name+" stream 6", fmt.Sprintf("bind %s %d", f.near, port), fmt.Sprintf("connect %s %d", f.far, greetingPort), "send before", "pause",
 						"recv", "send secret", "shut", "pause"))
 					if got := p.result("connect"); got != "ok" {
-						t.Fatalf("before the gate: %q", p.said)
+						t.Fatalf("before the gate: %q", p.Said)
 					}
 					all = append(all, one{who, f, port, p})
 				}
@@ -102,7 +102,7 @@ func TestOlderConnection(t *testing.T) {
 				// there is nothing to speak on.
 				o.p.goOn()
 				if got := o.p.result("recv"); got != "ok you-first" && l == none {
-					t.Errorf("the far end did not speak first: %q", o.p.said)
+					t.Errorf("the far end did not speak first: %q", o.p.Said)
 				}
 			}
 			time.Sleep(1200 * time.Millisecond)
@@ -119,7 +119,7 @@ func TestOlderConnection(t *testing.T) {
 				case l == none:
 					t.Errorf("%s %s: is no attack: the origin received %q", o.f.name, o.who, heard)
 				case heard != "before":
-					t.Errorf("%s %s: the origin received %q, want only what was sent before; the program saw %q", o.f.name, o.who, heard, o.p.said)
+					t.Errorf("%s %s: the origin received %q, want only what was sent before; the program saw %q", o.f.name, o.who, heard, o.p.Said)
 				}
 				r.add(out)
 			}

@@ -1,15 +1,15 @@
 package bypass
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"time"
+
+	"sallyport/test/outside"
 )
 
 // An identity is whose the attack is.
@@ -77,70 +77,27 @@ func (h *host) lines(c *exec.Cmd) []string {
 }
 
 // resultOf gives what came of the last statement of a name, "" if it was not made.
-func resultOf(lines []string, statement string) string {
-	result := ""
-	for _, line := range lines {
-		if what, ok := strings.CutPrefix(line, statement+" "); ok {
-			result = what
-		}
-	}
-	return result
-}
+func resultOf(lines []string, statement string) string { return outside.ResultOf(lines, statement) }
 
 // A running attacker pauses now and then.
-type running struct {
-	h     *host
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	out   *bufio.Reader
-	said  []string
-}
+type running struct{ *outside.Program }
 
 // start starts an attacker and reads on to its first pause.
 func (h *host) start(c *exec.Cmd) *running {
 	h.t.Helper()
-	p := &running{h: h, cmd: c}
-	var err error
-	if p.stdin, err = c.StdinPipe(); err != nil {
-		h.t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
 	c.Stderr = os.Stderr
-	p.out = bufio.NewReader(out)
-	if err := c.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(p.end)
+	p := &running{outside.Start(h.t, c)}
 	p.read("pause")
 	return p
 }
 
-func (p *running) end() {
-	p.stdin.Close()
-	p.cmd.Process.Kill()
-	p.cmd.Wait()
-}
+func (p *running) end() { p.End() }
 
 // read reads lines up to one of a statement, or to the end, and gives the last.
-func (p *running) read(until string) string {
-	for {
-		line, err := p.out.ReadString('\n')
-		if err != nil {
-			return ""
-		}
-		line = strings.TrimSuffix(line, "\n")
-		p.said = append(p.said, line)
-		if word, _, _ := strings.Cut(line, " "); word == until {
-			return line
-		}
-	}
-}
+func (p *running) read(until string) string { return p.Until(until) }
 
 // tell ends a pause.
-func (p *running) tell() { io.WriteString(p.stdin, "\n") }
+func (p *running) tell() { p.Tell("") }
 
 // goOn ends a pause and reads on to the next one, or to the end.
 func (p *running) goOn() {
@@ -148,4 +105,4 @@ func (p *running) goOn() {
 	p.read("pause")
 }
 
-func (p *running) result(statement string) string { return resultOf(p.said, statement) }
+func (p *running) result(statement string) string { return p.Result(statement) }

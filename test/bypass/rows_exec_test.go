@@ -110,7 +110,7 @@ func inboundRows() (rows []row) {
 					p := x.w.h.start(x.w.h.inside("attacker", x.who, x.fill(first), x.fill(then)...))
 					defer p.end()
 					p.tell()
-					return len(x.w.h.net.dial(net.JoinHostPort(f.near, strconv.Itoa(x.port)))), p.said
+					return len(x.w.h.net.dial(net.JoinHostPort(f.near, strconv.Itoa(x.port)))), p.Said
 				},
 			})
 		}

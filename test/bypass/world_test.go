@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	"sallyport/test/outside"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -87,20 +89,8 @@ func (w *world) relay(cgroup string, addresses ...string) {
 	if cgroup != "" {
 		c = w.h.inside(cgroup, identity{nobody, false}, nil, statements...)
 	}
-	in, err := c.StdinPipe()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	c.Stderr = os.Stderr
-	if err := c.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { in.Close(); c.Process.Kill(); c.Wait() })
-	r := bufio.NewScanner(out)
+	r := bufio.NewScanner(outside.Start(w.t, c).Out)
 	if !r.Scan() || !strings.HasPrefix(r.Text(), "ready") {
 		w.t.Fatalf("relay: %q", r.Text())
 	}

@@ -273,15 +273,7 @@ while True:
     except OSError: pass
     time.sleep(0.02)
 `)
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { c.Process.Kill(); c.Wait() }()
-	if n, err := out.Read(make([]byte, 16)); n == 0 {
+	if _, err := outside.Start(t, c).Line(); err != nil {
 		t.Fatalf("the sender did not start: %v", err)
 	}
 	h.waitAudit("a rejected packet", func(e *audit.Event) bool { return e.Reason == "guard_rejected" })

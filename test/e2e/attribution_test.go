@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // unit gives a unit a name that no other host here has: cgroups are the machine's,
@@ -82,7 +83,7 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 		mute := h.sock(h.unit("alpha"), nobody, append(tcp(port+1, alphaDst+" 80"), "reset")...)
 		left := h.sock(h.unit("alpha"), nobody, append(tcp(port+2, alphaDst+" 80"), "sendhex "+get("other.example.com", path("left")), "close")...)
 		for _, lines := range [][]string{gone, mute, left} {
-			if resultOf(lines, "connect") != "ok" {
+			if outside.ResultOf(lines, "connect") != "ok" {
 				t.Fatalf("alpha: %q", lines)
 			}
 		}
@@ -90,7 +91,7 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 		beta := h.startSock(h.inside(h.unit("beta"), nobody), append(tcp(port, betaDst+" 80"), "sendhex "+get("api.example.com", path("beta")), "pause", "recv")...)
 		sly := h.startSock(h.inside(h.unit("beta"), nobody), append(tcp(port+1, alphaDst+" 80"), "sendhex "+get("other.example.com", path("sly")), "pause", "recv")...)
 		untagged := h.startSock(h.outside(nobody), append(tcp(port+2, "127.0.0.1 15001"), "sendhex "+get("other.example.com", path("untagged")), "pause", "recv")...)
-		if r := untagged.result("connect"); r != "ok" {
+		if r := untagged.Result("connect"); r != "ok" {
 			// The orderly close still holds the port; then from one that a reset freed.
 			untagged = h.startSock(h.outside(nobody), append(tcp(port+3, "127.0.0.1 15001"), "sendhex "+get("other.example.com", path("untagged")), "pause", "recv")...)
 		}
@@ -98,18 +99,18 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 		for _, p := range []*sockProcess{beta, sly, untagged} {
 			p.goOn()
 		}
-		if r := beta.result("recv"); !strings.HasPrefix(r, answered) {
-			t.Errorf("round %d: beta on alpha's old port: %q", round, beta.said)
+		if r := beta.Result("recv"); !strings.HasPrefix(r, answered) {
+			t.Errorf("round %d: beta on alpha's old port: %q", round, beta.Said)
 		}
-		if r := sly.result("recv"); strings.HasPrefix(r, answered) || !strings.HasPrefix(r, "ok HTTP/1.1 403") {
-			t.Errorf("round %d: beta asking for what is alpha's, on alpha's old port: %q", round, sly.said)
+		if r := sly.Result("recv"); strings.HasPrefix(r, answered) || !strings.HasPrefix(r, "ok HTTP/1.1 403") {
+			t.Errorf("round %d: beta asking for what is alpha's, on alpha's old port: %q", round, sly.Said)
 		}
-		if r := untagged.result("recv"); r != "ECONNRESET" && r != "ok" {
-			t.Errorf("round %d: untagged on alpha's old port: %q", round, untagged.said)
+		if r := untagged.Result("recv"); r != "ECONNRESET" && r != "ok" {
+			t.Errorf("round %d: untagged on alpha's old port: %q", round, untagged.Said)
 		}
 		// With the worker awake: an untagged process right after alpha.
 		h.sock(h.unit("alpha"), nobody, append(tcp(port+4, alphaDst+" 80"), "reset")...)
-		if r := resultOf(h.sockLines(h.outside(nobody, append([]string{sockPath}, append(tcp(port+4, "127.0.0.1 15001"), "sendhex "+get("other.example.com", path("untagged")), "recv")...)...)), "recv"); r != "ECONNRESET" && r != "ok" && r != "" {
+		if r := outside.ResultOf(h.sockLines(h.outside(nobody, append([]string{sockPath}, append(tcp(port+4, "127.0.0.1 15001"), "sendhex "+get("other.example.com", path("untagged")), "recv")...)...)), "recv"); r != "ECONNRESET" && r != "ok" && r != "" {
 			t.Errorf("round %d: untagged on alpha's port: %q", round, r)
 		}
 	}
@@ -187,20 +188,20 @@ func TestAttribution(t *testing.T) {
 				statements[len(statements)-2] = fmt.Sprintf("connect ::ffff:%s %d", betaDst, port)
 			}
 			lines := h.sock(tt.cgroup, tt.uid, statements...)
-			if resultOf(lines, "connect") != "ok" {
+			if outside.ResultOf(lines, "connect") != "ok" {
 				t.Fatalf("%q", lines)
 			}
-			h.flowOf(t, port, tt.workload, tt.cgroupPath, resultOf(lines, "pid"), tt.uid)
+			h.flowOf(t, port, tt.workload, tt.cgroupPath, outside.ResultOf(lines, "pid"), tt.uid)
 		})
 	}
 	t.Run("passed to another workload", func(t *testing.T) {
 		giver := h.startGiver(h.inside(h.unit("alpha"), nobody), "socket inet stream 6", "give /tmp/pass")
 		lines := h.sock(h.unit("beta"), nobody, append([]string{"take /tmp/pass"}, ask(3900)...)...)
 		giver()
-		if resultOf(lines, "connect") != "ok" {
+		if outside.ResultOf(lines, "connect") != "ok" {
 			t.Fatalf("%q", lines)
 		}
-		h.flowOf(t, 3900, "alpha", "/"+h.unit("alpha"), resultOf(lines, "pid"), nobody)
+		h.flowOf(t, 3900, "alpha", "/"+h.unit("alpha"), outside.ResultOf(lines, "pid"), nobody)
 	})
 }
 

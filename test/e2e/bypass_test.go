@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"maps"
 	"os/exec"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // attentive is a policy under which a connection to port 7443 of any address
@@ -156,16 +156,9 @@ done`, sockPath, originV4, originV6))
 func (h *host) startGiver(c *exec.Cmd, statements ...string) func() {
 	h.t.Helper()
 	c.Args = append(append(c.Args, sockPath), statements...)
-	out, err := c.StdoutPipe()
-	if err == nil {
-		err = c.Start()
-	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	p := &sockProcess{h: h, out: bufio.NewReader(out)}
-	if r := p.read("give"); r != "give ok" {
-		h.t.Errorf("giver: %q", p.said)
+	p := outside.Start(h.t, c)
+	if r := p.Until("give"); r != "give ok" {
+		h.t.Errorf("giver: %q", p.Said)
 	}
 	return func() { c.Wait() }
 }

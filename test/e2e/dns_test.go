@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // dnsPolicy lists some names.
@@ -204,7 +205,7 @@ func TestDNSAnswers(t *testing.T) {
 					head = append(head, "sendhexto "+server.addr+" 53 "+hex.EncodeToString(q))
 				}
 				lines := h.sock("asker.service", nobody, append(head, "recvhex")...)
-				result, from, _ := strings.Cut(strings.TrimPrefix(resultOf(lines, "recvhex"), "ok "), " ")
+				result, from, _ := strings.Cut(strings.TrimPrefix(outside.ResultOf(lines, "recvhex"), "ok "), " ")
 				raw, err := hex.DecodeString(result)
 				var m dnsmessage.Message
 				if err == nil {

@@ -118,7 +118,7 @@ func TestForeignAmongMany(t *testing.T) {
 		for range 4 {
 			k := h.keep(0, "shared", originV4, 7777, "crowded")
 			place.take(t)
-			defer k.stdin.Close()
+			defer k.In.Close()
 		}
 		best(t, "its end", foreignLife, func() time.Duration {
 			k := h.keep(0, "plain", originV4, 7777, "receiver")

@@ -1,12 +1,10 @@
 package e2e
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // keepProgram is testdata/foreign/keep.c, compiled once.
@@ -100,11 +99,8 @@ func (m *meeting) lived(t *testing.T, since time.Time) time.Duration {
 
 // A kept is a running testdata/foreign/keep.c.
 type kept struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	out   *bufio.Reader
-	pid   uint32
+	*outside.Program
+	pid uint32
 }
 
 // keep starts the program outside of every cgroup of ours and waits until it has
@@ -112,24 +108,7 @@ type kept struct {
 func (h *host) keep(uid int, mode, addr string, port int, cgroup string) *kept {
 	h.t.Helper()
 	c := h.outside(uid, keepPath, mode, addr, strconv.Itoa(port), h.below(cgroup))
-	k := &kept{t: h.t, cmd: c}
-	var err error
-	if k.stdin, err = c.StdinPipe(); err != nil {
-		h.t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	k.out = bufio.NewReader(out)
-	if err := c.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() {
-		k.stdin.Close()
-		c.Process.Kill()
-		c.Wait()
-	})
+	k := &kept{Program: outside.Start(h.t, c)}
 	for {
 		line := k.line()
 		if n, ok := strings.CutPrefix(line, "joined "); ok {
@@ -148,13 +127,13 @@ func (h *host) keep(uid int, mode, addr string, port int, cgroup string) *kept {
 
 // line reads a line; "" at the end.
 func (k *kept) line() string {
-	line, _ := k.out.ReadString('\n')
-	return strings.TrimSuffix(line, "\n")
+	line, _ := k.Line()
+	return line
 }
 
 // late lets the program send and gives what it says of that.
 func (k *kept) late() string {
-	io.WriteString(k.stdin, "\n")
+	k.Tell("")
 	for {
 		if line := k.line(); line != "apart" {
 			return line
@@ -244,7 +223,7 @@ func TestForeignConnections(t *testing.T) {
 		}},
 		{"pidfd_getfd", []int{nobody, 0}, func(uid int) *sockProcess {
 			owner := h.startSock(h.outside(uid), append(slices.Clone(connected), "pid", "pause")...)
-			_, ids, _ := strings.Cut(owner.result("pid"), " ")
+			_, ids, _ := strings.Cut(owner.Result("pid"), " ")
 			return h.startSock(h.inside("receiver", uid), "steal "+ids, "pause", "send late")
 		}},
 	} {
@@ -256,8 +235,8 @@ func TestForeignConnections(t *testing.T) {
 					one := place.take(t)
 					took := one.lived(t, came)
 					p.goOn()
-					if got := p.result("send"); got == "ok" {
-						t.Errorf("the program sent: %q", p.said)
+					if got := p.Result("send"); got == "ok" {
+						t.Errorf("the program sent: %q", p.Said)
 					}
 					e := h.waitAudit("the foreign socket", func(e *audit.Event) bool {
 						return e.Kind == audit.ForeignSocket && e.Workload.UID == uint32(uid) && strings.HasSuffix(e.Message, ": destroyed") && e.Workload.Exe == sockPath
@@ -356,23 +335,23 @@ func TestOwnSocketsStay(t *testing.T) {
 	server := h.startSock(h.inside("own", nobody), "socket inet stream 6", "bind 127.0.0.1 7100", "listen", "pause", "accept", "pause", "recv")
 	client := h.startSock(h.outside(nobody), "socket inet stream 6", "connect 127.0.0.1 7100", "pause", "send inbound")
 	server.goOn()
-	if r := server.result("accept"); !strings.HasPrefix(r, "ok") {
-		t.Errorf("accept: %q", server.said)
+	if r := server.Result("accept"); !strings.HasPrefix(r, "ok") {
+		t.Errorf("accept: %q", server.Said)
 	}
 	time.Sleep(3 * time.Second)
 	conn.goOn()
-	if r := conn.result("recv"); r != "ok welcome" {
-		t.Errorf("a captured connection: %q", conn.said)
+	if r := conn.Result("recv"); r != "ok welcome" {
+		t.Errorf("a captured connection: %q", conn.Said)
 	}
 	eventually(t, 5*time.Second, "what was sent later on a captured connection", func() bool { return heard.String() == "hello" })
 	udp.goOn()
-	if r := udp.result("send"); r != "ok" {
-		t.Errorf("connected UDP: %q", udp.said)
+	if r := udp.Result("send"); r != "ok" {
+		t.Errorf("connected UDP: %q", udp.Said)
 	}
 	client.goOn()
 	server.goOn()
-	if r := server.result("recv"); r != "ok inbound" {
-		t.Errorf("an accepted connection: %q", server.said)
+	if r := server.Result("recv"); r != "ok inbound" {
+		t.Errorf("an accepted connection: %q", server.Said)
 	}
 	if said := manager.late(); said != "listens" {
 		t.Errorf("the service manager's listener: %q", said)

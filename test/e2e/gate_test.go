@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // A tryout is what a program tries and what it sees.
@@ -94,7 +95,7 @@ func TestKernelRules(t *testing.T) {
 					before := len(h.audit())
 					lines := h.sock(cgroup, uid, tt.statements...)
 					for statement, want := range tt.want {
-						got := resultOf(lines, statement)
+						got := outside.ResultOf(lines, statement)
 						if !slices.Contains(strings.Split(want, "|"), got) {
 							t.Errorf("uid %d in %s: %s: %q, want %s; all: %q", uid, cgroup, statement, got, want, lines)
 						}
@@ -173,7 +174,7 @@ rules:
 		// Until the kernel has been told of a new cgroup, the worker lets the rule's
 		// connections pass.
 		eventually(t, 3*time.Second, f.name+": the rule is in force", func() bool {
-			if lines := tcp("lucky.service", nobody, f.name, f.far, 9000); resultOf(lines, "peername") != "ok "+f.far+" 9000" {
+			if lines := tcp("lucky.service", nobody, f.name, f.far, 9000); outside.ResultOf(lines, "peername") != "ok "+f.far+" 9000" {
 				t.Errorf("%q", lines)
 			}
 			return slices.ContainsFunc(h.auditOf(audit.FlowOpen), func(e audit.Event) bool { return e.TLS.Handling == "direct" })
@@ -204,7 +205,7 @@ rules:
 			}
 			return seen != ""
 		})
-		pid, _, _ := strings.Cut(strings.TrimPrefix(p.result("pid"), "ok "), " ")
+		pid, _, _ := strings.Cut(strings.TrimPrefix(p.Result("pid"), "ok "), " ")
 		for _, want := range []string{`"name":"lucky"`, `"pid":` + pid, `"uid":` + strconv.Itoa(nobody), `"ip":"` + originV4 + `"`, `"port":9000`, `"rule":"straight"`} {
 			if !strings.Contains(seen, want) {
 				t.Errorf("flows: %s lacks %s", seen, want)
@@ -241,12 +242,12 @@ rules:
 		send := func(cgroup string, port int) []string {
 			return h.sock(cgroup, nobody, "socket inet dgram 17", fmt.Sprintf("sendto %s %d hello", originV4, port), fmt.Sprintf("connect %s %d", originV4, port), "send hello")
 		}
-		if lines := send("lucky.service", 9001); resultOf(lines, "sendto") != "ok" || resultOf(lines, "send") != "ok" {
+		if lines := send("lucky.service", 9001); outside.ResultOf(lines, "sendto") != "ok" || outside.ResultOf(lines, "send") != "ok" {
 			t.Errorf("listed: %q", lines)
 		}
 		eventually(t, 3*time.Second, "both datagrams", func() bool { return udp9001.Load() == 2 })
 		for _, lines := range [][]string{send("lucky.service", 9000), send("plain.service", 9001)} {
-			if resultOf(lines, "sendto") != "EPERM" || resultOf(lines, "send") != "EPERM" {
+			if outside.ResultOf(lines, "sendto") != "EPERM" || outside.ResultOf(lines, "send") != "EPERM" {
 				t.Errorf("unlisted: %q", lines)
 			}
 		}

@@ -52,9 +52,9 @@ workloads:
 			// A new cgroup is told to the kernel within half a second.
 			eventually(t, 3*time.Second, "the workload's answer", func() bool {
 				p := serve("server.service", nobody, 8080)
-				io.WriteString(p.stdin, "\n")
+				p.Tell("")
 				heard, _ := h.net.dialHost(at(8080))
-				p.cmd.Process.Kill()
+				p.Cmd.Process.Kill()
 				return heard == "welcome"
 			})
 			open := h.waitAudit("the flow's begin", func(e *audit.Event) bool {
@@ -71,23 +71,23 @@ workloads:
 			for _, uid := range []int{nobody, 0} {
 				t.Run(fmt.Sprintf("%s %s uid %d", f.name, tt.name, uid), func(t *testing.T) {
 					p := serve(tt.cgroup, uid, tt.port)
-					io.WriteString(p.stdin, "\n")
+					p.Tell("")
 					if heard, err := h.net.dialHost(at(tt.port)); err == nil || heard != "" {
 						t.Errorf("the internet heard %q", heard)
 					}
-					p.read("")
-					if r := p.result("accept"); strings.HasPrefix(r, "ok") {
-						t.Errorf("%q", p.said)
+					p.Until("")
+					if r := p.Result("accept"); strings.HasPrefix(r, "ok") {
+						t.Errorf("%q", p.Said)
 					}
 				})
 			}
 		}
 		t.Run(f.name+" from the host", func(t *testing.T) {
 			p := serve("server.service", nobody, 8082)
-			io.WriteString(p.stdin, "\n")
+			p.Tell("")
 			r := h.run(h.command("timeout", "3", "bash", "-c", fmt.Sprintf("cat < /dev/tcp/%s/8082", f.near)))
 			if r.stdout != "welcome" {
-				t.Errorf("the host heard %v; the workload saw %q", r, p.said)
+				t.Errorf("the host heard %v; the workload saw %q", r, p.Said)
 			}
 		})
 	}
@@ -103,11 +103,11 @@ workloads:
 				heard  string
 			}{{"server.service", 8080, "welcome"}, {"server.service", 8081, ""}, {"other.service", 8080, ""}} {
 				p := h.startSock(h.inside(tt.cgroup, 0), "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, tt.port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
-				io.WriteString(p.stdin, "\n")
+				p.Tell("")
 				if heard, _ := h.net.dialHost(net.JoinHostPort(f.near, strconv.Itoa(tt.port))); heard != tt.heard {
 					t.Errorf("%s port %d: the internet heard %q, want %q", tt.cgroup, tt.port, heard, tt.heard)
 				}
-				p.cmd.Process.Kill()
+				p.Cmd.Process.Kill()
 			}
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // attempts connects again and again, sends, and says at the end how often it tried,
@@ -44,16 +45,7 @@ bpftool map create "$PWD/config" type array key 4 value 8 entries 3 name config`
 			h := newHost(t)
 			config := h.config("timeouts: { drain: 1s }\n") // no rule: nothing is let through
 			d := h.startDaemon(config)
-			c := h.inside("mover", nobody, "python3", "-u", "-c", attempts)
-			out, err := c.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-			lines := linesOf(out)
+			lines := linesOf(outside.Start(t, h.inside("mover", nobody, "python3", "-u", "-c", attempts)).Out)
 			// try reads until so many more attempts were made.
 			try := func(more int) (tries, answered int) {
 				t.Helper()

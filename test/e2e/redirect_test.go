@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // newRedirecting makes a host whose daemon runs without BPF.
@@ -150,7 +151,7 @@ func TestRedirectedThief(t *testing.T) {
 		return []string{"socket inet " + kind + " " + number, "bind 127.0.0.1 " + port}
 	}
 	for _, ports := range [][]string{bind("stream", "6", "15001"), bind("dgram", "17", "15053")} {
-		if r := resultOf(h.sockLines(h.outside(nobody, append([]string{sockPath}, ports...)...)), "bind"); r != "EADDRINUSE" {
+		if r := outside.ResultOf(h.sockLines(h.outside(nobody, append([]string{sockPath}, ports...)...)), "bind"); r != "EADDRINUSE" {
 			t.Errorf("%q with the daemon alive: %s", ports, r)
 		}
 	}
@@ -183,7 +184,7 @@ for what in (lambda: t.accept(), lambda: u.recvfrom(100)):
 		t.Fatalf("the thief has no ports: %q", line[:n])
 	}
 	for range 5 {
-		if r := h.sock(units["alpha"], nobody, "socket inet stream 6", "connect "+originV4+" 80"); resultOf(r, "connect") == "ok" {
+		if r := h.sock(units["alpha"], nobody, "socket inet stream 6", "connect "+originV4+" 80"); outside.ResultOf(r, "connect") == "ok" {
 			t.Errorf("connected to a thief: %q", r)
 		}
 	}

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sallyport/test/outside"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +33,8 @@ type services struct {
 	keeper, worker *unit
 	tagged         string
 	conf           string
-	load           *loader
+	// load is testdata/restartload.
+	load *outside.Program
 }
 
 // newServices starts the keeper and the worker as units.
@@ -104,13 +106,6 @@ timeouts: { drain: %s }
 	return s
 }
 
-// A loader is a running testdata/restartload.
-type loader struct {
-	t   *testing.T
-	in  io.WriteCloser
-	out *bufio.Reader
-}
-
 // restartFigures are those of one phase (testdata/restartload).
 type restartFigures struct {
 	Name                 string
@@ -158,31 +153,14 @@ func (s *services) startLoad(args ...string) {
 	}
 	c := s.h.command(append([]string{"sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$@"`, cgroup, "/srv/units/load"}, args...)...)
 	c.Stderr = os.Stderr
-	l := &loader{t: s.h.t}
-	if l.in, err = c.StdinPipe(); err != nil {
-		s.h.t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		s.h.t.Fatal(err)
-	}
-	l.out = bufio.NewReader(out)
-	if err := c.Start(); err != nil {
-		s.h.t.Fatal(err)
-	}
-	s.h.t.Cleanup(func() {
-		l.in.Close()
-		c.Process.Kill()
-		c.Wait()
-	})
-	s.load = l
+	s.load = outside.Start(s.h.t, c)
 }
 
 // phase begins one and gives the figures of the last.
 func (s *services) phase(name string) restartFigures {
 	s.h.t.Helper()
-	fmt.Fprintln(s.load.in, name)
-	line, err := s.load.out.ReadString('\n')
+	s.load.Tell(name)
+	line, err := s.load.Line()
 	if err != nil {
 		s.h.t.Fatalf("load: %v", err)
 	}

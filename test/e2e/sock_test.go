@@ -1,14 +1,13 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
+
+	"sallyport/test/outside"
 )
 
 // sockProgram is the attacker of the bypass table, compiled once.
@@ -65,76 +64,26 @@ func (h *host) sockLines(c *exec.Cmd) []string {
 	return strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
 }
 
-// A sockProcess is a running the attacker that pauses now and then.
+// A sockProcess is a running attacker that pauses now and then.
 type sockProcess struct {
-	h     *host
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	out   *bufio.Reader
-	// said are the lines so far.
-	said []string
+	*outside.Program
+	h *host
 }
 
 // startSock starts the program and reads on to its first pause.
 func (h *host) startSock(c *exec.Cmd, statements ...string) *sockProcess {
 	h.t.Helper()
 	c.Args = append(append(c.Args, sockPath), statements...)
-	p := &sockProcess{h: h, cmd: c}
-	var err error
-	if p.stdin, err = c.StdinPipe(); err != nil {
-		h.t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	p.out = bufio.NewReader(out)
-	if err := c.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() {
-		p.stdin.Close()
-		c.Process.Kill()
-		c.Wait()
-	})
-	p.read("pause")
+	p := &sockProcess{outside.Start(h.t, c), h}
+	p.Until("pause")
 	return p
-}
-
-// read reads lines up to one of a statement, or to the end, and gives the last.
-func (p *sockProcess) read(until string) string {
-	p.h.t.Helper()
-	for {
-		line, err := p.out.ReadString('\n')
-		if err != nil {
-			return ""
-		}
-		line = strings.TrimSuffix(line, "\n")
-		p.said = append(p.said, line)
-		if word, _, _ := strings.Cut(line, " "); word == until {
-			return line
-		}
-	}
 }
 
 // goOn ends a pause and reads on to the next one, or to the end.
 func (p *sockProcess) goOn() {
 	p.h.t.Helper()
-	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
+	if err := p.Tell(""); err != nil {
 		p.h.t.Fatalf("sock: %v", err)
 	}
-	p.read("pause")
-}
-
-// result gives what came of the last statement of a name, "" if it was not made.
-func (p *sockProcess) result(statement string) string { return resultOf(p.said, statement) }
-
-// resultOf gives what came of the last statement of a name in lines of sock.
-func resultOf(lines []string, statement string) string {
-	for _, line := range slices.Backward(lines) {
-		if what, ok := strings.CutPrefix(line, statement+" "); ok {
-			return what
-		}
-	}
-	return ""
+	p.Until("pause")
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // TestTagPID: only a process without internet sockets; it keeps its tag until its
@@ -36,26 +36,15 @@ for line in sys.stdin:
     print("done", flush=True)
 `
 	c := h.at(h.apart("plain"), nobody, "python3", "-u", "-c", script)
-	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	lines := bufio.NewScanner(out)
+	p := outside.Start(t, c)
 	say := func(word string) string {
 		t.Helper()
-		fmt.Fprintln(in, word)
-		if !lines.Scan() {
-			t.Fatalf("%s: it said nothing: %v", word, lines.Err())
+		p.Tell(word)
+		line, err := p.Line()
+		if err != nil {
+			t.Fatalf("%s: it said nothing: %v", word, err)
 		}
-		return lines.Text()
+		return line
 	}
 	say("open")
 	procs, err := os.ReadFile(filepath.Join(cgroupRoot(), "/"+h.name+"-plain", "cgroup.procs"))

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // TestTagCgroup: what a command names is captured at once, with the workload's
@@ -33,32 +33,23 @@ func TestTagCgroup(t *testing.T) {
 		t.Fatalf("an untagged cgroup: %v", r)
 	}
 	// A connection from before is ended, said and recorded.
-	older := h.at(path, nobody, "python3", "-u", "-c", `
+	older := outside.Start(t, h.at(path, nobody, "python3", "-u", "-c", `
 import socket
 s = socket.create_connection(("`+originV4+`", 80))
 print("up")
 try:
     print("end", s.recv(1))
 except OSError as e:
-    print("lost", e)`)
-	out, err := older.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := older.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { older.Process.Kill(); older.Wait() })
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() || lines.Text() != "up" {
-		t.Fatalf("no connection: %q", lines.Text())
+    print("lost", e)`))
+	if line, err := older.Line(); line != "up" {
+		t.Fatalf("no connection: %q, %v", line, err)
 	}
 	r := h.tagging("tag", "cgroup", filepath.Join(cgroupRoot(), path), "--workload", "tools")
 	if r.code != 0 || !strings.Contains(r.stdout, "captured: "+path) {
 		t.Fatalf("tag: %v: %s", r, d.stderr)
 	}
-	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "lost") {
-		t.Errorf("a connection of before: %q", lines.Text())
+	if line, err := older.Line(); !strings.HasPrefix(line, "lost") {
+		t.Errorf("a connection of before: %q, %v", line, err)
 	}
 	h.waitAudit("the end of a connection from before", func(e *audit.Event) bool {
 		return e.Kind == audit.ForeignSocket && e.Workload.Cgroup == path && e.Dst.Port == 80

@@ -1,6 +1,7 @@
-// Package outside is what tests put at the other end of a host's cable: a
-// certificate authority, name servers' answers, namespaces, and a wire that shows
-// every packet.
+// Package outside is what tests have outside of the host under test: at the other
+// end of its cable a certificate authority, name servers' answers, namespaces, and a
+// wire that shows every packet; the binary; and their ends of the programs that run
+// there.
 package outside
 
 import (
