@@ -23,6 +23,7 @@ type load struct {
 	client *http.Client
 	// resolving is held by the request that asks for the name anew.
 	resolving sync.Mutex
+	began     time.Time
 
 	mu sync.Mutex
 	// address is what the name had at that time.
@@ -37,7 +38,8 @@ type load struct {
 type tally struct {
 	Tried    int            `json:"tried"`
 	OK       int            `json:"ok"`
-	Lost     int            `json:"lost"`     // a request without its answer
+	Lost     int            `json:"lost"` // a request without its answer
+	Rate     float64        `json:"per_second"`
 	Knocked  int            `json:"knocked"`  // attempts at the forbidden port, TCP and UDP
 	Answered int            `json:"answered"` // of those, by the origin itself
 	P50      float64        `json:"p50_ms"`
@@ -46,9 +48,13 @@ type tally struct {
 	Errors   map[string]int `json:"errors,omitempty"`
 }
 
-// atOnce is how many requests are under way at most. Where more wait, the machine
-// is too slow for the rate: a heap of them that grows would never be done.
-const atOnce = 100
+// atOnce is how many requests are under way at most. Where as many wait, the machine
+// is too slow for the rate, and the load goes at the machine's: with more they would
+// wait for each other, and the last for longer than patience.
+const atOnce = 20
+
+// patience is after how long a request is lost.
+const patience = time.Minute
 
 // runLoad loads until ctx ends, then writes its tally.
 func runLoad(ctx context.Context, args []string) error {
@@ -69,8 +75,8 @@ func runLoad(ctx context.Context, args []string) error {
 		return err
 	}
 	roots.AppendCertsFromPEM(b)
-	l := &load{errors: map[string]int{}}
-	l.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	l := &load{errors: map[string]int{}, began: time.Now()}
+	l.client = &http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: l.dial,
 	}}
 	var all sync.WaitGroup
@@ -208,6 +214,7 @@ func (l *load) write(file string) error {
 	t := l.tally
 	took := slices.Clone(l.took)
 	t.Errors = l.errors
+	t.Rate = float64(t.Tried) / time.Since(l.began).Seconds()
 	b, err := json.Marshal(withTimes(t, took))
 	l.mu.Unlock()
 	if err != nil {

@@ -121,7 +121,7 @@ User=mcp
 RuntimeDirectory=vm-$name
 RuntimeDirectoryPreserve=yes
 ExecStart=/opt/vm/guest load -out /run/vm-$name/load.json $*
-TimeoutStopSec=25s
+TimeoutStopSec=70s
 [Install]
 WantedBy=multi-user.target
 UNIT
@@ -142,6 +142,7 @@ load_ended() {
     systemctl stop "$1.service"
     cat "/run/vm-$1/load.json"
     figure tried "$(tally "$1" tried)"
+    figure per_second "$(tally "$1" per_second)"
     figure knocked "$(tally "$1" knocked)"
     figure "${2:-lost}" "$(tally "$1" lost)"
     figure p99_ms "$(tally "$1" p99_ms)"
