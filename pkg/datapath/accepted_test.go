@@ -8,6 +8,7 @@ import (
 
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/origin"
+	"sallyport/test/outside"
 )
 
 // accepted is what the worker would see of one connection.
@@ -20,7 +21,7 @@ type accepted struct {
 
 // listen makes, marks and lists our listeners, and accepts as the worker would.
 func (w *world) listen() {
-	err := within(w.inside, func() error {
+	err := outside.In(w.inside, func() error {
 		config := net.ListenConfig{}
 		config.SetMultipathTCP(false)
 		tcp := func(addr string) *net.TCPListener {

@@ -5,50 +5,18 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"testing"
+
+	"sallyport/test/outside"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// within runs f on a thread of the namespace. The thread ends with it.
-func within(ns *os.File, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
-		if ns != nil {
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				done <- err
-				return
-			}
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
-func newNetns(t testing.TB) *os.File {
-	t.Helper()
-	var ns *os.File
-	err := within(nil, func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		ns, err = os.Open("/proc/thread-self/ns/net")
-		return err
-	})
-	if err != nil {
-		t.Fatalf("network namespace: %v", err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	return ns
-}
-
 func netnsCookie(t testing.TB, ns *os.File) (cookie uint64) {
 	t.Helper()
-	err := within(ns, func() error {
+	err := outside.In(ns, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -65,35 +33,14 @@ func netnsCookie(t testing.TB, ns *os.File) (cookie uint64) {
 
 // cable joins the namespaces by a veth pair.
 func (w *world) cable() {
-	up := func(name string, addrs ...string) error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetUp(lo); err != nil {
-			return err
-		}
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			addr, err := netlink.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			addr.Flags = unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(link, addr); err != nil {
-				return err
-			}
-		}
-		return netlink.LinkSetUp(link)
-	}
-	err := within(w.inside, func() error {
+	err := outside.In(w.inside, func() error {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("0"), 0); err != nil {
 			return err
 		}
 		if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0); err != nil {
+			return err
+		}
+		if err := outside.Plug("lo"); err != nil {
 			return err
 		}
 		return netlink.LinkAdd(&netlink.Veth{
@@ -103,13 +50,16 @@ func (w *world) cable() {
 		})
 	})
 	if err == nil {
-		err = within(w.outside, func() error {
-			return up("cable1", outside4.String()+"/24", outside6.String()+"/64", "198.51.100.1/24", "2001:db8:1::1/64")
+		err = outside.In(w.outside, func() error {
+			if err := outside.Plug("lo"); err != nil {
+				return err
+			}
+			return outside.Plug("cable1", outside4.String()+"/24", outside6.String()+"/64", "198.51.100.1/24", "2001:db8:1::1/64")
 		})
 	}
 	if err == nil {
-		err = within(w.inside, func() error {
-			if err := up("cable0", inside4.String()+"/24", inside6.String()+"/64"); err != nil {
+		err = outside.In(w.inside, func() error {
+			if err := outside.Plug("cable0", inside4.String()+"/24", inside6.String()+"/64"); err != nil {
 				return err
 			}
 			for _, gw := range []netip.Addr{outside4, outside6} {
@@ -128,7 +78,7 @@ func (w *world) cable() {
 // sniff counts the TCP and UDP packets that come out of the cable.
 func (w *world) sniff() {
 	var fd int
-	err := within(w.outside, func() (err error) {
+	err := outside.In(w.outside, func() (err error) {
 		link, err := netlink.LinkByName("cable1")
 		if err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/origin"
+	"sallyport/test/outside"
 )
 
 // childEnv makes the test binary a child that does system calls for the test.
@@ -103,7 +104,7 @@ func (w *world) spawnIn(ns *os.File, cgroup string, change ...func(*exec.Cmd)) *
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := within(ns, cmd.Start); err != nil {
+	if err := outside.In(ns, cmd.Start); err != nil {
 		w.t.Fatalf("child: %v", err)
 	}
 	c := &child{t: w.t, cmd: cmd, in: json.NewEncoder(stdin), out: json.NewDecoder(stdout)}

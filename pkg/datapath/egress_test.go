@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/datapath"
+	"sallyport/test/outside"
 )
 
 // Socket options and ancillary data that give a packet another interface, source
@@ -16,7 +17,7 @@ import (
 
 func cableIndex(t testing.TB, w *world) (index uint32) {
 	t.Helper()
-	err := within(w.inside, func() error {
+	err := outside.In(w.inside, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err

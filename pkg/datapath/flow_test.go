@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"testing"
 
+	"sallyport/test/outside"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -18,7 +20,7 @@ func TestSourcePortReuse(t *testing.T) {
 	a, b, host := w.spawn(groupA), w.spawn(groupB), w.spawn(w.cgroup("host"))
 	// A listener of ours whose connections nobody accepts for now.
 	var sleepy *net.TCPListener
-	err := within(w.inside, func() error {
+	err := outside.In(w.inside, func() error {
 		config := net.ListenConfig{}
 		config.SetMultipathTCP(false)
 		l, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")

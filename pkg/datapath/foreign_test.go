@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/datapath"
+	"sallyport/test/outside"
 )
 
 func TestForeignSockets(t *testing.T) {
 	w := newWorld(t)
 	group := w.workload("a")
-	outside := w.spawn(w.cgroup("outside"))
+	elsewhere := w.spawn(w.cgroup("outside"))
 	dir := t.TempDir()
 
 	use := func(t *testing.T, c *child, family, tcp, udp int) {
@@ -37,7 +38,7 @@ func TestForeignSockets(t *testing.T) {
 		name := map[int]string{unix.AF_INET: "ipv4", unix.AF_INET6: "ipv6"}[family]
 		t.Run(name+" inherited", func(t *testing.T) {
 			var files []*os.File
-			err := within(w.inside, func() error {
+			err := outside.In(w.inside, func() error {
 				for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
 					fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 					if err != nil {
@@ -57,11 +58,11 @@ func TestForeignSockets(t *testing.T) {
 		t.Run(name+" by SCM_RIGHTS", func(t *testing.T) {
 			c := w.spawn(group)
 			var got []int
-			for i, fd := range []int{outside.tcp(family), outside.udp(family)} {
+			for i, fd := range []int{elsewhere.tcp(family), elsewhere.udp(family)} {
 				path := filepath.Join(dir, name+strconv.Itoa(i))
 				done := make(chan reply)
 				go func() { done <- c.do(call{Op: "socketpath", Path: path}) }()
-				outside.must(call{Op: "pass", Path: path, FD: fd})
+				elsewhere.must(call{Op: "pass", Path: path, FD: fd})
 				r := <-done
 				if r.err() != nil {
 					t.Fatal(r.err())
@@ -73,8 +74,8 @@ func TestForeignSockets(t *testing.T) {
 		})
 		t.Run(name+" by pidfd_getfd", func(t *testing.T) {
 			c := w.spawn(group)
-			tcp := c.must(call{Op: "pidfd_getfd", PID: int(outside.pid()), Remote: outside.tcp(family)}).Value
-			udp := c.must(call{Op: "pidfd_getfd", PID: int(outside.pid()), Remote: outside.udp(family)}).Value
+			tcp := c.must(call{Op: "pidfd_getfd", PID: int(elsewhere.pid()), Remote: elsewhere.tcp(family)}).Value
+			udp := c.must(call{Op: "pidfd_getfd", PID: int(elsewhere.pid()), Remote: elsewhere.udp(family)}).Value
 			use(t, c, family, tcp, udp)
 			c.end()
 		})
@@ -83,9 +84,9 @@ func TestForeignSockets(t *testing.T) {
 
 	// A socket of the workload stays the workload's in other hands.
 	c := w.spawn(group)
-	fd := outside.must(call{Op: "pidfd_getfd", PID: int(c.pid()), Remote: c.tcp(unix.AF_INET)}).Value
-	outside.must(call{Op: "connect", FD: fd, Addr: "203.0.113.1:443"})
-	outside.must(call{Op: "send", FD: fd, Data: "in other hands"})
+	fd := elsewhere.must(call{Op: "pidfd_getfd", PID: int(c.pid()), Remote: c.tcp(unix.AF_INET)}).Value
+	elsewhere.must(call{Op: "connect", FD: fd, Addr: "203.0.113.1:443"})
+	elsewhere.must(call{Op: "send", FD: fd, Data: "in other hands"})
 	if a := w.acceptedAs("in other hands"); a.err != nil || a.flow.Cgroup != inode(t, group) {
 		t.Errorf("flow %+v, %v", a.flow, a.err)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/datapath"
+	"sallyport/test/outside"
 )
 
 func TestInbound(t *testing.T) {
@@ -49,7 +50,7 @@ func TestInbound(t *testing.T) {
 				wait = 3 * time.Second // the link may be coming up: a SYN may get lost
 			}
 			var conn net.Conn
-			err := within(ns, func() (err error) {
+			err := outside.In(ns, func() (err error) {
 				conn, err = net.DialTimeout("tcp", net.JoinHostPort(tt.addr, strconv.Itoa(tt.port)), wait)
 				return err
 			})
@@ -116,7 +117,7 @@ func TestInboundIsBounded(t *testing.T) {
 	c.must(call{Op: "bind", FD: fd, Addr: "0.0.0.0:7001"})
 	c.must(call{Op: "listen", FD: fd})
 	for i := range 3 {
-		err := within(w.outside, func() error {
+		err := outside.In(w.outside, func() error {
 			conn, err := net.DialTimeout("tcp", "203.0.113.2:7001", 300*time.Millisecond)
 			if err == nil {
 				w.t.Cleanup(func() { conn.Close() })

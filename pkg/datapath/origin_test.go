@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"sallyport/test/outside"
 )
 
 // unixCredential is nobody's.
@@ -24,7 +26,7 @@ func (w *world) origin(addr string) *originServer {
 	o := &originServer{}
 	var l net.Listener
 	var u net.PacketConn
-	err := within(w.outside, func() (err error) {
+	err := outside.In(w.outside, func() (err error) {
 		if l, err = net.Listen("tcp", addr); err != nil {
 			return err
 		}

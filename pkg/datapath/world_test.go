@@ -18,6 +18,7 @@ import (
 
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/origin"
+	"sallyport/test/outside"
 )
 
 // The two ends of the cable between the workload's namespace and the "internet".
@@ -106,7 +107,7 @@ func newWorld(t testing.TB, change ...func(*datapath.Options)) *world {
 		root:    cgroupRoot(t),
 		changed: make(chan struct{}, 1),
 	}
-	w.inside, w.outside = newNetns(t), newNetns(t)
+	w.inside, w.outside = outside.NewNamespace(t), outside.NewNamespace(t)
 	w.cable()
 	w.netns = netnsCookie(t, w.inside)
 	w.options = datapath.Options{

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/netns"
+	"sallyport/test/outside"
 )
 
 // TestMain lets the test binary be a workload too: the same program, started in
@@ -49,27 +49,9 @@ func needRoot(t testing.TB) {
 func newNamespace(t testing.TB) *os.File {
 	t.Helper()
 	needRoot(t)
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends in its namespace
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, err}
-			return
-		}
-		f, err := netns.Current()
-		done <- result{f, err}
-	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatal("new network namespace:", r.err)
-	}
-	t.Cleanup(func() { r.f.Close() })
-	up(t, r.f, "lo")
-	return r.f
+	ns := outside.NewNamespace(t)
+	up(t, ns, "lo")
+	return ns
 }
 
 func do(t testing.TB, ns *os.File, fn func() error) {
@@ -81,23 +63,7 @@ func do(t testing.TB, ns *os.File, fn func() error) {
 
 func up(t testing.TB, ns *os.File, device string, addrs ...string) {
 	t.Helper()
-	do(t, ns, func() error {
-		link, err := netlink.LinkByName(device)
-		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			addr, err := netlink.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			addr.Flags |= unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(link, addr); err != nil {
-				return err
-			}
-		}
-		return netlink.LinkSetUp(link)
-	})
+	do(t, ns, func() error { return outside.Plug(device, addrs...) })
 }
 
 // world is a workload's host and the outside, joined by a cable.
@@ -109,9 +75,9 @@ func newWorld(t testing.TB) world {
 }
 
 // join lays the cable between two namespaces.
-func join(t testing.TB, host, outside *os.File) world {
+func join(t testing.TB, host, far *os.File) world {
 	t.Helper()
-	w := world{host, outside}
+	w := world{host, far}
 	do(t, w.host, func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0",

@@ -116,7 +116,7 @@ func newInternet(t *testing.T) *internet {
 func (n *internet) connect(h *host) {
 	n.t.Helper()
 	err := outside.In(n.ns, func() error {
-		if err := linkUp("lo"); err != nil {
+		if err := outside.Plug("lo"); err != nil {
 			return err
 		}
 		cable := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsPid(h.pid)}
@@ -124,14 +124,14 @@ func (n *internet) connect(h *host) {
 		if err := netlink.LinkAdd(cable); err != nil {
 			return fmt.Errorf("cable: %w", err)
 		}
-		return plug("ve0", originV4+"/24", otherV4+"/24", dnsV4+"/24", metadataV4+"/32", "10.0.0.1/32", originV6+"/64", linkLocalFar+"/64")
+		return outside.Plug("ve0", originV4+"/24", otherV4+"/24", dnsV4+"/24", metadataV4+"/32", "10.0.0.1/32", originV6+"/64", linkLocalFar+"/64")
 	})
 	if err == nil {
 		h.here(func() error {
-			if err := linkUp("lo"); err != nil {
+			if err := outside.Plug("lo"); err != nil {
 				return err
 			}
-			if err := plug("eth0", hostV4+"/24", hostV6+"/64", linkLocal+"/64"); err != nil {
+			if err := outside.Plug("eth0", hostV4+"/24", hostV6+"/64", linkLocal+"/64"); err != nil {
 				return err
 			}
 			for _, gateway := range []string{originV4, originV6} {
@@ -153,42 +153,6 @@ func (n *internet) connect(h *host) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-}
-
-func linkUp(name string) error {
-	link, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.LinkSetUp(link)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// plug gives an interface its addresses. IPv6 ones do without duplicate
-// detection, which takes a second.
-func plug(name string, addresses ...string) error {
-	if err := linkUp(name); err != nil {
-		return err
-	}
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addresses {
-		addr, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		if addr.IP.To4() == nil {
-			addr.Flags = 0x02 // IFA_F_NODAD
-		}
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return fmt.Errorf("%s on %s: %w", a, name, err)
-		}
-	}
-	return nil
 }
 
 // The origin's ports.
