@@ -142,6 +142,12 @@ func (a *Rule) covers(b *Rule) bool {
 	if m.When != nil {
 		return false
 	}
+	// Of what can be read in several ways a rule that denies takes more than one
+	// that allows: "//a" where the path is "/a", "get" for GET, any value of a field
+	// for all, an address that another embeds.
+	if a.Action == Allow && b.Action == Deny && len(m.Paths)+len(m.Methods)+len(m.Headers)+len(m.CIDRs) > 0 {
+		return false
+	}
 	protocols := protocolsOf(m)
 	if m.NeedsRequest() || a.Binding() {
 		// Of what is no HTTP such a rule says nothing.
@@ -161,8 +167,14 @@ func (a *Rule) covers(b *Rule) bool {
 		within(narrow, wide, func(x, y netip.Prefix) bool { return y.Bits() <= x.Bits() && y.Contains(x.Addr()) }) &&
 		within(n.Ports, m.Ports, func(x, y PortRange) bool { return y.First <= x.First && x.Last <= y.Last }) &&
 		within(n.Methods, m.Methods, globWithin) &&
-		within(n.Paths, m.Paths, func(x, y pattern.Path) bool { return x.Equal(y) || y.String() == "/**" }) &&
+		within(n.Paths, m.Paths, func(x, y pattern.Path) bool { return x.Equal(y) || y.String() == "/**" && a.everyPath(x) }) &&
 		headersWithin(n.Headers, m.Headers)
+}
+
+// everyPath reports whether a, of the paths /**, holds for all that p matches. The
+// "*" of OPTIONS is not below "/", and only a pattern that writes %2F allows it.
+func (a *Rule) everyPath(p pattern.Path) bool {
+	return p.String() != "**" && (a.Action == Deny || !strings.Contains(strings.ToUpper(p.String()), "%2F"))
 }
 
 // within reports whether each of the narrow lies in one of the wide; an empty
