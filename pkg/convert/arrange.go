@@ -72,7 +72,7 @@ func Arrange(units []Unit, notes *Notes) []Rule {
 	names := make(Names)
 	var rules []Rule
 	for _, target := range order {
-		rules = append(rules, merge(reachable(sorted(groups[target]), notes))...)
+		rules = append(rules, reachable(sorted(groups[target]), units, notes)...)
 	}
 	for i := range rules {
 		rules[i].Name = names.Unique(rules[i].Name)
@@ -127,15 +127,24 @@ func btoi(b bool) int {
 	return 0
 }
 
-// reachable leaves out what an earlier entry decides wholly, and refusals after
-// which nothing is allowed.
-func reachable(entries []entry, notes *Notes) []entry {
+// reachable gives the rules of the entries: neighbours that differ in their paths
+// only become one. It leaves out what an earlier rule, as it is written, decides
+// wholly, and refusals after which nothing is allowed.
+func reachable(entries []entry, units []Unit, notes *Notes) (rules []Rule) {
 	var kept []entry
+	last := -1
 	for _, e := range entries {
-		i := slices.IndexFunc(kept, func(k entry) bool { return k.rule.Match.covers(&e.rule.Match) })
+		i := slices.IndexFunc(kept, func(k entry) bool { return k.rule.decides(&e.rule, &units[e.unit].Rule) })
 		switch {
+		case i < 0 && !e.rule.Deny && len(kept) > 0 && same(&kept[len(kept)-1].rule, &e.rule):
+			before := &kept[len(kept)-1].rule
+			before.Comment = append(slices.Clip(before.Comment), e.rule.Comment...)
+			before.Match.Paths = append(slices.Clip(before.Match.Paths), e.rule.Match.Paths...)
 		case i < 0:
 			kept = append(kept, e)
+			if !e.rule.Deny {
+				last = len(kept) - 1
+			}
 		case e.rule.Deny:
 		case kept[i].rule.Deny:
 			notes.Add(e.at, Lost, "%s: what it sends to %s was refused on another way to the same origin, and is refused here; allow it in a rule of your own if it is wanted",
@@ -149,13 +158,27 @@ func reachable(entries []entry, notes *Notes) []entry {
 				e.rule.Name, kept[i].rule.Name, kept[i].at)
 		}
 	}
-	last := -1
-	for i := range kept {
-		if !kept[i].rule.Deny {
-			last = i
-		}
+	for _, k := range kept[:last+1] {
+		rules = append(rules, k.rule)
 	}
-	return kept[:last+1]
+	return rules
+}
+
+// decides reports whether o, behind r, need not be written, since r holds wherever
+// o does. Of a path, method or field that can be read in several ways a rule that
+// allows takes less than one that refuses: it must hold for every reading, so that
+// "//b" is no "/b" for the one and is for the other. Without o such a request
+// passes by of, the rule of whose holes o is one, which is the same only where of
+// asks as much as r.
+func (r *Rule) decides(o, of *Rule) bool {
+	return r.Match.covers(&o.Match) && (r.Deny || !o.Deny || r.Match.everything() || alike(r, of))
+}
+
+// alike reports whether two rules do the same with what matches them.
+func alike(a, b *Rule) bool {
+	x := *a
+	x.Match = b.Match
+	return same(&x, b)
 }
 
 // same reports whether two rules differ at most in name, comment and paths.
@@ -163,20 +186,6 @@ func same(a, b *Rule) bool {
 	x, y := *a, *b
 	x.Name, x.Comment, x.Match.Paths = y.Name, y.Comment, y.Match.Paths
 	return reflect.DeepEqual(x, y)
-}
-
-// merge makes neighbours that differ in their paths only one rule.
-func merge(entries []entry) (rules []Rule) {
-	for _, e := range entries {
-		if n := len(rules); n > 0 && !e.rule.Deny && same(&rules[n-1], &e.rule) {
-			last := &rules[n-1]
-			last.Comment = append(slices.Clip(last.Comment), e.rule.Comment...)
-			last.Match.Paths = append(slices.Clip(last.Match.Paths), e.rule.Match.Paths...)
-			continue
-		}
-		rules = append(rules, e.rule)
-	}
-	return rules
 }
 
 // divide gives each of the rules that shared a counter its part of the limit:

@@ -126,6 +126,11 @@ func (m *Match) covers(o *Match) bool {
 	return true
 }
 
+// everything reports whether m looks at nothing but where a request is sent.
+func (m *Match) everything() bool {
+	return len(m.Workloads) == 0 && len(m.Paths) == 0 && m.conditions() == 0
+}
+
 func (h Header) covers(o Header) bool {
 	return h.Name == o.Name && (slices.Equal(h.Values, []string{"*"}) || len(o.Values) > 0 && subset(o.Values, h.Values))
 }
