@@ -49,27 +49,21 @@ func jump(before, after moment) time.Duration {
 
 // watchClock notices when somebody sets the host's clock, until ctx ends.
 func (k *Keeper) watchClock(ctx context.Context) error {
-	tick := time.NewTicker(clockInterval)
-	defer tick.Stop()
 	last, err := readClocks()
-	for {
+	if err != nil {
+		return fmt.Errorf("clock: %w", err)
+	}
+	for range every(ctx, clockInterval, nil) {
+		now, err := readClocks()
 		if err != nil {
 			return fmt.Errorf("clock: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		var now moment
-		if now, err = readClocks(); err != nil {
-			continue
 		}
 		if by := jump(last, now); by != 0 {
 			k.clockSet(by)
 		}
 		last = now
 	}
+	return nil
 }
 
 // clockSet does what a jump makes necessary: certificates may have ended, or may

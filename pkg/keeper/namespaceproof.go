@@ -170,14 +170,7 @@ func (n *namespaces) judge(ns *namespace, err error) (again bool) {
 // guardLoop compares the tables of all namespaces with what they must be until
 // ctx ends.
 func (n *namespaces) guardLoop(ctx context.Context) error {
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for range every(ctx, watchInterval, nil) {
 		for _, ns := range n.all() {
 			if ctx.Err() != nil {
 				return nil
@@ -186,6 +179,7 @@ func (n *namespaces) guardLoop(ctx context.Context) error {
 		}
 		n.reportRejected()
 	}
+	return nil
 }
 
 // repair puts back what is missing in the table of a namespace.

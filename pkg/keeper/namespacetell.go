@@ -26,17 +26,9 @@ const (
 
 // tellLoop has the worker serve what is open, and give up what is not any more.
 func (n *namespaces) tellLoop(ctx context.Context) error {
-	tick := time.NewTicker(tellAgain)
-	defer tick.Stop()
 	var to *process
 	known := make(map[uint64]int) // local, by cookie
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-n.news:
-		}
+	for range every(ctx, tellAgain, n.news) {
 		w := n.k.currentWorker()
 		if w != to {
 			to, known = w, make(map[uint64]int)
@@ -51,6 +43,7 @@ func (n *namespaces) tellLoop(ctx context.Context) error {
 			n.prodProof()
 		}
 	}
+	return nil
 }
 
 // tellWorker brings one worker up to date. It reports whether there was anything

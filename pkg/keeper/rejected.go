@@ -3,7 +3,6 @@ package keeper
 import (
 	"context"
 	"maps"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -14,16 +13,10 @@ import (
 // watch: the worker may hang, and a workload decides when there is something to
 // tell, so whoever repairs must not wait for either.
 func (k *Keeper) reportRejections(ctx context.Context) error {
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			k.reportRejected()
-		}
+	for range every(ctx, watchInterval, nil) {
+		k.reportRejected()
 	}
+	return nil
 }
 
 // reportRejected tells the worker what the guard rejected since the last time,

@@ -102,14 +102,7 @@ func (k *Keeper) runWorker(ctx context.Context) error {
 // error when it does not answer: a process that hangs serves as little as one
 // that has ended, and connections must not wait for it for ever.
 func (k *Keeper) attend(ctx context.Context, w *process) error {
-	tick := time.NewTicker(attendInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for range every(ctx, attendInterval, nil) {
 		asked, cancel := context.WithTimeout(ctx, maxWithoutWorker)
 		_, err := w.peer.Call(asked, protocol.Health, k.healthArgs(), nil, nil)
 		cancel()
@@ -117,6 +110,7 @@ func (k *Keeper) attend(ctx context.Context, w *process) error {
 			return fmt.Errorf("the worker did not answer for %s and was replaced", maxWithoutWorker)
 		}
 	}
+	return nil
 }
 
 // drain lets running exchanges end, within timeouts.drain. A standalone instance

@@ -13,18 +13,12 @@ const tidyInterval = time.Minute
 
 // tidy frees what ended workloads left, until ctx ends.
 func (k *Keeper) tidy(ctx context.Context) error {
-	tick := time.NewTicker(tidyInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	for range every(ctx, tidyInterval, nil) {
 		// What stays occupied shows in the resources; the next minute tries again.
 		if err := k.gate.data.Sweep(); err != nil {
 			k.log.Warn("free places of ended workloads", zap.Error(err))
 		}
 		k.dropUnitTrust(time.Now().Add(-tidyInterval))
 	}
+	return nil
 }

@@ -38,15 +38,7 @@ type health struct {
 
 // watch compares and repairs both locks until ctx ends.
 func (k *Keeper) watch(ctx context.Context) error {
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-k.prod:
-		}
+	for range every(ctx, watchInterval, k.prod) {
 		if err := k.sameCgroups(); err != nil {
 			return err
 		}
@@ -77,6 +69,7 @@ func (k *Keeper) watch(ctx context.Context) error {
 			k.prodReport()
 		}
 	}
+	return nil
 }
 
 // prodReport has the worker told soon: it may hang, and whoever compares or
