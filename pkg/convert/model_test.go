@@ -50,6 +50,8 @@ type nginxLocation struct {
 	// host is "" where nothing is sent; to is what takes the place of uri, "" for
 	// nothing.
 	host, to string
+	// limit is a directive that makes its rule another than those without.
+	limit string
 }
 
 // find gives the location that nginx chooses, nil for none.
@@ -111,6 +113,7 @@ func TestNginxIsNeverWider(t *testing.T) {
 			l := nginxLocation{
 				modifier: rapid.SampledFrom([]string{"", "", "", "^~", "=", "~", "~*"}).Draw(t, "modifier"),
 				host:     rapid.SampledFrom(hosts).Draw(t, "host"),
+				limit:    rapid.SampledFrom([]string{"", "", "client_max_body_size 1k; "}).Draw(t, "limit"),
 			}
 			if strings.HasPrefix(l.modifier, "~") {
 				l.uri = rapid.SampledFrom([]string{"b$", "^/a", "^/a/.*b", "/ab/", "^/b/[^/]*$", "a+b", "^/(a|b)/a$", "b/", "^/b", "[^/]b/[^/]+$"}).Draw(t, "regex")
@@ -132,7 +135,7 @@ func TestNginxIsNeverWider(t *testing.T) {
 			if l.host == "" {
 				fmt.Fprintf(&b, "location %s %s { return 403; }\n", l.modifier, l.uri)
 			} else {
-				fmt.Fprintf(&b, "location %s %s { proxy_pass http://%s%s; }\n", l.modifier, l.uri, l.host, l.to)
+				fmt.Fprintf(&b, "location %s %s { %sproxy_pass http://%s%s; }\n", l.modifier, l.uri, l.limit, l.host, l.to)
 			}
 		}
 		b.WriteString("}}\n")
