@@ -56,7 +56,7 @@ func TestTagContainerBusyEngine(t *testing.T) {
 func TestTagContainer(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	h.startDaemon(h.config(fmt.Sprintf(tagPolicy, h.name)))
+	d := h.startDaemon(h.config(fmt.Sprintf(tagPolicy, h.name)))
 	id := strings.Repeat("0123456789abcdef", 3) + fmt.Sprintf("%016x", time.Now().UnixNano())
 	path := h.apart("engine") + "/docker-" + id + ".scope"
 	pid := 0
@@ -76,7 +76,7 @@ func TestTagContainer(t *testing.T) {
 
 	pid = h.sleeper(path)
 	// What the keeper first sees with the tag there is new to it.
-	time.Sleep(1200 * time.Millisecond)
+	eventually(t, 10*time.Second, "the keeper has seen it", func() bool { return d.watches(path) })
 	for _, args := range [][]string{{"web", "--workload", "tools"}, {"--label", "tier=front"}} {
 		if r := h.tagging(append([]string{"tag", "container"}, args...)...); r.code != 0 || !strings.Contains(r.stdout, "captured late: container "+id[:12]) {
 			t.Errorf("tag container %q: %v", args, r)

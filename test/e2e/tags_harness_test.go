@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +77,22 @@ func (h *host) sleeper(path string) int {
 		return strings.TrimSpace(string(comm)) == "sleep"
 	})
 	return pid
+}
+
+// watches reports whether the keeper has seen a cgroup: it asks for notices of what is
+// made in it (inotify(7)), which its own table shows (proc_pid_fdinfo(5)).
+func (d *daemon) watches(path string) bool {
+	d.h.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(cgroupRoot(), path), &st); err != nil {
+		d.h.t.Fatal(err)
+	}
+	watch := fmt.Sprintf(" ino:%x ", st.Ino)
+	tables, _ := filepath.Glob("/proc/" + strconv.Itoa(d.pid) + "/fdinfo/*")
+	return slices.ContainsFunc(tables, func(name string) bool {
+		info, _ := os.ReadFile(name)
+		return strings.Contains(string(info), "inotify wd:") && strings.Contains(string(info), watch)
+	})
 }
 
 // workloadNotes gives the notes of the status by cgroup.
