@@ -398,8 +398,9 @@ input(type="imuxsock" socket="%[1]s/log" UseSpecialParser="off")
 			wait(t, "it is written", func() bool {
 				text, _ := os.ReadFile(out)
 				for l := range strings.Lines(string(text)) {
-					if strings.Contains(l, "|exchange|") {
-						line = strings.TrimSuffix(l, "\n")
+					// A long one is written in pieces.
+					if whole, ok := strings.CutSuffix(l, "\n"); ok && strings.Contains(whole, "|exchange|") {
+						line = whole
 						return true
 					}
 				}
