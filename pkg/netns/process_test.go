@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/test/outside"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -29,19 +30,7 @@ func stay(t *testing.T, flags uintptr) *exec.Cmd {
 	if flags&syscall.CLONE_NEWUSER != 0 {
 		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 65534, Size: 1}}
 	}
-	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close(); c.Process.Kill(); c.Wait() })
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+	if _, err := outside.Start(t, c).Line(); err != nil {
 		t.Fatal(err)
 	}
 	return c

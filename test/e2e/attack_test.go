@@ -94,22 +94,12 @@ func TestDescriptorsOfCallers(t *testing.T) {
 	before := count()
 	c := h.command(as(alice, "bash", "-c",
 		`for i in $(seq 20 219); do eval "exec $i</dev/null"; done; exec /srv/bin/sallyport exec --config /srv/daemon/policy.yaml -- sh -c 'echo started; ls /proc/self/fd | wc -l; cat'`)...)
-	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
+	p := outside.Start(t, c)
 	defer c.Wait()
-	defer in.Close()
+	defer p.In.Close()
 	var word string
 	var n int
-	if _, err := fmt.Fscan(out, &word, &n); err != nil || word != "started" || n < 200 {
+	if _, err := fmt.Fscan(p.Out, &word, &n); err != nil || word != "started" || n < 200 {
 		t.Fatalf("%q %d %v", word, n, err)
 	}
 	if now := count(); now > before+20 {
