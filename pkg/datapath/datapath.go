@@ -34,6 +34,7 @@ type Datapath struct {
 	direct    directTable
 	inbound   int
 	named     []string // see names
+	ids       map[*ebpf.Program]ebpf.ProgramID
 	config    bpf.SallyportSpConfig
 }
 
@@ -147,6 +148,7 @@ func newDatapath(o Options) *Datapath {
 		tagged:    make(map[string]tag),
 		listeners: make(map[uint64]Listeners),
 		direct:    directTable{names: make(map[uint32]string)},
+		ids:       make(map[*ebpf.Program]ebpf.ProgramID),
 	}
 }
 

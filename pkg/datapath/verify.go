@@ -59,11 +59,10 @@ func (d *Datapath) fault(a *attachment) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("datapath: link of %s: %w", a, err)
 	}
-	want, err := a.program(d).Info()
+	want, err := d.programID(a.program(d))
 	if err != nil {
 		return "", fmt.Errorf("datapath: program of %s: %w", a, err)
 	}
-	wantID, _ := want.ID()
 	cgroup := info.Cgroup()
 	switch {
 	case cgroup == nil:
@@ -76,7 +75,7 @@ func (d *Datapath) fault(a *attachment) (string, error) {
 		return "detached", nil
 	case cgroup.CgroupId != a.id:
 		return fmt.Sprintf("on cgroup %d instead of %d", cgroup.CgroupId, a.id), nil
-	case info.Program != wantID:
+	case info.Program != want:
 		return "runs another program", nil
 	}
 	if _, err := os.Lstat(d.pinPath(a)); errors.Is(err, os.ErrNotExist) {
@@ -85,6 +84,24 @@ func (d *Datapath) fault(a *attachment) (string, error) {
 		return "", fmt.Errorf("datapath: pin of %s: %w", a, err)
 	}
 	return "", nil
+}
+
+// programID gives the kernel's number of one of our programs, which stays; the
+// kernel is asked once, since its answer holds much besides. d.mu is held.
+func (d *Datapath) programID(p *ebpf.Program) (ebpf.ProgramID, error) {
+	if id, known := d.ids[p]; known {
+		return id, nil
+	}
+	info, err := p.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("the kernel gives it no number")
+	}
+	d.ids[p] = id
+	return id, nil
 }
 
 // Repair restores what Verify finds. What happened in between stays closed:
