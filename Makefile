@@ -47,7 +47,7 @@ drift: ## fails when what is generated is not what the sources give
 	if [ "$$before" != "$$(git diff -- bpf pkg docs systemd | sha256sum)" ]; then \
 		git diff --stat -- bpf pkg docs systemd >&2; echo "make generate has changed the files above: commit them" >&2; exit 1; fi
 
-test: setup-test build lint drift unit e2e ## everything that proves something
+test: setup-test build lint drift unit e2e test-vm ## everything that proves something
 
 # A package with a profile has all that it uses compiled anew for it, which
 # changes nothing of what these look at.
@@ -65,11 +65,11 @@ e2e: bin/sallyport ## real clients against the real binary on the real kernel
 	go test -count=1 -timeout=20m ./test/e2e/...
 	go test -count=1 -timeout=10m ./test/bypass/...
 
-vm: build ## the rows of test-vm in less time: each on the kernels that it needs most
-	@scripts/setup vm
-	go run ./test/vm -short -side-by-side
-
 test-vm: build ## real Debian machines with systemd, one for each kernel, in qemu
+	@scripts/setup vm
+	go run ./test/vm -short
+
+vm: build ## the same, with each row on every kernel
 	@scripts/setup vm
 	go run ./test/vm
 

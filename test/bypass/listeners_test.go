@@ -221,7 +221,7 @@ func TestListenersTaken(t *testing.T) {
 	for _, f := range families {
 		h.lines(h.outside(identities[0], "socket "+f.name+" stream 6", "connect "+f.loopback+" 15001", "socket "+f.name+" dgram 17", "sendto "+f.loopback+" 15053 hello"))
 	}
-	if !within(3*time.Second, func() bool { return outside.got.Load() == 4 }) {
+	if !within(patient(3*time.Second), func() bool { return outside.got.Load() == 4 }) {
 		t.Errorf("the thieves do not count: %d of 4", outside.got.Load())
 	}
 }

@@ -1,10 +1,12 @@
 package bypass
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf/link"
@@ -23,6 +25,14 @@ const (
 	redirects locks = "redirects" // BPF without its egress program: what that one is for
 	nft       locks = "nft"       // nft redirect mode, which has no BPF at all
 )
+
+// egressSeesSYNACKs: before Linux 6.5 a SYN-ACK does not pass cgroup egress, so that
+// BPF alone lets a tagged listener be found. It carries no data.
+var egressSeesSYNACKs = sync.OnceValue(func() bool {
+	var major, minor int
+	_, err := fmt.Sscanf(kernelRelease(), "%d.%d", &major, &minor)
+	return err != nil || major > 6 || major == 6 && minor >= 5
+})
 
 // pins finds our pinned links.
 func (h *host) pins(pattern string) []string {
@@ -106,7 +116,7 @@ func (h *host) only(l locks, d *daemon) (again func()) {
 // the kernel goes on for a while, and could repair what is taken away now.
 func stop(pid int) {
 	unix.Kill(pid, unix.SIGSTOP)
-	within(5*time.Second, func() bool {
+	within(patient(5*time.Second), func() bool {
 		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
 		for _, path := range threads {
 			b, _ := os.ReadFile(path)

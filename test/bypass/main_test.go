@@ -5,14 +5,18 @@
 // It is made to run anywhere: `go test -c ./test/bypass` gives a program that
 // needs root, a kernel, the binary (SALLYPORT_BINARY) and attacker/attacker.c,
 // compiled statically (SALLYPORT_ATTACKER; else gcc compiles it). It makes its
-// hosts by itself and starts no tool of the machine.
+// hosts by itself and starts no tool of the machine. On a machine that is emulated
+// all waits take SALLYPORT_SLOWER times as long.
 package bypass
 
 import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
+	"sync"
 	"testing"
+	"time"
 )
 
 var (
@@ -31,6 +35,16 @@ var roles = map[string]func([]string) error{
 	"relay": beRelay,
 	"talk":  talk,
 }
+
+// slower is how many times longer than usual everything may take here. A role has
+// it from the test.
+var slower = sync.OnceValue(func() int {
+	times, _ := strconv.Atoi(os.Getenv("SALLYPORT_SLOWER"))
+	return max(1, times)
+})
+
+// patient gives how long what usually takes d may take here.
+func patient(d time.Duration) time.Duration { return d * time.Duration(slower()) }
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {

@@ -105,7 +105,7 @@ func TestOlderConnection(t *testing.T) {
 					t.Errorf("the far end did not speak first: %q", o.p.Said)
 				}
 			}
-			time.Sleep(1200 * time.Millisecond)
+			time.Sleep(patient(1200 * time.Millisecond))
 			for _, o := range all {
 				heard := h.net.heard(o.port)
 				out := line{Row: o.f.name + " far end speaking first", Subject: "a direct connection older than the guard", Locks: l, UID: o.who.uid, NNP: o.who.nnp, Outcome: refused}
@@ -206,7 +206,7 @@ func TestConnectedWhenReceived(t *testing.T) {
 			r.add(out)
 		}
 		again()
-		if l == both && !within(5*time.Second, func() bool {
+		if l == both && !within(patient(5*time.Second), func() bool {
 			seen := map[uint32]bool{}
 			for _, e := range h.audit() {
 				if e.Kind == audit.ForeignSocket && strings.HasSuffix(e.Workload.Cgroup, "/receiver") {

@@ -53,7 +53,7 @@ func (h *host) inside(cgroup string, who identity, first []string, statements ..
 func (h *host) program(first, then []string) *exec.Cmd {
 	args := append([]string{"enter " + strconv.Itoa(h.pid)}, first...)
 	c := exec.Command(h.attacker, append(args, then...)...)
-	c.Env = []string{"HOME=/srv/home", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	c.Env = []string{"HOME=/srv/home", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SALLYPORT_SLOWER=" + strconv.Itoa(slower())}
 	c.WaitDelay = 5 * time.Second
 	return c
 }
@@ -70,7 +70,7 @@ func (h *host) lines(c *exec.Cmd) []string {
 	if err := c.Start(); err != nil {
 		return []string{"start " + err.Error()}
 	}
-	kill := time.AfterFunc(30*time.Second, func() { c.Process.Kill() })
+	kill := time.AfterFunc(patient(30*time.Second), func() { c.Process.Kill() })
 	defer kill.Stop()
 	c.Wait()
 	return strings.Split(strings.TrimSpace(stdout.String()+stderr.String()), "\n")

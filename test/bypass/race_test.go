@@ -42,7 +42,7 @@ func TestRace(t *testing.T) {
 	arrived := func() int { return w.h.net.count(marked("storm")) }
 	// The control: they arrive where no lock is.
 	again := w.h.only(none, d)
-	if connected, _ := finish(storm(200, identities[0])); !within(5*time.Second, func() bool { return arrived() == 200 }) {
+	if connected, _ := finish(storm(200, identities[0])); !within(patient(5*time.Second), func() bool { return arrived() == 200 }) {
 		t.Errorf("the race is none: %d connected, %d of 200 arrived", connected, arrived())
 	}
 	again()

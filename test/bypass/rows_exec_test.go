@@ -125,12 +125,12 @@ func inboundRows() (rows []row) {
 // dial connects from the internet and gives what it hears.
 func (n *internet) dial(addr string) (heard string) {
 	outside.In(n.ns, func() error {
-		c, err := net.DialTimeout("tcp", addr, 400*time.Millisecond)
+		c, err := net.DialTimeout("tcp", addr, patient(400*time.Millisecond))
 		if err != nil {
 			return nil
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
+		c.SetDeadline(time.Now().Add(patient(time.Second)))
 		b, _ := io.ReadAll(c)
 		heard = string(b)
 		return nil

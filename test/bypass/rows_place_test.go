@@ -146,7 +146,7 @@ func localRows() (rows []row) {
 	// Where the keeper is stopped the page waits for it: its control is with both.
 	rows = append(rows, row{subject: "connecting to the proxy's, admin's and metrics' own addresses", name: "the metrics' page", states: []locks{both, guard, bpf, nft},
 		scenario: func(x *trial) (int, []string) {
-			read := x.fill([]string{"socket inet stream 6", "connect 127.0.0.1 9595", "sendhex {http GET /metrics localhost}", "patience 1500", "recv"})
+			read := x.fill([]string{"socket inet stream 6", "connect 127.0.0.1 9595", "sendhex {http GET /metrics localhost}", "patience 5000", "recv"})
 			if x.locks == both {
 				if said := x.w.h.lines(x.w.h.outside(x.who, read...)); !strings.HasPrefix(resultOf(said, "recv"), "ok HTTP/1.1 200") {
 					return 1, append(said, "which is no metrics page, from outside")

@@ -227,7 +227,8 @@ func refusedProtocolRows() (rows []row) {
 		add("SCTP", "sctp", "socket "+f.name+" stream 132", bind, f.connect())
 		add("SCTP", "sctp, one to many", "socket "+f.name+" seqpacket 132", bind, "sendto "+f.far+" 7443 hello")
 		add("SMC", "smc by its own protocol", "socket "+f.name+" stream 256", bind, f.connect(), send)
-		add("L2TP", "l2tp over ip", "socket "+f.name+" dgram 115", bind, f.connect(), send)
+		rows = append(rows, row{subject: "L2TP", name: f.name + " l2tp over ip", trace: "protocol 115 " + f.near,
+			statements: []string{"socket " + f.name + " dgram 115", bind, f.connect(), send}})
 		rows = append(rows, row{subject: "raw, ping and packet sockets", name: f.name + " raw", users: asRoot, trace: "protocol 253 " + f.near,
 			statements: []string{"socket " + f.name + " raw 253", "connect " + f.far + " 0", "sendhex 00112233445566778899"}})
 		rows = append(rows, row{subject: "raw, ping and packet sockets", name: f.name + " raw with a header of its own", users: asRoot, trace: "protocol 253 " + f.near,

@@ -25,12 +25,12 @@ func talk(args []string) error {
 		fmt.Printf("talk %v\n", err)
 		return nil
 	}
-	c, err := net.DialTimeout("tcp", addr, 1500*time.Millisecond)
+	c, err := net.DialTimeout("tcp", addr, patient(1500*time.Millisecond))
 	if err != nil {
 		return tell(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(3 * time.Second))
+	c.SetDeadline(time.Now().Add(patient(3 * time.Second)))
 	s := tls.Client(c, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
 	b, err := hex.DecodeString(request)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,9 @@ func Describe(b []byte) Packet {
 	default:
 		return Packet{} // ARP
 	}
+	if lateAnswer(proto, rest) {
+		return Packet{}
+	}
 	names := map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_UDPLITE: "udplite", unix.IPPROTO_SCTP: "sctp"}
 	name := names[proto]
 	if name == "" || len(rest) < 8 {
@@ -58,6 +62,9 @@ func Describe(b []byte) Packet {
 		return Packet{}
 	}
 	if proto == unix.IPPROTO_TCP && len(rest) >= 20 {
+		if rest[13]&0x12 == 0x12 {
+			note += synACK
+		}
 		// The same, told that it shall stay: a keep-alive of the worker is answered for
 		// a socket in time-wait, once by this way, and nobody there takes it.
 		if rest[13] == 0x10 && len(rest) == int(rest[12]>>4)*4 && dst.IsLoopback() {
@@ -66,6 +73,28 @@ func Describe(b []byte) Packet {
 	}
 	from := binary.BigEndian.Uint16(rest)
 	return Packet{fmt.Sprintf("%s%s %s > %s", name, note, netip.AddrPortFrom(src, from), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(rest[2:]))), int(from)}
+}
+
+const synACK = " syn-ack"
+
+// SYNACK reports whether it only answers a SYN.
+func (p Packet) SYNACK() bool { return strings.HasPrefix(p.Text, "tcp"+synACK) }
+
+// lateAnswer: an ICMP error of the kernel's about what a DNS server sent to a socket
+// that is gone (RFC 792, RFC 4443 section 3.1: port unreachable).
+func lateAnswer(proto byte, b []byte) bool {
+	ihl := 40
+	switch {
+	case len(b) < 9:
+		return false
+	case proto == unix.IPPROTO_ICMP && b[0] == 3 && b[1] == 3:
+		ihl = int(b[8]&15) * 4
+	case proto == unix.IPPROTO_ICMPV6 && b[0] == 1 && b[1] == 4:
+	default:
+		return false
+	}
+	about := b[8:]
+	return len(about) >= ihl+2 && binary.BigEndian.Uint16(about[ihl:]) == 53
 }
 
 // The groups that attacks join end with their port.

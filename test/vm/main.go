@@ -3,7 +3,7 @@
 // kernel, runs the rows of test/vm/rows inside as root, and prints one line of
 // JSON for each kernel and row. Exit 1 if one fails, or if one did not run.
 //
-// make test-vm runs all rows on all kernels, make vm those of -short. By hand:
+// make test-vm runs those of -short, make vm all rows on all kernels. By hand:
 //
 //	go run ./test/vm -kernels 6.1 -rows 'smoke|install'
 //	go run ./test/vm -kernels newest -script /tmp/try.sh
@@ -21,9 +21,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,7 +53,6 @@ func run(ctx context.Context) (failed int, err error) {
 	only := flag.String("kernels", strings.Join(kernels, ","), "the `list` of kernels")
 	pattern := flag.String("rows", "", "only rows whose name matches this `expression`")
 	short := flag.Bool("short", false, "each row only on the kernels that its head names for this")
-	sideBySide := flag.Bool("side-by-side", false, "run what stands for itself beside the stories, with what they leave of the processors")
 	script := flag.String("script", "", "this `file` as the only row; what it writes is shown")
 	flag.Parse()
 	if os.Getuid() != 0 {
@@ -115,7 +116,7 @@ func run(ctx context.Context) (failed int, err error) {
 			if err := pack(ctx, payloads, m.payload, chosen); err != nil {
 				return 0, err
 			}
-			if m.yields = *sideBySide && i == 1; m.yields {
+			if m.yields = i == 1; m.yields {
 				others = append(others, m)
 			} else {
 				stories = append(stories, m)
@@ -125,17 +126,38 @@ func run(ctx context.Context) (failed int, err error) {
 	if len(stories)+len(others) == 0 {
 		return 0, fmt.Errorf("no row of that name for that kernel: see test/vm/rows")
 	}
-	var aside sync.WaitGroup
-	beside := 0
-	aside.Go(func() { beside = runAll(ctx, others) })
-	failed = runAll(ctx, stories)
-	aside.Wait()
-	return failed + beside, ctx.Err()
+	return runAll(ctx, stories, others), ctx.Err()
 }
 
-// runAll runs machines one after the other and gives how many rows failed.
-func runAll(ctx context.Context, machines []machine) (failed int) {
+// runAll runs the stories one after the other, and what stands for itself beside
+// them with what they leave of the processors: an emulated machine takes one. It
+// gives how many rows failed.
+func runAll(ctx context.Context, stories, others []machine) int {
+	var failed atomic.Int64
+	told, queue := queued(stories), queued(others)
+	var beside sync.WaitGroup
+	if runtime.NumCPU() > 1 {
+		beside.Go(func() { failed.Add(inTurn(ctx, queue)) })
+	}
+	failed.Add(inTurn(ctx, told))
+	failed.Add(inTurn(ctx, queue))
+	beside.Wait()
+	return int(failed.Load())
+}
+
+// queued gives machines to whoever comes for the next.
+func queued(machines []machine) <-chan machine {
+	queue := make(chan machine, len(machines))
 	for _, m := range machines {
+		queue <- m
+	}
+	close(queue)
+	return queue
+}
+
+// inTurn runs machines one after the other and gives how many rows failed.
+func inTurn(ctx context.Context, machines <-chan machine) (failed int64) {
+	for m := range machines {
 		start := time.Now()
 		for _, v := range m.run(ctx) {
 			if !v.OK {

@@ -2,7 +2,8 @@
  * attacker makes the system calls that its arguments name, one statement each, and
  * prints a line for each: the statement's first word, then "ok" or the error's
  * name, then what it learned. It goes on after an error; every socket gives up
- * after 250 ms, so that a packet that is dropped costs no more.
+ * after 250 ms, so that a packet that is dropped costs no more. All times are multiplied
+ * by SALLYPORT_SLOWER of the environment.
  *
  *	enter PID | in DIR | become UID | nnp   prepare: silent, and the end if they fail
  *
@@ -89,6 +90,7 @@ static int type_number(const char *name)
 static long new_socket(const char *f, const char *type, const char *protocol, int by_ring)
 {
 	family = family_number(f);
+	longer = family == AF_INET6 && !strcmp(protocol, "115") ? 4 : 0;
 	if (fd > 2)
 		close(fd);
 	fd = by_ring ? uring_socket(family, type_number(type), atoi(protocol)) :
@@ -270,7 +272,7 @@ static void statement(char *line)
 	} else if (IS("inherit")) {
 		fd = atoi(w[1]);
 	} else if (IS("sleep")) {
-		usleep(1000 * atoi(w[1]));
+		usleep(1000 * atoi(w[1]) * slower());
 	} else if (IS("pause")) {
 		say("pause", 0, "");
 		if (!fgets(shown, sizeof(shown), stdin))

@@ -24,7 +24,11 @@ union address {
 	struct sockaddr any;
 	struct sockaddr_in in4;
 	struct sockaddr_in6 in6;
+	unsigned char longer[32]; /* what L2TP over IPv6 has: in6 and a connection */
 };
+
+/* What is asked of addresses beyond sockaddr_in6's length. */
+static socklen_t longer;
 
 static const char *error_name(int e)
 {
@@ -70,7 +74,7 @@ static socklen_t address(union address *a, char *host, const char *port)
 	a->in6.sin6_family = AF_INET6;
 	a->in6.sin6_port = htons(atoi(port));
 	inet_pton(AF_INET6, host, &a->in6.sin6_addr);
-	return sizeof(a->in6);
+	return sizeof(a->in6) + longer;
 }
 
 static const char *text(const union address *a)
@@ -87,8 +91,18 @@ static const char *text(const union address *a)
 	return out;
 }
 
+/* slower is how many times longer than usual everything may take here. */
+static int slower(void)
+{
+	const char *times = getenv("SALLYPORT_SLOWER");
+
+	return times ? atoi(times) : 1;
+}
+
 static long give_up_after(int ms)
 {
+	ms *= slower();
+
 	struct timeval t = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
 
 	return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t)) |

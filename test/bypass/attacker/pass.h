@@ -62,7 +62,7 @@ static long take(const char *path)
 static long ask_unix(const char *path, const char *question, char *answer, size_t room)
 {
 	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
-	struct timeval patience = { .tv_usec = 500000 };
+	struct timeval patience = { .tv_sec = slower() / 2, .tv_usec = slower() % 2 * 500000 };
 	struct sockaddr_un a;
 	socklen_t len = unix_address(path, &a);
 	long n = -1;

@@ -12,7 +12,7 @@ static int polled;
 /* Since Linux 5.19; older headers do not name it. */
 #define OPERATION_SOCKET 45
 
-/* uring makes one request and gives its result. It waits for at most 250 ms. */
+/* uring makes one request and gives its result. It waits as long as a socket. */
 static long uring(struct io_uring_sqe *request)
 {
 	struct io_uring_params p = { .flags = polled ? IORING_SETUP_SQPOLL : 0, .sq_thread_idle = 1000 };
@@ -41,7 +41,7 @@ static long uring(struct io_uring_sqe *request)
 	head = (unsigned *)(cq + p.cq_off.head);
 	tail = (unsigned *)(cq + p.cq_off.tail);
 	mask = *(unsigned *)(cq + p.cq_off.ring_mask);
-	for (int i = 0; i < 250 && __atomic_load_n(tail, __ATOMIC_ACQUIRE) == *head; i++)
+	for (int i = 0; i < 250 * slower() && __atomic_load_n(tail, __ATOMIC_ACQUIRE) == *head; i++)
 		usleep(1000);
 	if (__atomic_load_n(tail, __ATOMIC_ACQUIRE) == *head) {
 		errno = ETIMEDOUT;

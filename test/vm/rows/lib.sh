@@ -43,9 +43,9 @@ gotest() {
     figure passed "$(grep -c '^ *--- PASS' "$out" || true)"
     figure skipped "$(grep -c '^ *--- SKIP' "$out" || true)"
     figure failed "$(grep -c '^ *--- FAIL' "$out" || true)"
-    grep -B12 -E '^ *--- (SKIP|FAIL)' "$out" | grep -vE '=== |--- PASS' || true
+    grep -B1 -E '^ *--- SKIP' "$out" || true
     if [ $status -ne 0 ]; then
-        tail -n 40 "$out"
+        grep -E '^ *--- FAIL|_test\.go:[0-9]+: |^panic' "$out" | cut -c 1-600 | tail -n 60
         fail "$name: $(grep -E '^ *--- FAIL' "$out" | head -n 5 | tr -s ' \n' ' ')"
     fi
     grep -q '^ *--- PASS' "$out" || fail "$name: no test ran"
