@@ -16,11 +16,11 @@ import (
 	"time"
 )
 
-// A load makes requests at a steady rate, each on a connection of its own, and
+// A load makes requests at a steady rate, each fifth on a connection of its own, and
 // knocks at a port that no policy allows. What it cannot know is what came: the
 // internet counts that.
 type load struct {
-	client *http.Client
+	fresh, kept *http.Client
 	// resolving is held by the request that asks for the name anew.
 	resolving sync.Mutex
 	began     time.Time
@@ -59,7 +59,7 @@ const patience = time.Minute
 // runLoad loads until ctx ends, then writes its tally.
 func runLoad(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
-	rate := flags.Int("rate", 50, "requests a `second`; every 25th is HTTPS")
+	rate := flags.Int("rate", 50, "requests a `second`; every fifth has a new connection, every 25th is HTTPS")
 	host := flags.String("host", "api.example.com", "the `name` that is asked")
 	forbidden := flags.String("forbidden", "203.0.113.10:9000", "the `address` that no rule allows, tried five times a second by TCP and by UDP")
 	trust := flags.String("trust", "/opt/vm/internet-ca.pem", "the `file` of authorities that are trusted beside those of SSL_CERT_FILE")
@@ -76,9 +76,12 @@ func runLoad(ctx context.Context, args []string) error {
 	}
 	roots.AppendCertsFromPEM(b)
 	l := &load{errors: map[string]int{}, began: time.Now()}
-	l.client = &http.Client{Timeout: patience, Transport: &http.Transport{
-		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: l.dial,
-	}}
+	client := func(keep bool) *http.Client {
+		return &http.Client{Timeout: patience, Transport: &http.Transport{
+			DisableKeepAlives: !keep, MaxIdleConnsPerHost: atOnce, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: l.dial,
+		}}
+	}
+	l.fresh, l.kept = client(false), client(true)
 	var all sync.WaitGroup
 	all.Go(func() { l.knock(ctx, *forbidden) })
 	tick := time.NewTicker(time.Second / time.Duration(*rate))
@@ -97,13 +100,16 @@ func runLoad(ctx context.Context, args []string) error {
 			case <-ctx.Done():
 				continue
 			}
-			scheme := "http"
+			scheme, client := "http", l.kept
+			if i%5 == 0 {
+				client = l.fresh
+			}
 			if i%25 == 0 {
 				scheme = "https"
 			}
 			all.Go(func() {
 				defer func() { <-places }()
-				l.request(fmt.Sprintf("%s://%s/%d", scheme, *host, i))
+				l.request(client, fmt.Sprintf("%s://%s/%d", scheme, *host, i))
 			})
 			if i%*rate == 0 {
 				if err := l.write(*out); err != nil {
@@ -150,10 +156,10 @@ func (l *load) dial(ctx context.Context, network, address string) (net.Conn, err
 }
 
 // request asks once; it is not broken off when the load ends.
-func (l *load) request(url string) {
+func (l *load) request(client *http.Client, url string) {
 	start := time.Now()
 	err := func() error {
-		r, err := l.client.Get(url)
+		r, err := client.Get(url)
 		if err != nil {
 			return err
 		}

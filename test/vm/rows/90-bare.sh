@@ -1,4 +1,5 @@
 # kernels: 6.1
+# short: none
 # timeout: 240s
 # The binary alone, without a package: `install` speaks to systemd over D-Bus, makes
 # the user, the units and the gate; once more it changes nothing; `uninstall` refuses

@@ -51,6 +51,18 @@ gotest() {
     grep -q '^ *--- PASS' "$out" || fail "$name: no test ran"
 }
 
+# bypass ARGUMENT…: test/bypass's tests, with figures of what came of the attempts.
+bypass() {
+    local outcome report=/opt/vm/bypass.json
+    rm -f $report
+    SALLYPORT_BINARY=/opt/vm/bin/sallyport SALLYPORT_ATTACKER=/opt/vm/bin/attacker SALLYPORT_SLOWER=4 \
+        gotest test-bypass -report $report -root=false -turns "$@"
+    for outcome in refused proxied stated impossible reached; do
+        figure "$outcome" "$(grep -c "\"outcome\":\"$outcome\"" $report || true)"
+    done
+    figure leaked "$(grep -c '"outcome":"direct"' $report || true)"
+}
+
 # What follows is the story that the rows from 50 on tell of one host.
 
 # internet_up: a name server and origins beyond a cable, as a unit that is there
