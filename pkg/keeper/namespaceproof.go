@@ -72,7 +72,6 @@ func (n *namespaces) proveBatch(ctx context.Context, batch []*namespace) (again 
 	var files []*os.File
 	var inside []*namespace
 	var before []uint64
-	defer func() { closeFiles(files) }()
 	for _, ns := range batch {
 		ns.mu.Lock()
 		if ns.closed {
@@ -99,7 +98,7 @@ func (n *namespaces) proveBatch(ctx context.Context, batch []*namespace) (again 
 	parent := ctx
 	ctx, cancel := context.WithTimeout(parent, probeTimeout)
 	defer cancel()
-	pid, out, err := n.k.prober.spawnIn(ctx, files)
+	pid, out, err := n.proofTurn.take(ctx, n.k.prober.run, files)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if err == nil && len(lines) != 2*len(inside) {
 		err = fmt.Errorf("the probe process said %q", out)

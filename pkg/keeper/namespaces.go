@@ -57,6 +57,9 @@ type namespaces struct {
 
 	// wake asks to look now, news to tell the worker now, proof to prove now.
 	wake, news, proof chan struct{}
+	// proofTurn is of the self-probes inside: one that is stuck is no failure of the
+	// keeper's own namespace.
+	proofTurn probeTurn
 	// looked is closed once everything was looked at for the first time.
 	looked chan struct{}
 

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +40,7 @@ const (
 	probeInterval = 10 * time.Second
 	// probeAgain is how soon after a probe that failed.
 	probeAgain = time.Second
-	// probeTimeout bounds one probe.
+	// probeTimeout bounds what one probe does.
 	probeTimeout = 5 * time.Second
 )
 
@@ -61,9 +58,9 @@ type prober struct {
 	// silent says that nobody knows the pid of a connection, unguarded that the
 	// second one is not refused by anybody.
 	silent, unguarded bool
-	// run makes the connections and gives the pid that did and what it printed;
-	// it is spawn, but in tests.
-	run func(context.Context) (pid int, out string, err error)
+	// run is spawn, but in tests; turn has it run once at a time.
+	run  probeRun
+	turn probeTurn
 }
 
 // openProber makes the probe's cgroup and target and tells the kernel.
@@ -108,7 +105,7 @@ func (p *prober) probe(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("self-probe: read the guard's counter: %w", err)
 	}
-	pid, out, err := p.run(ctx)
+	pid, out, err := p.turn.take(ctx, p.run, nil)
 	if err != nil {
 		return fmt.Errorf("self-probe: %w", err)
 	}
@@ -178,33 +175,6 @@ func arrived(target *net.TCPListener) (bool, error) {
 		c.Close()
 	}
 	return true, nil
-}
-
-// spawn runs the probing process inside the probe's cgroup and gives its pid
-// and what it printed.
-func (p *prober) spawn(ctx context.Context) (int, string, error) { return p.spawnIn(ctx, nil) }
-
-// spawnIn is spawn with the connections made inside each of some network
-// namespaces, of which there are two lines each.
-func (p *prober) spawnIn(ctx context.Context, namespaces []*os.File) (int, string, error) {
-	dir, err := p.cgroup.Open()
-	if err != nil {
-		return 0, "", err
-	}
-	defer dir.Close()
-	cmd := exec.CommandContext(ctx, self, Internal, InternalProbe, strconv.Itoa(len(namespaces)), p.to.captured.String(), p.to.blocked.String())
-	cmd.ExtraFiles = namespaces
-	cmd.Args[0] = "sallyport"
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.WaitDelay = time.Second
-	var out, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Setsid: true}
-	if err := cmd.Run(); err != nil {
-		return 0, "", fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
-	}
-	return cmd.Process.Pid, out.String(), nil
 }
 
 // insideTimeout bounds each step of a probe inside another network namespace: one

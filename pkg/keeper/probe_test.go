@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestProbeBelievesOnlyProof(t *testing.T) {
 				to:       probed{probeCaptured, probeBlocked},
 				target:   l.(*net.TCPListener),
 				rejected: func() (uint64, error) { return counter, c.counterErr },
-				run: func(context.Context) (int, string, error) {
+				run: func(context.Context, []*os.File) (int, string, error) {
 					counter += c.rejections
 					if c.arrives {
 						conn, err := net.Dial("tcp4", l.Addr().String())
