@@ -9,7 +9,9 @@
 id mcp >/dev/null 2>&1 || useradd --system --no-create-home mcp
 install -m 4755 /opt/vm/bin/attacker /opt/vm/setuid-attacker
 
-# Those who would do something for a program outside of its cgroup.
+# Those who would do something for a program outside of its cgroup. Podman's own
+# socket is root's.
+systemctl stop podman.socket
 doors=(/run/docker.sock /run/containerd/containerd.sock /run/podman/podman.sock /run/nscd/socket)
 for i in "${!doors[@]}"; do
     printf '[Socket]\nListenStream=%s\nSocketMode=0777\nAccept=yes\nRemoveOnStop=yes\n' "${doors[i]}" >/run/systemd/system/door-$i.socket
@@ -74,3 +76,4 @@ figure open_before "$open"
 systemctl stop bystander.service door-{0..3}.socket
 rm -f /run/systemd/system/door-* /etc/systemd/system/doors.service /opt/vm/setuid-attacker
 systemctl daemon-reload
+systemctl start podman.socket
