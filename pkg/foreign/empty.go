@@ -17,9 +17,8 @@ var errNotEmptied = errors.New("descriptors are left in the queue of a unix sock
 
 // stuffed deals with a queue that is never looked into: descriptors of a connection
 // that nobody has accepted, nested too deep, too many, or after files for which too
-// many peeks wait. Whoever can connect to a
-// workload can send such, so what ends is the connection and not the workload. It
-// has doubtFor to take them.
+// many peeks wait. Whoever can connect to a workload can send such, so what ends is
+// the connection and not the workload. It has doubtFor to take them.
 func (l *look) stuffed(h *holder, e entry, fd int, listens bool) error {
 	l.stuffing = true
 	if since := l.share.stuffed; since.IsZero() || time.Since(since) < doubtFor {

@@ -1,9 +1,11 @@
 package foreign
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -195,13 +197,25 @@ func TestSharedTable(t *testing.T) {
 	}
 }
 
-// FuzzParseInFlight: whatever is in front, a count is what the last line says.
+// FuzzParseInFlight: whatever is in front, the count is what the first line of that
+// name says, and nothing without one.
 func FuzzParseInFlight(f *testing.F) {
-	f.Add([]byte("pos:\t0\nino:\t7\nscm_fds: 2\n"))
-	f.Add([]byte("\nscm_fds: "))
-	f.Fuzz(func(t *testing.T, info []byte) {
-		if n := parseInFlight(info); n < 0 {
-			t.Errorf("%d descriptors", n)
+	f.Add([]byte("pos:\t0\nino:\t7"))
+	f.Add([]byte("pos:\t0\nscm_fds: 2"))
+	f.Add([]byte("\nscm_fds:"))
+	f.Fuzz(func(t *testing.T, front []byte) {
+		n := parseInFlight(front)
+		if bytes.Contains(front, []byte("\nscm_fds: ")) {
+			if n < 0 {
+				t.Errorf("%q: %d descriptors", front, n)
+			}
+			return
+		}
+		if n != 0 {
+			t.Errorf("%q: %d descriptors", front, n)
+		}
+		if n := parseInFlight(append(slices.Clip(front), "\nscm_fds: 7\n"...)); n != 7 {
+			t.Errorf("behind %q: %d descriptors, want 7", front, n)
 		}
 	})
 }

@@ -23,13 +23,24 @@ type slowFile struct {
 
 // Operations of linux/fuse.h, protocol 7.31.
 const (
+	fuseForget  = 2
 	fuseGetattr = 3
 	fuseOpen    = 14
+	fuseRelease = 18
 	fuseFlush   = 25
 	fuseInit    = 26
-	fuseForget  = 2
-	fuseRelease = 18
 )
+
+// noFUSE reports whether an error says that this kernel or container has no FUSE:
+// no driver, no device, or a device that is forbidden.
+func noFUSE(err error) bool {
+	for _, e := range []unix.Errno{unix.ENOENT, unix.ENODEV, unix.ENXIO, unix.EPERM, unix.EACCES} {
+		if err == e {
+			return true
+		}
+	}
+	return false
+}
 
 func newSlowFile(t *testing.T) *slowFile {
 	t.Helper()
@@ -38,13 +49,18 @@ func newSlowFile(t *testing.T) *slowFile {
 		t.Fatal(err)
 	}
 	var err error
-	if f.server, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+	if f.server, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); noFUSE(err) {
 		t.Skipf("a FUSE server cannot be made here: %v", err)
+	} else if err != nil {
+		t.Fatalf("/dev/fuse: %v", err)
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=100666,user_id=0,group_id=0", f.server)
 	if err := unix.Mount("test", f.path, "fuse", 0, options); err != nil {
 		unix.Close(f.server)
-		t.Skipf("a FUSE file system cannot be mounted here: %v", err)
+		if noFUSE(err) {
+			t.Skipf("a FUSE file system cannot be mounted here: %v", err)
+		}
+		t.Fatalf("mount a FUSE file system: %v", err)
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); f.serve() }()

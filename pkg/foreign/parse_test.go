@@ -2,6 +2,8 @@ package foreign
 
 import (
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -105,16 +107,21 @@ func BenchmarkTables(b *testing.B) {
 	}
 }
 
-// FuzzParseRing: whatever a kernel writes, what is found is a socket or a protocol.
+// FuzzParseRing: whatever a kernel writes before and behind the list, what is in it
+// is found, and nothing else; without a list there is nothing.
 func FuzzParseRing(f *testing.F) {
-	f.Add("UserFiles:\t2\n    0: socket:[7]\n    1: TCP\nUserBufs:\t0\n")
-	f.Add("UserFiles:\t1\n")
-	f.Fuzz(func(t *testing.T, info string) {
-		_, unnamed := parseRing(info)
-		for _, name := range unnamed {
-			if !leadsOut(name) {
-				t.Errorf("%q leads nowhere", name)
-			}
+	f.Add("pos:\t0\nSqMask:\t0x3\n", "UserBufs:\t1\n    0: TCP\n")
+	f.Add("    0: socket:[9]\n    1: TCP\n", "")
+	f.Fuzz(func(t *testing.T, front, behind string) {
+		if strings.Contains(front, "UserFiles:") {
+			return // then the list is there
+		}
+		if inodes, unnamed := parseRing(front); len(inodes)+len(unnamed) > 0 {
+			t.Errorf("%q without a list: %v, %q", front, inodes, unnamed)
+		}
+		inodes, unnamed := parseRing(front + "UserFiles:\t3\n    0: socket:[7]\n    1: TCP\n    2: passwd\nUserBufs:\t1\n" + behind)
+		if !slices.Equal(inodes, []uint32{7}) || !slices.Equal(unnamed, []string{"TCP"}) {
+			t.Errorf("between %q and %q: %v, %q", front, behind, inodes, unnamed)
 		}
 	})
 }
