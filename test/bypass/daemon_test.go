@@ -112,8 +112,10 @@ func (d *daemon) stop() {
 	}
 }
 
-// worker finds the daemon's worker: its child that does not run as root.
+// worker finds the daemon's worker: its child that does not run as root. There is
+// one: a signal to 0 would be one to the test itself.
 func (d *daemon) worker() int {
+	d.h.t.Helper()
 	children, _ := filepath.Glob("/proc/[0-9]*/status")
 	for _, path := range children {
 		b, err := os.ReadFile(path)
@@ -123,6 +125,7 @@ func (d *daemon) worker() int {
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		return pid
 	}
+	d.h.t.Fatalf("no worker: %s", d)
 	return 0
 }
 

@@ -63,16 +63,26 @@ func (h *host) sallyport(args ...string) *exec.Cmd {
 	return h.program(nil, append([]string{"run " + sallyportPath}, args...))
 }
 
+// unprepared is what an attacker exits with that did not come to its attack
+// (fail_unless of attacker/base.h).
+const unprepared = 99
+
 // lines runs an attacker to its end, at most half a minute, and gives what it said.
+// One that made no attack fails the test: nothing of it would have come anywhere.
 func (h *host) lines(c *exec.Cmd) []string {
+	h.t.Helper()
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	if err := c.Start(); err != nil {
-		return []string{"start " + err.Error()}
+		h.t.Errorf("an attacker was not started: %v", err)
+		return nil
 	}
 	kill := time.AfterFunc(patient(30*time.Second), func() { c.Process.Kill() })
 	defer kill.Stop()
 	c.Wait()
+	if c.ProcessState.ExitCode() == unprepared {
+		h.t.Errorf("an attack was not prepared: %q: %s%s", c.Args[1:], &stdout, &stderr)
+	}
 	return strings.Split(strings.TrimSpace(stdout.String()+stderr.String()), "\n")
 }
 
