@@ -22,8 +22,8 @@ type Problem struct {
 // String gives the problem as one line.
 func (p Problem) String() string { return p.Object + ": " + p.Detail }
 
-// Verdicts that a policy is, linux/netfilter.h.
-const policyAccept = 1 // NF_ACCEPT
+// policyAccept is NF_ACCEPT of linux/netfilter.h.
+const policyAccept = 1
 
 // expected is a ruleset in the form in which the kernel lists it.
 type expected struct {

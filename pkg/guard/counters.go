@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// Counters are packets refused since the table was made. They never go down, also when somebody flushed the table; what was counted between the last
-// reading and the flush is lost.
+// Counters are packets refused since the table was made. They never go down, also
+// when somebody flushed the table; what was counted between the last reading and the
+// flush is lost.
 type Counters struct {
 	// TCP, UDP and Other are packets of tagged sockets that were rejected.
 	TCP, UDP, Other uint64

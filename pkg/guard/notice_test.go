@@ -131,8 +131,7 @@ func TestForeignEdits(t *testing.T) {
 func TestNoGap(t *testing.T) {
 	w := newWorld(t)
 	dir, id := newCgroup(t, "a")
-	other, otherID := newCgroup(t, "a/b")
-	_ = other
+	_, otherID := newCgroup(t, "a/b")
 	g := newGuard(t, w.host)
 	base := Cgroup{id, level("a")}
 	deep := Cgroup{otherID, level("a/b")}
