@@ -98,10 +98,10 @@ func (r *report) warnWorkloads(root *node, c *Config) {
 func (r *report) warnUnreachable(nodes []*node, rules []Rule) {
 	// The rules so far by each of their hosts; those without are in any.
 	byHost := make(map[pattern.Host][]int)
-	var any []int
+	var anywhere []int
 	for i := range rules {
 		b := &rules[i]
-		candidates := slices.Clone(any)
+		candidates := slices.Clone(anywhere)
 		if len(b.Match.Hosts) > 0 {
 			for _, h := range above(b.Match.Hosts[0]) {
 				candidates = append(candidates, byHost[h]...)
@@ -118,7 +118,7 @@ func (r *report) warnUnreachable(nodes []*node, rules []Rule) {
 			byHost[h] = append(byHost[h], i)
 		}
 		if len(b.Match.Hosts) == 0 {
-			any = append(any, i)
+			anywhere = append(anywhere, i)
 		}
 	}
 }
@@ -151,7 +151,7 @@ func (a *Rule) covers(b *Rule) bool {
 	protocols := protocolsOf(m)
 	if m.NeedsRequest() || a.Binding() {
 		// Of what is no HTTP such a rule says nothing.
-		protocols &= 1<<0 | 1<<1
+		protocols &= 0b11
 	}
 	// With an upstream, cidrs say which addresses its targets may have.
 	wide, narrow := m.CIDRs, n.CIDRs

@@ -248,6 +248,9 @@ func divideRate(l *config.RateLimit, n, k int) bool {
 	return true
 }
 
+// divideThrottle does the same for a throttle, whose least rate is one request a
+// minute. At once a throttle lets its burst and one more through, and together the
+// parts no more than that, but that each part lets one.
 func divideThrottle(t *config.Throttle, n, k int) bool {
 	perMinute := t.Requests
 	if t.Per == time.Second {

@@ -30,12 +30,12 @@ func (n *namespaces) prove(ctx context.Context) error {
 	tick := time.NewTicker(probeInterval)
 	defer tick.Stop()
 	for {
-		every := false
+		regular := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			every = true
+			regular = true
 		case <-n.proof:
 		}
 		if !n.k.waitServing(ctx) {
@@ -45,7 +45,7 @@ func (n *namespaces) prove(ctx context.Context) error {
 		again := false
 		for _, ns := range n.all() {
 			ns.mu.Lock()
-			wants := every || !ns.proven
+			wants := regular || !ns.proven
 			ns.mu.Unlock()
 			if !wants {
 				continue
