@@ -26,7 +26,12 @@ const (
 	// then an emulated processor never answers the other. It is no fault of what
 	// is tested, which is not there yet.
 	bootAttempts = 3
-	stuck        = "the machine hung while booting"
+	// hung begins why a machine was given up that said nothing for too long; stuck
+	// is the whole of it where that was before its first row.
+	hung  = "the machine hung while "
+	stuck = hung + booting
+	// booting is what a machine does until it starts a row.
+	booting = "booting"
 	// haltTime is how long it may take from the last row to power off.
 	haltTime = time.Minute
 	// grace is what a row may take beyond its time limit: the guest ends it.
@@ -83,7 +88,8 @@ func (m machine) run(ctx context.Context) []verdict {
 	return verdicts
 }
 
-// boot gives why the machine ended; "" if it came to its end by itself.
+// boot runs the machine once, adds a verdict for each row that came to its end, and
+// gives why the machine ended.
 func (m machine) boot(ctx context.Context, add func(verdict)) string {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -129,7 +135,7 @@ func (m machine) boot(ctx context.Context, add func(verdict)) string {
 	for _, r := range m.rows {
 		limits[r.Name] = r.Timeout
 	}
-	doing := "booting"
+	doing := booting
 	timer := time.NewTimer(bootTime)
 	defer timer.Stop()
 	panicked := time.NewTicker(time.Second)
@@ -165,11 +171,11 @@ func (m machine) boot(ctx context.Context, add func(verdict)) string {
 			switch said := console.String(); {
 			case strings.Contains(said, "Kernel panic"):
 				return stop("kernel panic while " + doing)
-			case doing == "booting" && strings.Contains(said, "detected stalls on CPUs"):
+			case doing == booting && strings.Contains(said, "detected stalls on CPUs"):
 				return stop(stuck)
 			}
 		case <-timer.C:
-			return stop("the machine hung while " + doing)
+			return stop(hung + doing)
 		case err := <-ended:
 			ended <- err
 			if doing != "halting" {

@@ -31,7 +31,7 @@ statements=("unix /run/docker.sock hello" "unix /run/containerd/containerd.sock 
     "steal $pid $fd" "trace $pid" "memory $pid $secret" "copy $pid $secret"
     "socket vsock stream 0" "uringsocket inet stream 6" "userns" "unshare" "families" "requestkey x.attacker.example")
 
-# attempt NAME: a unit makes each statement in a process of its own.
+# The unit makes each statement in a process of its own.
 cat >/opt/vm/doors <<'SH'
 #!/bin/sh
 while IFS= read -r s; do echo "$s => $(/opt/vm/bin/attacker "$s" 2>&1 | tail -n 1)"; done </opt/vm/statements

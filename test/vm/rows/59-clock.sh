@@ -8,7 +8,8 @@ audit=/var/log/sallyport/audit.jsonl
 metric() { curl -s http://127.0.0.1:9595/metrics | sed -n "s/^sallyport_$1 //p"; }
 jumped() { [ "$(metric "clock_jumps_total{direction=\"$1\"}")" -ge 1 ]; }
 problem() { sallyport status --json | grep -q "$1"; }
-well() { ! sallyport status --json | grep -q 'certificates:'; }
+# A status that is not answered says nothing of certificates either.
+well() { local now; now=$(sallyport status --json) && ! grep -q 'certificates:' <<<"$now"; }
 tagged() { systemd-run -q --wait --pipe --collect --slice=mcp.slice -p User=mcp "$@"; }
 serves() { tagged curl -sS --max-time 20 http://api.example.com/at-another-time >/dev/null; }
 timedatectl set-ntp false 2>/dev/null || true
