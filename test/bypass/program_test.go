@@ -97,7 +97,9 @@ func (h *host) start(c *exec.Cmd) *running {
 	h.t.Helper()
 	c.Stderr = os.Stderr
 	p := &running{outside.Start(h.t, c)}
-	p.read("pause")
+	if p.read("pause") == "" {
+		h.t.Errorf("an attacker ended before its first pause: %q", p.Said)
+	}
 	return p
 }
 

@@ -161,6 +161,7 @@ func (w *world) unixSockets() {
 
 // An execServer makes statements in children of a command of `sallyport exec`.
 type execServer struct {
+	t   *testing.T
 	mu  sync.Mutex
 	in  io.Writer
 	out *bufio.Reader
@@ -182,28 +183,31 @@ func (w *world) startExec() *execServer {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { in.Close(); c.Process.Signal(unix.SIGTERM); c.Wait() })
-	s := &execServer{in: in, out: bufio.NewReader(out)}
+	s := &execServer{t: w.t, in: in, out: bufio.NewReader(out)}
 	if said := s.do("families"); len(said) == 0 || !strings.HasPrefix(said[0], "families ok") {
 		w.t.Fatalf("exec: %q", said)
 	}
 	return s
 }
 
-// do makes statements in a child of the command.
+// do makes statements in a child of the command. One that has ended fails the test:
+// from then on nothing would be tried.
 func (s *execServer) do(statements ...string) (said []string) {
+	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := io.WriteString(s.in, strings.Join(statements, "\t")+"\n"); err != nil {
-		return []string{err.Error()}
-	}
-	for {
-		line, err := s.out.ReadString('\n')
+	_, err := io.WriteString(s.in, strings.Join(statements, "\t")+"\n")
+	for err == nil {
+		var line string
+		line, err = s.out.ReadString('\n')
 		line = strings.TrimSuffix(line, "\n")
-		if err != nil || line == "served ok" {
+		if line == "served ok" {
 			return said
 		}
 		said = append(said, line)
 	}
+	s.t.Errorf("the command of exec has ended: %v: %q", err, said)
+	return said
 }
 
 // bystanderWord gives what the process outside says of itself: its number, its
