@@ -39,6 +39,13 @@ in_unit tagged sh -c 'echo $$ >/sys/fs/cgroup/cgroup.procs' 2>/dev/null && fail 
 sallyport status --json >out
 grep -q '"name": *"tools"' out || fail "status has no workload tools: $(sallyport status)"
 
+# A socket that an engine makes later is hidden from it too.
+in_unit tagged sh -c '[ -S /run/docker.sock ]' && fail "there is a docker already"
+systemd-run -q --unit late-door --socket-property ListenStream=/run/docker.sock --socket-property SocketMode=0777 --socket-property RemoveOnStop=yes true
+[ -S /run/docker.sock ] || fail "no socket that could be seen"
+eventually 60 in_unit tagged sh -c '[ ! -S /run/docker.sock ]'
+systemctl stop late-door.socket
+
 # Tagging again changes nothing of its own; one opening is said.
 cp /etc/systemd/system/tagged.service.d/50-sallyport.conf first.conf
 sallyport tag unit tagged --workload tools >/dev/null 2>&1
@@ -70,6 +77,19 @@ grep -q 'next start' out || fail "untag: $(cat out)"
 [ ! -e /etc/systemd/system/rooted.service.d ] || fail "untag left the drop-in"
 sallyport untag unit rooted 2>/dev/null && fail "untagged twice"
 
+# What leads out of the slice, or gives the unit sockets that are older than it.
+unit session PAMName=login
+sallyport tag unit session >out 2>&1 && fail "tagged a unit that opens a PAM session"
+grep -q PAMName out || fail "PAMName: $(cat out)"
+unit handed
+printf '[Socket]\nListenStream=127.0.0.1:7070\n' >/etc/systemd/system/handed.socket
+systemctl daemon-reload
+systemctl start handed.socket
+sallyport tag unit handed >out 2>&1 && fail "tagged a unit that is given an internet socket"
+grep -q handed.socket out || fail "socket activation: $(cat out)"
+systemctl stop handed.socket
+[ -z "$(find /etc/systemd/system/{session,handed}.service.d 2>/dev/null)" ] || fail "what was refused left a drop-in"
+
 # A process, and commands of exec, are scopes of systemd's in the slice.
 setsid setpriv --reuid mcp --regid mcp --clear-groups sleep 300 &
 sleep 0.3
@@ -84,6 +104,6 @@ eventually 60 sh -c '[ -z "$(systemctl list-units --all --plain --no-legend "sal
 sallyport exec -- curl -sSf -m 20 http://api.example.com/exec >/dev/null || fail "exec reaches nothing"
 sallyport untag unit tagged >/dev/null
 systemctl stop tagged rooted
-rm -f /etc/systemd/system/{tagged,rooted}.service
+rm -f /etc/systemd/system/{tagged,rooted,session,handed}.service /etc/systemd/system/handed.socket
 systemctl daemon-reload
 [ -z "$(find /etc/systemd -name 50-sallyport.conf -path '*tagged*')" ] || fail "a drop-in stayed"

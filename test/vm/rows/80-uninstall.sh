@@ -1,16 +1,31 @@
 # kernels: 6.1
 # timeout: 240s
-# Uninstalling refuses while something runs behind the gate, and leaves nothing
-# when it does not: no file, user, cgroup, table, program, map or link.
+# Teardown and uninstalling refuse while something runs behind the gate. Teardown
+# ends it if told to; uninstalling leaves nothing: no file, user, cgroup, table,
+# program, map or link.
 . /opt/vm/rows/lib.sh
 
 if dpkg -r sallyport >out 2>&1; then fail "removed under a running workload"; fi
 cat out
 grep -q mcp-load out || fail "does not name what runs"
 eventually 60 ready
+
+systemctl stop sallyport.service sallyport-keeper.service
+if sallyport teardown >out 2>&1; then fail "torn down under a running workload"; fi
+grep -q mcp-load out || fail "teardown does not name what runs: $(cat out)"
+nft list tables | grep -q sallyport || fail "a teardown that was refused took the table"
+began=$SECONDS
+sallyport teardown --stop
+figure teardown_seconds $((SECONDS - began))
+systemctl -q is-active mcp-load.service && fail "mcp-load.service goes on without the gate"
+nft list tables | grep sallyport && fail "a table stayed"
+[ ! -e /sys/fs/bpf/sallyport ] || fail "pins stayed"
+[ ! -e /etc/systemd/system/mcp-load.service.d ] || fail "a drop-in stayed"
+systemctl start sallyport.service
+eventually 60 ready
+
 systemctl disable -q --now mcp-load.service mcp-box.service
 podman rm -fa -t 0 >/dev/null
-sallyport untag unit mcp-load.service
 dpkg -P sallyport
 rm -f /etc/systemd/system/mcp-load.service /etc/systemd/system/mcp-box.service
 systemctl daemon-reload
