@@ -1,6 +1,7 @@
 package foreign
 
 import (
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -12,39 +13,64 @@ const (
 	closePatience = 100 * time.Millisecond
 	// mostAside bounds the calls of one kind for a share that have not come back.
 	mostAside = 8
+	// mostLingering bounds the sockets that wait to be closed.
+	mostLingering = 256
 )
 
-// closeTaken closes sockets that were taken. While one is held its process may
-// close its own; then ours is the last, and closing waits as long as the process
-// chose, up to 18 h with SO_LINGER. That wait must not be the Sweeper's: beyond
-// closePatience, for all together, it goes on in the background.
+// closeTaken closes what was taken. While a socket is held its process may close its
+// own; then ours is the last, and closing waits as long as whoever made it chose, up
+// to 18 h with SO_LINGER: see closeLingering. What is no socket by now was put into
+// its place by its process, and beyond closePatience its closing goes on beside.
 func (sh *share) closeTaken(fds ...int) {
-	var slow []int
+	var others []int
 	for _, fd := range fds {
-		if !atOnce(fd) {
-			slow = append(slow, fd)
-			continue
+		switch waits, err := closeWaits(fd); {
+		case errors.Is(err, unix.ENOTSOCK):
+			others = append(others, fd)
+		case waits:
+			sh.lingering = append(sh.lingering, fd)
+		default:
+			_ = unix.Close(fd)
 		}
-		_ = unix.Close(fd)
 	}
-	if len(slow) > 0 {
-		sh.closes.run(closePatience, func() { closeAll(slow) })
+	if len(others) > 0 {
+		sh.closes.run(closePatience, func() { closeAll(others) })
+	}
+	if len(sh.lingering) >= mostLingering {
+		sh.closeLingering()
 	}
 }
 
-// atOnce reports whether closing a descriptor waits for nobody.
-func atOnce(fd int) bool {
+// closeWaits reports whether closing a socket may wait for somebody.
+func closeWaits(fd int) (bool, error) {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	switch {
 	case err != nil:
-		return false
+		return true, err
 	case domain == unix.AF_UNIX:
-		return true
+		return false, nil
 	case domain != unix.AF_INET && domain != unix.AF_INET6:
-		return false
+		return true, nil
 	}
 	lingers, err := unix.GetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER)
-	return err == nil && (lingers.Onoff == 0 || lingers.Linger == 0)
+	return err != nil || lingers.Onoff != 0 && lingers.Linger != 0, nil
+}
+
+// closeLingering leaves the last close of sockets to a thread that ends: the kernel
+// does not linger for one (PF_EXITING, inet_release).
+func (sh *share) closeLingering() {
+	fds := sh.lingering
+	if len(fds) == 0 {
+		return
+	}
+	sh.lingering = nil
+	closed := make(chan struct{})
+	if err := withOwnTable(fds, func(error) { <-closed }, func() {}); err != nil {
+		sh.closes.run(closePatience, func() { closeAll(fds) })
+		return
+	}
+	closeAll(fds) // not the last: that thread has them
+	close(closed)
 }
 
 // An aside counts the calls of one kind that have not come back.

@@ -17,6 +17,12 @@ const (
 	doubtFor = 2 * time.Second
 	// maxNested bounds unix sockets in queues of unix sockets in queues …
 	maxNested = 8
+	// maxPeeks and maxReceived bound the queues that one look looks into, and the
+	// descriptors in them: each takes a thread, about 0.4 ms, and whoever can connect to
+	// a workload can make as many as it accepts.
+	maxPeeks, maxReceived = 512, 1 << 16
+	// maxInfo bounds what is read of a file in fdinfo, in bytes.
+	maxInfo = 1 << 20
 )
 
 // parks reports whether descriptors wait in the queue of a unix socket that was not
@@ -43,26 +49,34 @@ func (t *tables) inFlight(dir int, fdinfo string) int {
 	if err != nil {
 		return 0
 	}
-	n, err := unix.Read(fd, t.info[:])
-	_ = unix.Close(fd)
-	if err != nil {
-		return 0
+	defer unix.Close(fd)
+	kept := 0
+	for total := 0; total < maxInfo; {
+		n, err := unix.Read(fd, t.info[kept:])
+		if err != nil || n <= 0 {
+			return 0
+		}
+		total += n
+		if inFlight, found := parseInFlight(t.info[:kept+n]); found {
+			return inFlight
+		}
+		// The holder's locks on the socket are told first, as many as it likes.
+		kept = copy(t.info[:], t.info[max(0, kept+n-maxInFlightLine):kept+n])
 	}
-	return parseInFlight(t.info[:n])
+	return maxInFlight + 1 // nobody has as many locks who hides nothing
 }
 
-// parseInFlight reads "scm_fds: N" (unix_show_fdinfo, Linux 5.5).
-func parseInFlight(info []byte) int {
-	_, value, ok := bytes.Cut(info, []byte("\nscm_fds: "))
-	if !ok {
-		return 0
+// maxInFlightLine is how long the line is that parseInFlight looks for, at most.
+const maxInFlightLine = 64
+
+// parseInFlight reads the line "scm_fds: N" (unix_show_fdinfo, Linux 5.5).
+func parseInFlight(info []byte) (n int, found bool) {
+	_, value, found := bytes.Cut(info, []byte("\nscm_fds: "))
+	value, _, whole := bytes.Cut(value, []byte("\n"))
+	if !found || !whole {
+		return 0, false
 	}
-	value, _, _ = bytes.Cut(value, []byte("\n"))
-	n, ok := number(bytes.TrimSpace(value))
-	if !ok {
-		return 0
-	}
-	return n
+	return number(bytes.TrimSpace(value))
 }
 
 // queue judges what is in flight to a unix socket, as if its holder had received
@@ -76,6 +90,11 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 	if n == 0 {
 		return nil
 	}
+	if _, severed := l.share.severed[e.inode]; severed {
+		// What the kernel still counts was urgent data (MSG_OOB) that nobody read.
+		l.severed[e.inode] = struct{}{}
+		return nil
+	}
 	if h.forked(e) {
 		// Its parent's queue, and whoever has it for longer is looked at too.
 		delete(l.queues, e.inode)
@@ -84,28 +103,30 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 	// What was sent to a connection can be read by nobody until it is accepted.
 	accepts, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {
-		l.doubt(h, e)
 		return err
 	}
-	if accepts != 0 || l.nested >= maxNested || n > maxInFlight || l.share.peeks.full() {
+	if accepts != 0 || l.nested >= maxNested || n > maxInFlight || l.peeks >= maxPeeks || l.received >= maxReceived || l.share.peeks.full() {
 		return l.stuffed(h, e, fd, accepts != 0)
 	}
 	received, seen, whole := l.share.peek(fd, n)
+	l.peeks++
+	l.received += seen
+	var first error
 	// What was read while we read is not there any more.
 	if !whole && seen < min(n, l.tables.inFlight(unix.AT_FDCWD, ownInfo(fd))) {
-		l.doubt(h, e)
+		first = l.stuffed(h, e, fd, false)
 	}
-	// Peeking takes its time, whatever was found: the turn may be over.
-	l.checked -= checkEvery
-	first := l.step(len(received))
+	l.rest() // peeking takes its time, whatever was found
 	outer := l.refused
 	l.refused = ""
 	l.nested++
 	for _, one := range received {
-		if first == nil || !errors.Is(first, errBeyond) && !errors.Is(first, errStopped) {
-			if err := l.judgeInFlight(h, e, one); err != nil && first == nil && !gone(err) {
-				first = err
-			}
+		if l.stopped {
+			first = errStopped
+			break
+		}
+		if err := l.judgeInFlight(h, e, one); err != nil && !gone(err) && (first == nil || errors.Is(err, errStopped)) {
+			first = err
 		}
 	}
 	l.nested--
@@ -126,8 +147,8 @@ func (l *look) judgeInFlight(h *holder, e entry, fd int) error {
 	return l.judge(h, at, fd)
 }
 
-// doubt remembers that a holder keeps something from being looked at: it reads the
-// queue while we read it, moves its offset, or makes us wait too often.
+// doubt remembers that a holder keeps something from being looked at: it has its hand
+// on a queue that is to be emptied, or makes us wait too often.
 func (l *look) doubt(h *holder, e entry) {
 	l.doubted = append(l.doubted, unresolved{holder: h, entry: e})
 }
@@ -135,11 +156,7 @@ func (l *look) doubt(h *holder, e entry) {
 // settle ends who has kept for too long what could not be looked at.
 func (l *look) settle() {
 	now := time.Now()
-	if !l.stuffing {
-		l.share.stuffed = time.Time{}
-	} else if l.share.stuffed.IsZero() {
-		l.share.stuffed = now
-	}
+	l.share.stuffed, l.share.severed = l.stuffing, l.severed
 	switch {
 	case len(l.doubted) == 0:
 		l.share.unsure = time.Time{}

@@ -126,11 +126,11 @@ func TestPeekQueue(t *testing.T) {
 func TestParseInFlight(t *testing.T) {
 	const head = "pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t77\n"
 	for info, want := range map[string]int{
-		head + "scm_fds: 3\n": 3, head + "scm_fds: 0\n": 0, head + "scm_fds: 253": 253,
-		head: 0, "": 0, head + "scm_fds: x\n": 0, "scm_fds: 3\n": 0, head + "name: scm_fds: 3\n": 0,
+		head + "scm_fds: 3\n": 3, head + "scm_fds: 0\n": 0, head + "scm_fds: 253": -1, // not whole yet
+		head: -1, "": -1, head + "scm_fds: x\n": -1, "scm_fds: 3\n": -1, head + "name: scm_fds: 3\n": -1,
 	} {
-		if got := parseInFlight([]byte(info)); got != want {
-			t.Errorf("parseInFlight(%q) = %d, want %d", info, got, want)
+		if got, found := parseInFlight([]byte(info)); found != (want >= 0) || found && got != want {
+			t.Errorf("parseInFlight(%q) = %d, %v, want %d", info, got, found, want)
 		}
 	}
 }
@@ -204,17 +204,17 @@ func FuzzParseInFlight(f *testing.F) {
 	f.Add([]byte("pos:\t0\nscm_fds: 2"))
 	f.Add([]byte("\nscm_fds:"))
 	f.Fuzz(func(t *testing.T, front []byte) {
-		n := parseInFlight(front)
+		n, found := parseInFlight(front)
 		if bytes.Contains(front, []byte("\nscm_fds: ")) {
 			if n < 0 {
 				t.Errorf("%q: %d descriptors", front, n)
 			}
 			return
 		}
-		if n != 0 {
+		if found {
 			t.Errorf("%q: %d descriptors", front, n)
 		}
-		if n := parseInFlight(append(slices.Clip(front), "\nscm_fds: 7\n"...)); n != 7 {
+		if n, _ := parseInFlight(append(slices.Clip(front), "\nscm_fds: 7\n"...)); n != 7 {
 			t.Errorf("behind %q: %d descriptors, want 7", front, n)
 		}
 	})

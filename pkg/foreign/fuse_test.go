@@ -177,7 +177,7 @@ func TestPeekSlowFile(t *testing.T) {
 		}
 	}
 	// Received without room for it, a file is dropped unasked.
-	if !sh.throwAway(pair[1], false) {
+	if emptied, _ := sh.throwAway(pair[1], false); !emptied {
 		t.Error("the queue could not be emptied in time")
 	}
 	var now tables

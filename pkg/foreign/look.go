@@ -41,10 +41,14 @@ type look struct {
 	queues  map[uint32]struct{}
 	doubted []unresolved
 	// nested is in how many queues we are; refused what was found in the innermost
-	// that nothing can destroy, and stuffing that some queue was not looked into.
-	nested   int
-	refused  string
-	stuffing bool
+	// that nothing can destroy. stuffing are the queues that were not looked into, and
+	// since when; severed those to which nothing can come any more. peeks and received
+	// count the queues that were, and the descriptors in them.
+	nested          int
+	refused         string
+	stuffing        map[uint32]time.Time
+	severed         map[uint32]struct{}
+	peeks, received int
 }
 
 // stubborn is a process that was to be killed for a socket.
@@ -62,7 +66,10 @@ type unresolved struct {
 }
 
 func newLook(sh *share) *look {
-	l := &look{s: sh.s, share: sh, stubborn: make(map[stubborn]struct{}), queues: make(map[uint32]struct{})}
+	l := &look{
+		s: sh.s, share: sh, stubborn: make(map[stubborn]struct{}), queues: make(map[uint32]struct{}),
+		stuffing: make(map[uint32]time.Time), severed: make(map[uint32]struct{}),
+	}
 	if n := len(sh.s.spare); n > 0 {
 		l.tables, sh.s.spare = sh.s.spare[n-1], sh.s.spare[:n-1]
 	} else {
@@ -124,7 +131,7 @@ func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
 		return l.ring(h, e, threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
 	}
 	if l.share.closes.full() {
-		// Closing what is taken may wait as well (SO_LINGER).
+		// It puts other files in the place of its sockets, and their closing waits.
 		l.doubt(h, e)
 		return nil
 	}
@@ -164,19 +171,19 @@ func (l *look) ring(h *holder, e entry, info string) error {
 
 // judge decides on a socket by a descriptor of it.
 func (l *look) judge(h *holder, e entry, fd int) error {
+	// Nothing is asked of what is no socket: its file system may be the workload's.
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if errors.Is(err, unix.ENOTSOCK) {
+		return nil // the number is another file's by now
+	} else if err != nil {
+		return err
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return nil // the number is another file's by now
-	}
 	// What was taken is what is judged, whatever the number led to before.
 	e.inode = uint32(st.Ino)
-	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	if err != nil {
-		return err
-	}
 	switch domain {
 	case unix.AF_UNIX:
 		l.share.inOrder(e.inode, true)

@@ -147,8 +147,8 @@ func protocolOf(u unresolved) (string, error) {
 		return "", err
 	}
 	defer unix.Close(path)
-	var st unix.Stat_t
-	if err := unix.Fstat(path, &st); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(path, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st); err != nil {
 		return "", err
 	}
 	if uint32(st.Ino) != u.entry.inode {

@@ -27,10 +27,15 @@ func registered(fdinfo string) (inodes []uint32, unnamed []string, err error) {
 func parseRing(info string) (inodes []uint32, unnamed []string) {
 	_, files, _ := strings.Cut(info, "UserFiles:")
 	_, files, _ = strings.Cut(files, "\n")
+	// Before Linux 6.10 a file's name is written as it is, line feeds and all: only
+	// the last line of this name ends the list.
+	if end := strings.LastIndex("\n"+files, "\nUserBufs:"); end >= 0 {
+		files = files[:end]
+	}
 	for line := range strings.SplitSeq(files, "\n") {
 		index, name, ok := strings.Cut(line, ": ")
 		if _, err := strconv.Atoi(strings.TrimSpace(index)); err != nil || !ok {
-			break // the list has ended
+			continue
 		}
 		if inode, ok := socketInode([]byte(name)); ok {
 			inodes = append(inodes, inode)

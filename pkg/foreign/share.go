@@ -51,10 +51,13 @@ type share struct {
 	before, now map[uint32]bool
 	// stubborn are those for which a process was killed at the last look.
 	stubborn map[stubborn]struct{}
-	// unsure is since when each look has found a holder that keeps descriptors in
-	// flight from being looked at; stuffed since when each has found queues that are
-	// not looked into.
-	unsure, stuffed time.Time
+	// unsure is since when each look has found a holder that keeps descriptors from
+	// being looked at.
+	unsure time.Time
+	// stuffed are the queues that were not looked into, since when at each look; severed
+	// those to which nothing can come any more. Both are of the last look.
+	stuffed map[uint32]time.Time
+	severed map[uint32]struct{}
 	// err, beyond and took are of the last look that came to its end.
 	err    error
 	beyond bool
@@ -64,6 +67,8 @@ type share struct {
 	// peeks, throws and closes wait for who has a say in them: peeks for whoever sent
 	// a file, the others for its own processes.
 	peeks, throws, closes aside
+	// lingering are sockets that are to be closed at the end of the turn.
+	lingering []int
 
 	// look is under way if it is not nil; next goes on with it.
 	look *look
@@ -86,7 +91,9 @@ func (sh *share) turn(d time.Duration) bool {
 		sh.next, sh.halt = iter.Pull(sh.look.run)
 	}
 	sh.look.until = time.Now().Add(d)
-	if _, more := sh.next(); more {
+	_, more := sh.next()
+	sh.closeLingering()
+	if more {
 		return false
 	}
 	sh.err, sh.beyond, sh.took = errors.Join(sh.look.errs...), sh.look.over, min(sh.look.spent, MaxWork)
@@ -99,6 +106,7 @@ func (sh *share) turn(d time.Duration) bool {
 func (sh *share) stop() {
 	if sh.look != nil {
 		sh.halt()
+		sh.closeLingering()
 		sh.look = nil
 	}
 }
@@ -213,10 +221,7 @@ func (l *look) cgroup(cg workload.Cgroup, below bool) ([]workload.Cgroup, error)
 func (l *look) step(work int) error {
 	l.spent += work
 	if l.spent-l.checked >= checkEvery {
-		l.checked = l.spent
-		if time.Now().After(l.until) && !l.yield(struct{}{}) {
-			l.stopped = true
-		}
+		l.rest()
 	}
 	switch {
 	case l.stopped:
@@ -226,6 +231,14 @@ func (l *look) step(work int) error {
 		return errBeyond
 	}
 	return nil
+}
+
+// rest waits for the next turn where this one is over.
+func (l *look) rest() {
+	l.checked = l.spent
+	if time.Now().After(l.until) && !l.yield(struct{}{}) {
+		l.stopped = true
+	}
 }
 
 // endUnseen kills a process that is beyond what is looked through. Refusing it

@@ -61,8 +61,9 @@ func newCgroup(tb testing.TB, tree *workload.Tree, path string) workload.Cgroup 
 	return cg
 }
 
-// startHolder starts a workload in a cgroup.
-func startHolder(tb testing.TB, cg workload.Cgroup) *exec.Cmd {
+// startHolder starts a workload in a cgroup. It inherits descriptors, which stay open
+// here.
+func startHolder(tb testing.TB, cg workload.Cgroup, fds ...int) *exec.Cmd {
 	tb.Helper()
 	dir, err := cg.Open()
 	if err != nil {
@@ -71,7 +72,16 @@ func startHolder(tb testing.TB, cg workload.Cgroup) *exec.Cmd {
 	defer dir.Close()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), holderEnv+"=1")
-	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	for _, fd := range fds {
+		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		f := os.NewFile(uintptr(own), "inherited")
+		defer f.Close()
+		c.ExtraFiles = append(c.ExtraFiles, f)
+	}
 	in, err := c.StdinPipe()
 	if err != nil {
 		tb.Fatal(err)

@@ -16,7 +16,7 @@ import (
 type tables struct {
 	entries [32 << 10]byte
 	link    [128]byte
-	info    [512]byte
+	info    [4096]byte
 	threads []int
 	apart   []int
 	// large are threads whose table is large, as far as it was read in this look.
