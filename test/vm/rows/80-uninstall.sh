@@ -10,21 +10,22 @@ cat out
 grep -q mcp-load out || fail "does not name what runs"
 eventually 60 ready
 
+systemctl disable -q --now mcp-load.service mcp-box.service
+systemd-run -q --unit=sleeper --slice=mcp.slice -p User=mcp sleep infinity
 systemctl stop sallyport.service sallyport-keeper.service
 if sallyport teardown >out 2>&1; then fail "torn down under a running workload"; fi
-grep -q mcp-load out || fail "teardown does not name what runs: $(cat out)"
+grep -q sleeper out || fail "teardown does not name what runs: $(cat out)"
 nft list tables | grep -q sallyport || fail "a teardown that was refused took the table"
 began=$SECONDS
 sallyport teardown --stop
 figure teardown_seconds $((SECONDS - began))
-systemctl -q is-active mcp-load.service && fail "mcp-load.service goes on without the gate"
+systemctl -q is-active sleeper.service && fail "sleeper.service goes on without the gate"
 nft list tables | grep sallyport && fail "a table stayed"
 [ ! -e /sys/fs/bpf/sallyport ] || fail "pins stayed"
 [ ! -e /etc/systemd/system/mcp-load.service.d ] || fail "a drop-in stayed"
 systemctl start sallyport.service
 eventually 60 ready
 
-systemctl disable -q --now mcp-load.service mcp-box.service
 podman rm -fa -t 0 >/dev/null
 dpkg -P sallyport
 rm -f /etc/systemd/system/mcp-load.service /etc/systemd/system/mcp-box.service
