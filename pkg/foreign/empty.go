@@ -38,16 +38,16 @@ func (l *look) stuffed(h *holder, e entry, fd int, listens bool) error {
 	return l.empty(h, e, fd, KindInFlight, listens)
 }
 
-// empty throws away what is in a queue, and tells. Where that fails somebody has his
-// hand on the queue: the holder, who is in doubt; or, of a queue in a queue, whoever
-// sent it, and then the one around it is emptied.
+// empty throws away what is in a queue, and tells. Where that fails the holder has its
+// hand on the queue, and is in doubt. On a queue in a queue whoever sent it may have:
+// there the outermost, which is the holder's, is emptied instead.
 func (l *look) empty(h *holder, e entry, fd int, kind string, listens bool) error {
-	h.describe()
-	emptied, severed := l.share.throwAway(fd, listens)
-	if !emptied && l.nested > 0 {
+	if l.nested > 0 {
 		l.refused = kind
 		return nil
 	}
+	h.describe()
+	emptied, severed := l.share.throwAway(fd, listens)
 	if !emptied {
 		l.doubt(h, e)
 		return fmt.Errorf("process %d: %s: %w", h.pid, kind, errNotEmptied)

@@ -131,10 +131,11 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 	}
 	l.nested--
 	l.share.closeTaken(received...)
-	if l.refused != "" {
-		first = errors.Join(first, l.empty(h, e, fd, l.refused, false))
-	}
+	inner := l.refused
 	l.refused = outer
+	if inner != "" {
+		first = errors.Join(first, l.empty(h, e, fd, inner, false))
+	}
 	return first
 }
 

@@ -112,6 +112,24 @@ func TestSendersEndNobody(t *testing.T) {
 				})
 			}
 		}, false},
+		{"what nothing can destroy, two queues deep", unix.SOCK_STREAM, func(t *testing.T, to int) {
+			packet, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			inner, middle := socketPair(t, unix.SOCK_STREAM), socketPair(t, unix.SOCK_STREAM)
+			sendDescriptors(t, inner[0], 0, packet)
+			sendDescriptors(t, middle[0], 0, inner[1])
+			sendDescriptors(t, to, 0, middle[1])
+			closeAll([]int{packet, inner[0], inner[1], middle[0], middle[1]})
+			// Whoever sent the inner ones can keep them from being emptied: what ends is the
+			// connection that they came by.
+			t.Cleanup(func() {
+				if err := unix.Sendmsg(to, []byte{1}, nil, nil, 0); err != unix.EPIPE {
+					t.Errorf("sending on: %v, want that the connection has ended", err)
+				}
+			})
+		}, true},
 		{"sockets that linger", unix.SOCK_STREAM, sendLingering, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
