@@ -157,7 +157,7 @@ func (l *look) doubt(h *holder, e entry) {
 // settle ends who has kept for too long what could not be looked at.
 func (l *look) settle() {
 	now := time.Now()
-	l.share.stuffed, l.share.severed = l.stuffing, l.severed
+	l.share.stuffed, l.share.severed, l.share.unexecuted = l.stuffing, l.severed, l.unexecuted
 	switch {
 	case len(l.doubted) == 0:
 		l.share.unsure = time.Time{}

@@ -1,7 +1,11 @@
 package foreign
 
 import (
+	"net"
 	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,22 +30,27 @@ func TestForked(t *testing.T) {
 	}
 	kept, keptInode := open(0)
 	closing, closingInode := open(unix.SOCK_CLOEXEC)
+	young, old, other := origin{parent: os.Getpid(), fresh: true}, origin{parent: os.Getpid()}, origin{parent: os.Getppid(), fresh: true}
 	for _, c := range []struct {
-		what  string
-		fresh bool
-		e     entry
-		want  bool
+		what         string
+		origin       origin
+		e            entry
+		forked, lent bool
 	}{
-		{"closed on exec", true, entry{fd: closing, inode: closingInode}, true},
-		{"kept over exec", true, entry{fd: kept, inode: keptInode}, false},
-		{"of which the parent has another", true, entry{fd: closing, inode: closingInode + 1}, false},
-		{"which the parent does not have", true, entry{fd: 1 << 20, inode: keptInode}, false},
-		{"a process that has executed long ago", false, entry{fd: closing, inode: closingInode}, false},
+		{"closed on exec", young, entry{fd: closing, inode: closingInode}, true, true},
+		{"kept over exec", young, entry{fd: kept, inode: keptInode}, false, false},
+		{"of which the parent has another", young, entry{fd: closing, inode: closingInode + 1}, false, false},
+		{"which the parent does not have", young, entry{fd: 1 << 20, inode: keptInode}, false, false},
+		{"which the parent took from the child", young, entry{fd: closing, inode: closingInode, taken: closing}, false, false},
+		{"a process that has executed long ago", old, entry{fd: closing, inode: closingInode}, false, true},
+		{"a child of somebody else, who has it not", other, entry{fd: closing, inode: closingInode}, false, false},
+		{"a child of nobody outside", origin{}, entry{fd: closing, inode: closingInode}, false, false},
+		{"in a queue", young, entry{fd: -1, inode: closingInode}, false, false},
 	} {
-		h := &holder{pid: os.Getpid(), asked: true, fresh: c.fresh, parent: os.Getpid()}
+		h := &holder{pid: os.Getpid(), origin: c.origin}
 		c.e.tid = os.Getpid()
-		if got := h.forked(c.e); got != c.want {
-			t.Errorf("%s: %v", c.what, got)
+		if forked, lent := h.forked(c.e), h.lent(c.e); forked != c.forked || lent != c.lent {
+			t.Errorf("%s: forked %v, lent %v; want %v, %v", c.what, forked, lent, c.forked, c.lent)
 		}
 	}
 	for _, c := range []struct {
@@ -82,19 +91,149 @@ func TestInTime(t *testing.T) {
 	}
 }
 
-// TestForkedByUs: a child of ours that has executed is no longer one, whatever it
-// executed: here our own file.
-func TestForkedByUs(t *testing.T) {
+// TestOrigin: a child of ours that has executed, here our own file, is given until the
+// second look that sees it, or while it is young.
+func TestOrigin(t *testing.T) {
 	tree, cg := newTree(t)
-	h, err := openHolder(tree, cg, startHolder(t, cg).Process.Pid)
+	pid := startHolder(t, cg).Process.Pid
+	h, err := openHolder(tree, cg, pid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer h.close()
-	if h.notExecuted() {
+	if !executed(pid, os.Getpid()) {
 		t.Error("it is taken for one that has not executed yet")
 	}
-	if h.parent != os.Getpid() {
-		t.Errorf("its parent is %d, want %d", h.parent, os.Getpid())
+	check := func(when string, before map[int]struct{}, fresh bool) {
+		t.Helper()
+		now := make(map[int]struct{})
+		if got, want := h.originOf(before, now), (origin{parent: os.Getpid(), fresh: fresh}); got != want || len(now) > 0 {
+			t.Errorf("%s: %+v, want %+v; not executed %v", when, got, want, now)
+		}
 	}
+	check("young", nil, true)
+	time.Sleep(freshFor)
+	check("had not executed at the last look", map[int]struct{}{pid: {}}, true)
+	check("for good", nil, false)
+
+	self, err := tree.OfProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cgroup = self
+	if got := h.originOf(nil, nil); got != (origin{}) {
+		t.Errorf("its parent is in the workload: %+v", got)
+	}
+}
+
+// TestLent: who keeps what is our own beyond the time of its start is ended, and we
+// keep it.
+func TestLent(t *testing.T) {
+	tree, cg := newTree(t)
+	listener := listen(t)
+	raw, err := listener.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c *exec.Cmd
+	if err := raw.Control(func(fd uintptr) {
+		if err := unix.Dup3(int(fd), lentAt, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		c = startHolder(t, cg, int(fd))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(lentAt)
+	s := New(Options{Tree: tree, Tagged: func(uint64) bool { return false }})
+	defer s.Close()
+	var found []Found
+	looks := 0
+	for ; len(found) == 0 && looks < 100; looks++ {
+		time.Sleep(freshFor / 20)
+		if found, err = s.Sweep([]Share{{Root: cg}}, time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(found) != 1 || found[0].PID != uint32(c.Process.Pid) || found[0].Outcome != Ended || looks < 10 {
+		t.Errorf("after %d looks: %+v", looks, found)
+	}
+	if err := c.Wait(); err == nil {
+		t.Error("the process was not ended")
+	}
+	answers(t, listener)
+}
+
+// TestChildrenCostNothing: children are started in a cgroup while it is looked at
+// without a pause, on processors that others want too. At whatever moment between fork
+// and exec one is found, what its parent has stays.
+func TestChildrenCostNothing(t *testing.T) {
+	tree, cg := newTree(t)
+	dir, err := cg.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var listeners []net.Listener
+	for range 20 {
+		listeners = append(listeners, listen(t))
+	}
+	end := time.Now().Add(3 * time.Second)
+	for range runtime.NumCPU() {
+		go func() {
+			for time.Now().Before(end) {
+			}
+		}()
+	}
+	started := make(chan int, 1)
+	go func() {
+		n := 0
+		for ; time.Now().Before(end); n++ {
+			c := exec.Command("/bin/true")
+			c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+			if err := c.Run(); err != nil {
+				t.Errorf("child %d: %v", n, err)
+				break
+			}
+		}
+		started <- n
+	}()
+	s := New(Options{Tree: tree, Tagged: func(uint64) bool { return false }})
+	defer s.Close()
+	looks := 0
+	for ; time.Now().Before(end); looks++ {
+		found, err := s.Sweep([]Share{{Root: cg}}, time.Second)
+		if err != nil || len(found) > 0 {
+			t.Errorf("look %d: %v, %v", looks, found, err)
+		}
+	}
+	for _, l := range listeners {
+		answers(t, l)
+	}
+	if n := <-started; n < 100 || looks < 100 {
+		t.Errorf("%d children and %d looks, want at least 100 of each", n, looks)
+	} else {
+		t.Logf("%d children, %d looks", n, looks)
+	}
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// answers fails if a listener has been destroyed.
+func answers(t *testing.T, l net.Listener) {
+	t.Helper()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	c.Close()
 }

@@ -29,8 +29,12 @@ type look struct {
 	stopped, over  bool
 
 	stubborn map[stubborn]struct{}
+	// unexecuted are processes that have not executed yet.
+	unexecuted map[int]struct{}
 	// holder is the process that is being looked at.
 	holder *holder
+	// ended says that one was not there any more, at the beginning or in between.
+	ended bool
 	// holders are all that were.
 	holders []*holder
 	// later are sockets of which no descriptor could be had: they are looked up all
@@ -67,7 +71,7 @@ type unresolved struct {
 
 func newLook(sh *share) *look {
 	l := &look{
-		s: sh.s, share: sh, stubborn: make(map[stubborn]struct{}), queues: make(map[uint32]struct{}),
+		s: sh.s, share: sh, stubborn: make(map[stubborn]struct{}), unexecuted: make(map[int]struct{}), queues: make(map[uint32]struct{}),
 		stuffing: make(map[uint32]time.Time), severed: make(map[uint32]struct{}),
 	}
 	if n := len(sh.s.spare); n > 0 {
@@ -90,6 +94,7 @@ func (l *look) close() {
 func (l *look) process(cg workload.Cgroup, pid int) error {
 	l.holder = nil
 	var errs []error
+	before := l.spent
 	err := l.tables.of(pid, l.step, func(e entry) {
 		known, local := false, false
 		if !e.ring {
@@ -98,11 +103,17 @@ func (l *look) process(cg workload.Cgroup, pid int) error {
 		if known && (!local || !l.parks(e)) {
 			return
 		}
-		if err := l.consider(cg, pid, e); err != nil && !gone(err) {
+		switch err := l.consider(cg, pid, e); {
+		case gone(err):
+			l.ended = true
+		case err != nil:
 			errs = append(errs, fmt.Errorf("descriptor %d: %w", e.fd, err))
 		}
 	})
-	if err != nil && !gone(err) {
+	switch {
+	case gone(err), err == nil && l.spent == before: // a zombie has no descriptors
+		l.ended = true
+	case err != nil:
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
@@ -115,6 +126,7 @@ func (l *look) hold(cg workload.Cgroup, pid int) (*holder, error) {
 		if err != nil {
 			return nil, err
 		}
+		h.origin = h.originOf(l.share.unexecuted, l.unexecuted)
 		l.holder = h
 		l.holders = append(l.holders, h)
 	}
@@ -149,6 +161,7 @@ func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
 		return err
 	}
 	defer l.share.closeTaken(fd)
+	e.taken = fd
 	return l.judge(h, e, fd)
 }
 
@@ -266,8 +279,11 @@ func (l *look) judgeConnection(h *holder, e entry, fd int, kind string) error {
 			return nil // older than the tag: what it accepts can send nothing
 		}
 	}
-	if h.forked(e) {
+	switch {
+	case h.forked(e):
 		return nil
+	case h.lent(e):
+		return l.end(h, e, kind, s)
 	}
 	h.describe() // while it lives: what it does about the loss is its own affair
 	derr := netns.Destroy(ns, s)

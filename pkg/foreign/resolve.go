@@ -106,6 +106,8 @@ func (l *look) judgeListed(u unresolved, s netns.Socket, ns *os.File) error {
 		return l.end(u.holder, u.entry, "raw", s)
 	case s.Idle() || u.holder.forked(u.entry):
 		return nil
+	case u.holder.lent(u.entry):
+		return l.end(u.holder, u.entry, kind, s)
 	}
 	u.holder.describe()
 	if err := netns.Destroy(ns, s); err != nil {

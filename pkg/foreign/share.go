@@ -32,6 +32,9 @@ const (
 	workCgroup  = 16
 	// MaxCgroups bounds the cgroups of a share.
 	MaxCgroups = 8192
+	// maxRounds is how often the processes of a cgroup are listed in one look, where
+	// some have ended meanwhile: what one of them had its child may have.
+	maxRounds = 8
 	// checkEvery is after how much work a look asks whether its turn is over.
 	checkEvery = 128
 )
@@ -58,6 +61,8 @@ type share struct {
 	// those to which nothing can come any more. Both are of the last look.
 	stuffed map[uint32]time.Time
 	severed map[uint32]struct{}
+	// unexecuted are processes that had not executed at the last look.
+	unexecuted map[int]struct{}
 	// err, beyond and took are of the last look that came to its end.
 	err    error
 	beyond bool
@@ -188,11 +193,38 @@ func (l *look) cgroup(cg workload.Cgroup, below bool) ([]workload.Cgroup, error)
 			return nil, err
 		}
 	}
-	pids, err := cg.Procs()
-	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a threaded cgroup: its processes are the domain's
-		return nil, err
+	var looked map[int]struct{}
+	for round := range maxRounds {
+		pids, err := cg.Procs()
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a threaded cgroup: its processes are the domain's
+			return nil, err
+		}
+		l.ended = false
+		if err := l.processes(cg, pids, looked); err != nil {
+			return nil, err
+		}
+		if !l.ended || round == maxRounds-1 {
+			break
+		}
+		if looked == nil {
+			looked = make(map[int]struct{}, len(pids))
+		}
+		for _, pid := range pids {
+			looked[pid] = struct{}{}
+		}
 	}
+	if !below {
+		return nil, nil
+	}
+	return cg.Children()
+}
+
+// processes looks at processes of one cgroup, but not at those that were looked at.
+func (l *look) processes(cg workload.Cgroup, pids []int, looked map[int]struct{}) error {
 	for _, pid := range pids {
+		if _, again := looked[pid]; again {
+			continue
+		}
 		if pid == 0 {
 			l.errs = append(l.errs, fmt.Errorf("cgroup %s: a process of another pid namespace cannot be looked at; run sallyport in the host's", cg.Path()))
 			continue
@@ -203,7 +235,7 @@ func (l *look) cgroup(cg workload.Cgroup, below bool) ([]workload.Cgroup, error)
 		}
 		switch {
 		case errors.Is(err, errStopped):
-			return nil, err
+			return err
 		case errors.Is(err, errBeyond):
 			err = l.endUnseen(cg, pid)
 		}
@@ -211,10 +243,7 @@ func (l *look) cgroup(cg workload.Cgroup, below bool) ([]workload.Cgroup, error)
 			l.errs = append(l.errs, fmt.Errorf("descriptors of process %d in %s: %w", pid, cg.Path(), err))
 		}
 	}
-	if !below {
-		return nil, nil
-	}
-	return cg.Children()
+	return nil
 }
 
 // step accounts for work, and waits for the next turn where this one is over.

@@ -15,8 +15,12 @@ import (
 	"sallyport/pkg/workload"
 )
 
-// holderEnv makes the test binary a workload: it has some sockets and waits.
-const holderEnv = "FOREIGN_TEST_HOLDER"
+// holderEnv makes the test binary a workload: it has some sockets and waits. What it
+// inherits first it has at lentAt, closed on exec.
+const (
+	holderEnv = "FOREIGN_TEST_HOLDER"
+	lentAt    = 200
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(holderEnv) != "" {
@@ -24,6 +28,9 @@ func TestMain(m *testing.M) {
 			if _, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0); err != nil {
 				panic(err)
 			}
+		}
+		if unix.Dup3(3, lentAt, unix.O_CLOEXEC) == nil {
+			unix.Close(3)
 		}
 		fmt.Println("ready")
 		_, _ = io.Copy(io.Discard, os.Stdin)

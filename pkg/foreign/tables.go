@@ -40,6 +40,7 @@ type entry struct {
 	tid, fd int
 	inode   uint32 // of a socket
 	ring    bool   // an io_uring instead
+	taken   int    // what it is in our own table while it is judged
 }
 
 // Of linux/kcmp.h: KCMP_VM and KCMP_FILES.

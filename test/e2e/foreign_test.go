@@ -205,6 +205,21 @@ func TestForeignConnections(t *testing.T) {
 			eventually(t, 5*time.Second, "the metric", func() bool { return destroyed() > before })
 		})
 	}
+	t.Run("passed on from process to process", func(t *testing.T) {
+		best(t, "its end", foreignLife, func() time.Duration {
+			k := h.keep(0, "chain", originV4, 7777, "receiver")
+			joined := time.Now()
+			one := place.take(t)
+			took := one.lived(t, joined)
+			if said := k.late(); !strings.HasPrefix(said, "error ") {
+				t.Errorf("the program's send: %q", said)
+			}
+			check(t, one, h.waitAudit("the foreign socket", func(e *audit.Event) bool {
+				return e.Kind == audit.ForeignSocket && e.Workload.PID > k.pid
+			}))
+			return took
+		})
+	})
 	connected := []string{"socket inet stream 6", "connect " + originV4 + " 7777", "send before"}
 	for _, way := range []struct {
 		name  string

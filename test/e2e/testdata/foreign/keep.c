@@ -7,6 +7,7 @@
  *	plain      in the descriptor table
  *	thread     in the table of a thread of its own, the process's has it no more
  *	leader     the same table, whose first thread has ended
+ *	chain      the same table, but each process of a chain forks the next and ends
  *	ring       registered with an io_uring, in no table
  *	dgram      connected UDP
  *	syn        connecting, and nobody answers
@@ -27,8 +28,10 @@
 #include <linux/io_uring.h>
 #include <linux/vm_sockets.h>
 #include <net/if.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +109,22 @@ static int ring_send(const char *text)
 
 #include "park.h"
 
+/* chain returns in a later process once there is something to read. */
+static void chain(void)
+{
+	struct pollfd in = { .events = POLLIN };
+	pid_t child;
+
+	signal(SIGCHLD, SIG_IGN);
+	while (!poll(&in, 1, 0)) {
+		child = fork();
+		if (child < 0)
+			fatal("fork");
+		if (child)
+			_exit(0);
+	}
+}
+
 static const char *parked(void) { return strncmp(mode, "park-", 5) ? 0 : mode + 5; }
 
 static void *keep(void *own)
@@ -117,6 +136,8 @@ static void *keep(void *own)
 		fatal("unshare");
 	if (own)
 		printf("apart\n"), fflush(stdout);
+	if (is("chain"))
+		chain();
 	n = read(0, line, sizeof(line));
 	if (n <= 0)
 		_exit(0);
