@@ -2,10 +2,14 @@ package guard
 
 import (
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/netns"
 )
 
 func addrPorts(list ...string) (out []netip.AddrPort) {
@@ -82,6 +86,19 @@ func TestListenersOnly(t *testing.T) {
 	})
 }
 
+// closed reports whether a namespace has no IPv4 connection of a port that says
+// anything yet: at most the kernel remembers one that is over (TIME_WAIT).
+func closed(t *testing.T, ns *os.File, port uint16) bool {
+	t.Helper()
+	sockets, err := netns.AllSockets(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return !slices.ContainsFunc(sockets, func(s netns.Socket) bool {
+		return !s.Listening() && s.State != unix.BPF_TCP_TIME_WAIT && (s.Local.Port() == port || s.Remote.Port() == port)
+	})
+}
+
 func TestOtherTables(t *testing.T) {
 	setup := func(t *testing.T) (w world, tagged *peer, tp *tap, g *Guard) {
 		w = newWorld(t)
@@ -92,6 +109,7 @@ func TestOtherTables(t *testing.T) {
 		tagged, tp, g = start(t, w.host, dir), newTap(t, w.outside), newGuard(t, w.host)
 		apply(t, g, State{Listeners: addrPorts("127.0.0.1:15001"), Tagged: []Cgroup{{id, level("a")}}})
 		tagged.must("exchange tcp4 127.0.0.1:15001")
+		waitFor(t, "the end of the exchange", func() bool { return closed(t, w.host, 15001) })
 		return w, tagged, tp, g
 	}
 	quiet := func(t *testing.T, w world, tp *tap) {

@@ -103,6 +103,16 @@ func traffic(f []byte) bool {
 	}
 }
 
+// bareReset holds for an IPv4 TCP segment that resets and has no data.
+func bareReset(f []byte) bool {
+	const ip, header = 14, 20
+	if len(f) < ip+2*header || f[ip] != 0x45 || f[ip+9] != unix.IPPROTO_TCP {
+		return false
+	}
+	total, tcp := int(f[ip+2])<<8|int(f[ip+3]), f[ip+header:]
+	return tcp[13]&tcpRST != 0 && total == header+int(tcp[12]>>4)*4
+}
+
 // settle waits until a marker frame sent after everything else has passed, so
 // that "nothing came" is not "nothing came yet".
 func (tp *tap) settle(t testing.TB, from *os.File) {
