@@ -113,6 +113,9 @@ type Keeper struct {
 	// ready is closed once both probes answered as they must for the first time.
 	ready     chan struct{}
 	readyOnce sync.Once
+	// told is closed once a worker was told of that.
+	told     chan struct{}
+	toldOnce sync.Once
 	// prod asks for a comparison of both locks now.
 	prod chan struct{}
 	// reprobe asks for a self-probe now, reports that the worker be told.
@@ -172,7 +175,7 @@ func Open(o Options) (*Keeper, error) {
 	}
 	k := &Keeper{
 		options: o, log: o.Log, config: c, policy: p, sources: sources, generation: 1,
-		armed: make(chan struct{}), ready: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1), reports: make(chan struct{}, 1),
+		armed: make(chan struct{}), ready: make(chan struct{}), told: make(chan struct{}), prod: make(chan struct{}, 1), reprobe: make(chan struct{}, 1), reports: make(chan struct{}, 1),
 		events: make(chan datapath.Event, eventQueue),
 	}
 	// The authority is only files; it is ready by the time that the kernel is.
@@ -279,8 +282,9 @@ func (k *Keeper) auditOptions() file.Options {
 	return file.Options{Path: a.Path, UID: -1, GID: -1, MaxFiles: a.MaxFiles}
 }
 
-// Ready is closed once the worker serves and the self-probe succeeded.
-func (k *Keeper) Ready() <-chan struct{} { return k.ready }
+// Ready is closed once the worker serves, the self-probe succeeded, and the worker,
+// which answers for the status, was told so.
+func (k *Keeper) Ready() <-chan struct{} { return k.told }
 
 // Armed is closed once the gate is shut, the listeners are held and a worker that
 // is a service of its own can connect.

@@ -226,7 +226,7 @@ func (s *standalone) begin(conn *wire.Conn, m *wire.Message, args *StandaloneArg
 	watching := make(chan error, 1)
 	go func() { watching <- s.startWatcher() }()
 	select {
-	case <-s.keeper.Ready():
+	case <-s.keeper.ready:
 	case err = <-s.done:
 		s.done <- err
 		if err == nil {

@@ -88,7 +88,10 @@ func (k *Keeper) reportLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-k.reports:
-			k.report()
+			proven := k.isReady() // before it is told
+			if k.report() && proven {
+				k.toldOnce.Do(func() { close(k.told) })
+			}
 		}
 	}
 }
@@ -228,15 +231,16 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 }
 
 // report tells the worker, which serves status and metrics and records the
-// notes. What it did not take stays for the next time.
-func (k *Keeper) report() {
+// notes. What it did not take stays for the next time. It reports whether there is one
+// that took it.
+func (k *Keeper) report() bool {
 	k.reporting.Lock()
 	defer k.reporting.Unlock()
 	k.mu.Lock()
 	w := k.worker
 	k.mu.Unlock()
 	if w == nil {
-		return
+		return false
 	}
 	h := k.healthArgs()
 	k.health.mu.Lock()
@@ -250,10 +254,11 @@ func (k *Keeper) report() {
 		if !errors.Is(err, context.Canceled) {
 			k.log.Debug("report", zap.Error(err))
 		}
-		return
+		return false
 	}
 	k.health.mu.Lock()
 	k.health.notes = slices.Delete(k.health.notes, 0, taken)
 	k.health.lost -= lost
 	k.health.mu.Unlock()
+	return true
 }
