@@ -24,7 +24,11 @@ const (
 func (sh *share) closeTaken(fds ...int) {
 	var others []int
 	for _, fd := range fds {
-		switch waits, err := closeWaits(fd); {
+		waits, err := closeWaits(fd)
+		if !waits || errors.Is(err, unix.ENOTSOCK) {
+			delete(sh.s.taken, fd)
+		}
+		switch {
 		case errors.Is(err, unix.ENOTSOCK):
 			others = append(others, fd)
 		case waits:
@@ -64,6 +68,9 @@ func (sh *share) closeLingering() {
 		return
 	}
 	sh.lingering = nil
+	for _, fd := range fds {
+		delete(sh.s.taken, fd)
+	}
 	closed := make(chan struct{})
 	if err := withOwnTable(fds, func(error) { <-closed }, func() {}); err != nil {
 		sh.closes.run(closePatience, func() { closeAll(fds) })

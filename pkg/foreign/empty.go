@@ -46,9 +46,6 @@ func (l *look) empty(h *holder, e entry, fd int, kind string, listens bool) erro
 		l.refused = kind
 		return nil
 	}
-	if h.lent(e) {
-		return l.end(h, e, kind, netns.Socket{})
-	}
 	h.describe()
 	emptied, severed := l.share.throwAway(fd, listens)
 	if !emptied {

@@ -95,10 +95,13 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 		l.severed[e.inode] = struct{}{}
 		return nil
 	}
-	if h.forked(e) {
+	switch l.claim(h, e) {
+	case parents:
 		// Its parent's queue, and whoever has it for longer is looked at too.
 		delete(l.queues, e.inode)
 		return nil
+	case lent:
+		return l.end(h, e, KindInFlight, netns.Socket{})
 	}
 	// What was sent to a connection can be read by nobody until it is accepted.
 	accepts, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
@@ -109,6 +112,9 @@ func (l *look) queue(h *holder, e entry, fd int) error {
 		return l.stuffed(h, e, fd, accepts != 0)
 	}
 	received, seen, whole := l.share.peek(fd, n)
+	for _, one := range received {
+		l.s.taken[one] = struct{}{}
+	}
 	l.peeks++
 	l.received += seen
 	var first error
@@ -157,6 +163,7 @@ func (l *look) doubt(h *holder, e entry) {
 // settle ends who has kept for too long what could not be looked at.
 func (l *look) settle() {
 	now := time.Now()
+	l.share.forgetSpared(now)
 	l.share.stuffed, l.share.severed, l.share.unexecuted = l.stuffing, l.severed, l.unexecuted
 	switch {
 	case len(l.doubted) == 0:

@@ -137,7 +137,7 @@ func TestParseInFlight(t *testing.T) {
 
 // TestBeside: a close that does not come back does not keep the Sweeper.
 func TestBeside(t *testing.T) {
-	var sh share
+	sh := newShare(New(Options{}), Share{})
 	held := make(chan struct{})
 	if sh.closes.run(closePatience, func() { <-held }) {
 		t.Error("what goes on has ended")

@@ -86,6 +86,8 @@ type Sweeper struct {
 
 	mu     sync.Mutex
 	shares map[uint64]*share
+	// taken are the sockets of others in our own table.
+	taken map[int]struct{}
 	// listing is what sock_diag told in this sweep; nil until somebody asks.
 	listing *listing
 	// spare are buffers of looks that have ended.
@@ -94,7 +96,7 @@ type Sweeper struct {
 
 // New gives a Sweeper; it starts nothing.
 func New(o Options) *Sweeper {
-	return &Sweeper{o: o, shares: make(map[uint64]*share)}
+	return &Sweeper{o: o, shares: make(map[uint64]*share), taken: make(map[int]struct{})}
 }
 
 // leastTurn is the least time that a share gets in each sweep. It is what a

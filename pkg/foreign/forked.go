@@ -16,119 +16,165 @@ import (
 // host's socket units; a child of our own our listeners. None of that is the
 // workload's, and what is destroyed would be its parent's.
 //
-// The kernel gives the process its new file and memory some time before it closes what
-// is to be closed (begin_new_exec), and what is known of a process is older than what
-// follows from it. So one that has executed is believed to have done so just now: while
-// it is young, and until the second look that sees it.
+// When it executes, the kernel gives the process its new file and memory first, then
+// takes the mark from the descriptors that are to be closed, and closes them one by one
+// (begin_new_exec, do_close_on_exec); and what is known of a process is older than what
+// follows from it. So one that has executed is taken for one that just did while it is
+// young, and at the first look after one that saw it before.
 
-// freshFor is how long after its start a process is given to execute.
-const freshFor = 2 * time.Second
+const (
+	// freshFor is how long after its start a process is given to execute.
+	freshFor = 2 * time.Second
+	// freshOfInit is the same for a child of PID 1. Until it executes it runs systemd's
+	// own code, and what it has are the host's sockets, sshd's among them: on a starved
+	// host they must not be lost.
+	freshOfInit = 30 * time.Second
+	// spareFor is how long one socket may be in processes that are that young, one
+	// after the other; spareAgain after which time without one that begins anew.
+	spareFor, spareAgain = 2 * freshFor, freshFor
+)
 
-// freshOfInit is the same for a child of PID 1. Until it executes it runs systemd's
-// own code, and what it has are the host's sockets, sshd's among them: on a starved
-// host they must not be lost.
-const freshOfInit = 30 * time.Second
-
-// An origin is what is known of where a process comes from.
+// An origin is where a process comes from.
 type origin struct {
-	// parent is 0 if it is in the cgroup of the process, below, or not known.
+	// parent is 0 if it is in the workload too, or not known.
 	parent int
-	// fresh says that the process may still have what its parent has.
-	fresh bool
+	// patience is how long what the parent has is left alone in the process: 0 if it
+	// has executed long ago.
+	patience time.Duration
+	// ours says that all it has is our own: our child that has not executed for sure.
+	ours bool
 }
 
-// originOf learns it. It is asked before anything is taken of the process: once that has
-// ended, its parent is not known. before has the processes that had not executed at the
-// last look; one that has not at this look is put into now.
-func (h *holder) originOf(before, now map[int]struct{}) origin {
+// originOf learns where the process comes from. It is asked before anything is taken of
+// it: once the process has ended, its parent is not known. root is the workload's
+// cgroup. before has the processes that had not executed at the last look; one that has
+// not at this look is put into now.
+func (h *holder) originOf(root string, before, now map[int]struct{}) origin {
 	age, parent, err := workload.AgeOf(h.pid)
 	if err != nil {
 		return origin{}
 	}
 	if at, err := os.ReadFile("/proc/" + strconv.Itoa(parent) + "/cgroup"); err != nil {
 		return origin{}
-	} else if path, err := workload.ParseProcCgroup(string(at)); err != nil || path == h.cgroup.Path() || strings.HasPrefix(path, h.cgroup.Path()+"/") {
+	} else if path, err := workload.ParseProcCgroup(string(at)); err != nil || path == root || strings.HasPrefix(path, root+"/") {
 		return origin{}
 	}
-	if inTime(age, parent) && !executed(h.pid, parent) {
+	o := origin{parent: parent}
+	unexecuted, sure := false, false
+	if inTime(age, parent) {
+		unexecuted, sure = notExecuted(h.pid, parent)
+	}
+	if unexecuted {
 		now[h.pid] = struct{}{}
-		return origin{parent: parent, fresh: true}
 	}
 	_, just := before[h.pid]
-	return origin{parent: parent, fresh: just || age <= freshFor}
+	switch {
+	case !unexecuted && !just && age > freshFor:
+	case unexecuted && sure:
+		o.ours = true
+	case unexecuted && parent == 1:
+		o.patience = freshOfInit
+	default:
+		o.patience = spareFor
+	}
+	return o
 }
 
 // inTime reports whether a process of that age may not have executed yet. Our own
-// children (the self-probe, commands of exec) take as long as the host lets them:
-// nobody else makes them wait.
+// children (the self-probe, commands of exec) take as long as the host lets them.
 func inTime(age time.Duration, parent int) bool {
 	return age <= freshFor || parent == os.Getpid() || parent == 1 && age <= freshOfInit
 }
 
-// executed reports whether a process has executed since its parent forked it, as far as
-// that can be told.
-func executed(pid, parent int) bool {
+// notExecuted reports whether a process has not executed since its parent forked it, and
+// whether that is sure: what it has then is a child's of our own.
+func notExecuted(pid, parent int) (unexecuted, sure bool) {
 	if parent == os.Getpid() {
 		// Go's children have their parent's memory until they execute (CLONE_VM), and
 		// never again. What they run tells less: a program can execute our file.
 		order, _, e := unix.Syscall6(unix.SYS_KCMP, uintptr(parent), uintptr(pid), kcmpVM, 0, 0, 0)
 		if e == 0 {
-			return order != 0
+			return order == 0, true
 		}
 	}
-	return !sameFile("/proc/"+strconv.Itoa(pid)+"/exe", "/proc/"+strconv.Itoa(parent)+"/exe")
+	return sameFile("/proc/"+strconv.Itoa(pid)+"/exe", "/proc/"+strconv.Itoa(parent)+"/exe"), false
 }
 
-// inherits reports whether a descriptor is one that a process has from its parent, and
-// has only until it executes. The parent is not in the workload, the descriptor is
-// closed on exec, and the parent has the same socket under the same number: one that
-// was received after the fork it does not have.
-func (h *holder) inherits(e entry) bool {
-	parent := h.origin.parent
-	if e.fd < 0 || parent == 0 || parent == os.Getpid() && e.fd == e.taken {
+// A claim is what the parent of a process has to do with a socket that it holds.
+type claim int
+
+const (
+	// none: the parent is in the workload, or has not got it.
+	none claim = iota
+	// parents: the process has it from its parent and has not executed, or just did.
+	parents
+	// lent: the process has it for longer, but it is PID 1's or our own, who must not
+	// lose it: the process is ended instead.
+	lent
+)
+
+// claim tells of a descriptor. What a process received after the fork its parent does
+// not have under the same number.
+func (l *look) claim(h *holder, e entry) claim {
+	if h.origin.ours {
+		return parents
+	}
+	if e.fd <= unix.Stderr || h.origin.parent == 0 {
+		return none
+	}
+	ours := h.origin.parent == os.Getpid()
+	if _, taken := l.s.taken[e.fd]; taken && ours || !has(h.origin.parent, e) {
+		return none
+	}
+	switch {
+	case ours && h.origin.patience > 0: // no process gets hold of what we have
+		return parents
+	case l.share.spares(e.inode, h.origin.patience):
+		return parents
+	case ours, h.origin.parent == 1:
+		return lent
+	}
+	return none
+}
+
+// sparesListener reports whether a listener is left alone that a child of ours may have
+// had, before it executed, because we had just taken it from another child.
+func (l *look) sparesListener(h *holder, e entry) bool {
+	return h.origin.parent == os.Getpid() && e.fd > unix.Stderr && l.share.spares(e.inode, h.origin.patience)
+}
+
+// A sparing is since when a socket was left alone, and when last.
+type sparing struct{ first, last time.Time }
+
+// spares reports whether a socket is left alone once more. A process can pass what it
+// has from its parent on to ever younger ones (CLONE_PARENT): that has an end.
+func (sh *share) spares(inode uint32, patience time.Duration) bool {
+	if patience == 0 {
 		return false
 	}
-	return has(parent, e) && h.closesOnExec(e)
+	now := time.Now()
+	s, known := sh.spared[inode]
+	if !known || now.Sub(s.last) > spareAgain {
+		s.first = now
+	}
+	s.last = now
+	sh.spared[inode] = s
+	return now.Sub(s.first) <= patience
 }
 
-// forked reports whether a descriptor is the parent's of a process that has not
-// executed yet, or just did.
-func (h *holder) forked(e entry) bool { return h.origin.fresh && h.inherits(e) }
-
-// lent reports whether a socket is also that of a process which must not lose it,
-// PID 1 or our own: then whoever has it in a workload is ended, and it stays.
-func (h *holder) lent(e entry) bool {
-	parent := h.origin.parent
-	return (parent == 1 || parent == os.Getpid()) && h.inherits(e)
+// forgetSpared drops what was left alone some time ago.
+func (sh *share) forgetSpared(now time.Time) {
+	for inode, s := range sh.spared {
+		if now.Sub(s.last) > spareAgain {
+			delete(sh.spared, inode)
+		}
+	}
 }
 
 // has reports whether a process has a socket under the number of e.
 func has(pid int, e entry) bool {
 	target, err := os.Readlink(threadFile(pid, pid, "fd/"+strconv.Itoa(e.fd)))
 	return err == nil && target == "socket:["+strconv.FormatUint(uint64(e.inode), 10)+"]"
-}
-
-// closesOnExec reports whether executing closes the descriptor, or has just done.
-func (h *holder) closesOnExec(e entry) bool {
-	data, err := os.ReadFile(threadFile(h.pid, e.tid, "fdinfo/"+strconv.Itoa(e.fd)))
-	if gone(err) {
-		// It has executed or ended since the descriptor was taken, which closed it. One that it
-		// has under another number is found at the next look.
-		return true
-	} else if err != nil {
-		return false
-	}
-	field := func(name string, base int) (uint64, bool) {
-		_, value, _ := strings.Cut(string(data), name+":")
-		value, _, _ = strings.Cut(value, "\n")
-		n, err := strconv.ParseUint(strings.TrimSpace(value), base, 64)
-		return n, err == nil
-	}
-	if inode, ok := field("ino", 10); ok && e.inode != 0 && inode != uint64(e.inode) {
-		return true // the same, and the number is another file's by now
-	}
-	flags, ok := field("flags", 8)
-	return ok && flags&unix.O_CLOEXEC != 0
 }
 
 // sameFile reports whether two paths lead to one file. No server of a file system is

@@ -5,68 +5,119 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/pkg/workload"
 )
 
-// TestForked: what a child has before it executes is its parent's, also if it
-// executed between the moments at which its descriptor was taken and looked at.
-func TestForked(t *testing.T) {
-	open := func(flags int) (fd int, inode uint32) {
+// newLookOf gives a look at a share without any process.
+func newLookOf(tree *workload.Tree, cg workload.Cgroup) *look {
+	return newLook(newShare(newSweeper(tree), Share{Root: cg}))
+}
+
+// TestClaim: what a child has before it executes is its parent's, and what PID 1 or we
+// have is never destroyed. One that was received is the process's own.
+func TestClaim(t *testing.T) {
+	tree, cg := newTree(t)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(pair[:])
+	// Both have it under the number lentAt.
+	outsider := startHolder(t, cg, pair[0]).Process.Pid
+	if err := unix.Dup3(pair[0], lentAt, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(lentAt)
+	var st unix.Stat_t
+	if err := unix.Fstat(lentAt, &st); err != nil {
+		t.Fatal(err)
+	}
+	own, inode := os.Getpid(), uint32(st.Ino)
+	for _, c := range []struct {
+		what   string
+		origin origin
+		e      entry
+		want   claim
+	}{
+		{"a child of ours that has not executed", origin{parent: own, ours: true}, entry{fd: lentAt, inode: inode}, parents},
+		{"what we do not have any more", origin{parent: own, ours: true}, entry{fd: lentAt, inode: inode + 1}, parents},
+		{"a child of ours that has just executed", origin{parent: own, patience: spareFor}, entry{fd: lentAt, inode: inode}, parents},
+		{"what we did not have any more then", origin{parent: own, patience: spareFor}, entry{fd: lentAt, inode: inode + 1}, none},
+		{"its standard input", origin{parent: own, patience: spareFor}, entry{fd: 0, inode: inode}, none},
+		{"a child of ours that has executed long ago", origin{parent: own}, entry{fd: lentAt, inode: inode}, lent},
+		{"of which we have another", origin{parent: own}, entry{fd: lentAt, inode: inode + 1}, none},
+		{"which we do not have", origin{parent: own}, entry{fd: 1 << 20, inode: inode}, none},
+		{"which we took from the child", origin{parent: own}, entry{fd: pair[0], inode: inode}, none},
+		{"somebody else's child", origin{parent: outsider, patience: spareFor}, entry{fd: lentAt, inode: inode}, parents},
+		{"which that does not have", origin{parent: outsider, patience: spareFor}, entry{fd: lentAt, inode: inode + 1}, none},
+		{"somebody else's child that has executed long ago", origin{parent: outsider}, entry{fd: lentAt, inode: inode}, none},
+		{"a child of nobody outside", origin{patience: spareFor}, entry{fd: lentAt, inode: inode}, none},
+		{"in a queue", origin{parent: own, patience: spareFor}, entry{fd: -1, inode: inode}, none},
+	} {
+		l := newLookOf(tree, cg)
+		l.s.taken[pair[0]] = struct{}{}
+		if got := l.claim(&holder{pid: 1 << 22, origin: c.origin}, c.e); got != c.want {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		what   string
+		origin origin
+		fd     int
+		want   bool
+	}{
+		{"a child of ours that has just executed", origin{parent: own, patience: spareFor}, 4, true},
+		{"its standard input", origin{parent: own, patience: spareFor}, 0, false},
+		{"a child of ours that has executed long ago", origin{parent: own}, 4, false},
+		{"somebody else's child", origin{parent: outsider, patience: spareFor}, 4, false},
+	} {
+		l := newLookOf(tree, cg)
+		if got := l.sparesListener(&holder{origin: c.origin}, entry{fd: c.fd, inode: inode}); got != c.want {
+			t.Errorf("a listener, %s: %v, want %v", c.what, got, c.want)
+		}
+	}
+}
+
+// TestSpared: a socket that is passed from child to child is left alone for a while
+// only, whoever has it; after a pause that begins anew.
+func TestSpared(t *testing.T) {
+	tree, cg := newTree(t)
+	const inode = 7
+	sh := newShare(newSweeper(tree), Share{Root: cg})
+	earlier := func(d time.Duration) {
+		s := sh.spared[inode]
+		sh.spared[inode] = sparing{s.first.Add(-d), s.last.Add(-d)}
+	}
+	check := func(when string, patience time.Duration, want bool) {
 		t.Helper()
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|flags, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { unix.Close(fd) })
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			t.Fatal(err)
-		}
-		return fd, uint32(st.Ino)
-	}
-	kept, keptInode := open(0)
-	closing, closingInode := open(unix.SOCK_CLOEXEC)
-	young, old, other := origin{parent: os.Getpid(), fresh: true}, origin{parent: os.Getpid()}, origin{parent: os.Getppid(), fresh: true}
-	for _, c := range []struct {
-		what         string
-		origin       origin
-		e            entry
-		forked, lent bool
-	}{
-		{"closed on exec", young, entry{fd: closing, inode: closingInode}, true, true},
-		{"kept over exec", young, entry{fd: kept, inode: keptInode}, false, false},
-		{"of which the parent has another", young, entry{fd: closing, inode: closingInode + 1}, false, false},
-		{"which the parent does not have", young, entry{fd: 1 << 20, inode: keptInode}, false, false},
-		{"which the parent took from the child", young, entry{fd: closing, inode: closingInode, taken: closing}, false, false},
-		{"a process that has executed long ago", old, entry{fd: closing, inode: closingInode}, false, true},
-		{"a child of somebody else, who has it not", other, entry{fd: closing, inode: closingInode}, false, false},
-		{"a child of nobody outside", origin{}, entry{fd: closing, inode: closingInode}, false, false},
-		{"in a queue", young, entry{fd: -1, inode: closingInode}, false, false},
-	} {
-		h := &holder{pid: os.Getpid(), origin: c.origin}
-		c.e.tid = os.Getpid()
-		if forked, lent := h.forked(c.e), h.lent(c.e); forked != c.forked || lent != c.lent {
-			t.Errorf("%s: forked %v, lent %v; want %v, %v", c.what, forked, lent, c.forked, c.lent)
+		if got := sh.spares(inode, patience); got != want {
+			t.Errorf("%s: %v, want %v", when, got, want)
 		}
 	}
+	check("of who has executed long ago", 0, false)
+	check("at first", spareFor, true)
 	for _, c := range []struct {
-		what string
-		e    entry
+		when string
 		want bool
-	}{
-		{"not there any more", entry{fd: 1 << 20, inode: keptInode}, true},
-		{"another file's number by now", entry{fd: kept, inode: keptInode + 1}, true},
-		{"kept", entry{fd: kept, inode: keptInode}, false},
-	} {
-		h := &holder{pid: os.Getpid()}
-		c.e.tid = os.Getpid()
-		if got := h.closesOnExec(c.e); got != c.want {
-			t.Errorf("%s: %v", c.what, got)
-		}
+	}{{"later", true}, {"later still", true}, {"for too long", false}} {
+		earlier(spareAgain - 100*time.Millisecond)
+		sh.forgetSpared(time.Now())
+		check(c.when, spareFor, c.want)
+	}
+	check("of a child of PID 1 that has not executed", freshOfInit, true)
+	earlier(spareAgain + 100*time.Millisecond)
+	check("after a pause", spareFor, true)
+	earlier(spareAgain + 100*time.Millisecond)
+	if sh.forgetSpared(time.Now()); len(sh.spared) > 0 {
+		t.Errorf("still known: %v", sh.spared)
 	}
 }
 
@@ -91,8 +142,8 @@ func TestInTime(t *testing.T) {
 	}
 }
 
-// TestOrigin: a child of ours that has executed, here our own file, is given until the
-// second look that sees it, or while it is young.
+// TestOrigin: a child of ours that has executed, here our own file, is given another
+// look where the last one saw it before that.
 func TestOrigin(t *testing.T) {
 	tree, cg := newTree(t)
 	pid := startHolder(t, cg).Process.Pid
@@ -101,29 +152,24 @@ func TestOrigin(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.close()
-	if !executed(pid, os.Getpid()) {
+	if unexecuted, sure := notExecuted(pid, os.Getpid()); unexecuted || !sure {
 		t.Error("it is taken for one that has not executed yet")
 	}
-	check := func(when string, before map[int]struct{}, fresh bool) {
+	check := func(when, root string, before map[int]struct{}, want origin) {
 		t.Helper()
 		now := make(map[int]struct{})
-		if got, want := h.originOf(before, now), (origin{parent: os.Getpid(), fresh: fresh}); got != want || len(now) > 0 {
+		if got := h.originOf(root, before, now); got != want || len(now) > 0 {
 			t.Errorf("%s: %+v, want %+v; not executed %v", when, got, want, now)
 		}
 	}
-	check("young", nil, true)
 	time.Sleep(freshFor)
-	check("had not executed at the last look", map[int]struct{}{pid: {}}, true)
-	check("for good", nil, false)
-
+	check("had not executed at the last look", cg.Path(), map[int]struct{}{pid: {}}, origin{parent: os.Getpid(), patience: spareFor})
+	check("for good", cg.Path(), nil, origin{parent: os.Getpid()})
 	self, err := tree.OfProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.cgroup = self
-	if got := h.originOf(nil, nil); got != (origin{}) {
-		t.Errorf("its parent is in the workload: %+v", got)
-	}
+	check("its parent is in the workload", self.Path(), nil, origin{})
 }
 
 // TestLent: who keeps what is our own beyond the time of its start is ended, and we
@@ -155,7 +201,7 @@ func TestLent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(found) != 1 || found[0].PID != uint32(c.Process.Pid) || found[0].Outcome != Ended || looks < 10 {
+	if len(found) != 1 || found[0].PID != uint32(c.Process.Pid) || found[0].Outcome != Ended {
 		t.Errorf("after %d looks: %+v", looks, found)
 	}
 	if err := c.Wait(); err == nil {
@@ -178,43 +224,54 @@ func TestChildrenCostNothing(t *testing.T) {
 	for range 20 {
 		listeners = append(listeners, listen(t))
 	}
-	end := time.Now().Add(3 * time.Second)
+	const children = 500
+	ended := make(chan struct{})
+	var busy sync.WaitGroup
+	var over atomic.Bool
 	for range runtime.NumCPU() {
-		go func() {
-			for time.Now().Before(end) {
+		busy.Go(func() {
+			for !over.Load() {
 			}
-		}()
+		})
 	}
-	started := make(chan int, 1)
-	go func() {
-		n := 0
-		for ; time.Now().Before(end); n++ {
+	busy.Go(func() {
+		defer close(ended)
+		defer over.Store(true)
+		for n := range children {
 			c := exec.Command("/bin/true")
 			c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 			if err := c.Run(); err != nil {
 				t.Errorf("child %d: %v", n, err)
-				break
+				return
 			}
 		}
-		started <- n
-	}()
+	})
 	s := New(Options{Tree: tree, Tagged: func(uint64) bool { return false }})
 	defer s.Close()
-	looks := 0
-	for ; time.Now().Before(end); looks++ {
+	looks, seen := 0, 0
+	for more := true; more; looks++ {
 		found, err := s.Sweep([]Share{{Root: cg}}, time.Second)
 		if err != nil || len(found) > 0 {
 			t.Errorf("look %d: %v, %v", looks, found, err)
+			break
+		}
+		if n, _ := s.Figures(); n > workCgroup {
+			seen++
+		}
+		select {
+		case <-ended:
+			more = false
+		default:
 		}
 	}
+	busy.Wait()
 	for _, l := range listeners {
 		answers(t, l)
 	}
-	if n := <-started; n < 100 || looks < 100 {
-		t.Errorf("%d children and %d looks, want at least 100 of each", n, looks)
-	} else {
-		t.Logf("%d children, %d looks", n, looks)
+	if seen == 0 {
+		t.Errorf("none of %d looks saw a child", looks)
 	}
+	t.Logf("%d looks, %d of them saw a child", looks, seen)
 }
 
 func listen(t *testing.T) net.Listener {

@@ -149,7 +149,7 @@ func TestPeekSlowFile(t *testing.T) {
 	}
 	unix.Close(file)
 	slow.holds.Store(true)
-	var sh share
+	sh := newShare(New(Options{}), Share{})
 	for i := range mostAside {
 		start := time.Now()
 		received, seen, whole := sh.peek(pair[1], len(fds))

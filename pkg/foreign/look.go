@@ -33,7 +33,8 @@ type look struct {
 	unexecuted map[int]struct{}
 	// holder is the process that is being looked at.
 	holder *holder
-	// ended says that one was not there any more, at the beginning or in between.
+	// ended says that a process or a descriptor was not there any more when it was
+	// looked at.
 	ended bool
 	// holders are all that were.
 	holders []*holder
@@ -110,8 +111,9 @@ func (l *look) process(cg workload.Cgroup, pid int) error {
 			errs = append(errs, fmt.Errorf("descriptor %d: %w", e.fd, err))
 		}
 	})
+	l.ended = l.ended || l.tables.lost
 	switch {
-	case gone(err), err == nil && l.spent == before: // a zombie has no descriptors
+	case gone(err), err == nil && l.spent == before: // who has no descriptors is ending, most likely
 		l.ended = true
 	case err != nil:
 		errs = append(errs, err)
@@ -126,7 +128,7 @@ func (l *look) hold(cg workload.Cgroup, pid int) (*holder, error) {
 		if err != nil {
 			return nil, err
 		}
-		h.origin = h.originOf(l.share.unexecuted, l.unexecuted)
+		h.origin = h.originOf(l.share.what.Root.Path(), l.share.unexecuted, l.unexecuted)
 		l.holder = h
 		l.holders = append(l.holders, h)
 	}
@@ -161,7 +163,7 @@ func (l *look) consider(cg workload.Cgroup, pid int, e entry) error {
 		return err
 	}
 	defer l.share.closeTaken(fd)
-	e.taken = fd
+	l.s.taken[fd] = struct{}{}
 	return l.judge(h, e, fd)
 }
 
@@ -279,11 +281,14 @@ func (l *look) judgeConnection(h *holder, e entry, fd int, kind string) error {
 			return nil // older than the tag: what it accepts can send nothing
 		}
 	}
-	switch {
-	case h.forked(e):
+	switch l.claim(h, e) {
+	case parents:
 		return nil
-	case h.lent(e):
+	case lent:
 		return l.end(h, e, kind, s)
+	}
+	if s.Listening() && l.sparesListener(h, e) {
+		return nil
 	}
 	h.describe() // while it lives: what it does about the loss is its own affair
 	derr := netns.Destroy(ns, s)
@@ -325,7 +330,7 @@ func (l *look) end(h *holder, e entry, kind string, s netns.Socket) error {
 		l.refused = kind
 		return nil
 	}
-	if h.forked(e) {
+	if l.claim(h, e) == parents {
 		return nil
 	}
 	h.describe()

@@ -104,10 +104,17 @@ func (l *look) judgeListed(u unresolved, s netns.Socket, ns *os.File) error {
 	switch {
 	case s.Protocol == unix.IPPROTO_RAW:
 		return l.end(u.holder, u.entry, "raw", s)
-	case s.Idle() || u.holder.forked(u.entry):
+	case s.Idle():
 		return nil
-	case u.holder.lent(u.entry):
+	}
+	switch l.claim(u.holder, u.entry) {
+	case parents:
+		return nil
+	case lent:
 		return l.end(u.holder, u.entry, kind, s)
+	}
+	if s.Listening() && l.sparesListener(u.holder, u.entry) {
+		return nil
 	}
 	u.holder.describe()
 	if err := netns.Destroy(ns, s); err != nil {

@@ -229,7 +229,7 @@ func TestCloseLingering(t *testing.T) {
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 60}); err != nil {
 		t.Fatal(err)
 	}
-	var sh share
+	sh := newShare(New(Options{}), Share{})
 	start := time.Now()
 	sh.closeTaken(fd)
 	if len(sh.lingering) != 1 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,8 @@ type share struct {
 	severed map[uint32]struct{}
 	// unexecuted are processes that had not executed at the last look.
 	unexecuted map[int]struct{}
+	// spared are sockets that were left alone lately (forked.go).
+	spared map[uint32]sparing
 	// err, beyond and took are of the last look that came to its end.
 	err    error
 	beyond bool
@@ -84,7 +87,7 @@ type share struct {
 }
 
 func newShare(s *Sweeper, what Share) *share {
-	return &share{s: s, what: what, before: make(map[uint32]bool), now: make(map[uint32]bool), most: MaxCgroups}
+	return &share{s: s, what: what, before: make(map[uint32]bool), now: make(map[uint32]bool), spared: make(map[uint32]sparing), most: MaxCgroups}
 }
 
 // turn looks on for a while and reports whether the look has ended.
@@ -199,7 +202,13 @@ func (l *look) cgroup(cg workload.Cgroup, below bool) ([]workload.Cgroup, error)
 		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a threaded cgroup: its processes are the domain's
 			return nil, err
 		}
+		if err := l.step(len(pids) / workProcess); errors.Is(err, errStopped) {
+			return nil, err
+		}
 		l.ended = false
+		if round > 0 {
+			slices.Reverse(pids) // the newest first: it may not be there for long
+		}
 		if err := l.processes(cg, pids, looked); err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -15,8 +16,8 @@ import (
 	"sallyport/pkg/workload"
 )
 
-// holderEnv makes the test binary a workload: it has some sockets and waits. What it
-// inherits first it has at lentAt, closed on exec.
+// holderEnv makes the test binary a workload: it has some sockets and waits. It says
+// how many descriptors are inherited, the first of which is moved to lentAt.
 const (
 	holderEnv = "FOREIGN_TEST_HOLDER"
 	lentAt    = 200
@@ -29,7 +30,10 @@ func TestMain(m *testing.M) {
 				panic(err)
 			}
 		}
-		if unix.Dup3(3, lentAt, unix.O_CLOEXEC) == nil {
+		if os.Getenv(holderEnv) != "0" {
+			if err := unix.Dup3(3, lentAt, unix.O_CLOEXEC); err != nil {
+				panic(err)
+			}
 			unix.Close(3)
 		}
 		fmt.Println("ready")
@@ -78,7 +82,7 @@ func startHolder(tb testing.TB, cg workload.Cgroup, fds ...int) *exec.Cmd {
 	}
 	defer dir.Close()
 	c := exec.Command(os.Args[0])
-	c.Env = append(os.Environ(), holderEnv+"=1")
+	c.Env = append(os.Environ(), holderEnv+"="+strconv.Itoa(len(fds)))
 	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	for _, fd := range fds {
 		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)

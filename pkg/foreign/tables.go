@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"unsafe"
@@ -23,6 +25,8 @@ type tables struct {
 	// Processes can share one (clone(2) with CLONE_FILES alone), and reading it for
 	// each would take as many times as long.
 	large []int
+	// lost says that a descriptor of the process was closed while its tables were read.
+	lost bool
 	// reading is the table that is being read.
 	reading struct {
 		pid, tid int
@@ -40,7 +44,6 @@ type entry struct {
 	tid, fd int
 	inode   uint32 // of a socket
 	ring    bool   // an io_uring instead
-	taken   int    // what it is in our own table while it is judged
 }
 
 // Of linux/kcmp.h: KCMP_VM and KCMP_FILES.
@@ -61,7 +64,7 @@ func (t *tables) of(pid int, step func(int) error, f func(entry)) error {
 	if err := t.listThreads(pid); err != nil {
 		return err
 	}
-	t.apart = t.apart[:0]
+	t.apart, t.lost = t.apart[:0], false
 	var errs []error
 	for _, tid := range t.threads {
 		if len(t.threads) > 1 {
@@ -132,11 +135,15 @@ func (t *tables) table(pid, tid int, step func(int) error, f func(entry)) error 
 			return nil
 		}
 	}
-	n := 0
-	return t.each(dir, func(name []byte) error {
+	n, start := 0, startOf(int(st.Size))
+	from, to := start, math.MaxInt
+	read := func(name []byte) error {
 		fd, ok := number(name)
-		if !ok {
+		if !ok || fd < from {
 			return nil
+		}
+		if fd >= to {
+			return errPassed
 		}
 		if err := step(1); err != nil {
 			return err
@@ -148,6 +155,7 @@ func (t *tables) table(pid, tid int, step func(int) error, f func(entry)) error 
 		n, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(unsafe.SliceData(name))), uintptr(unsafe.Pointer(&t.link[0])), uintptr(len(t.link)), 0, 0)
 		if e != 0 {
 			if gone(e) {
+				t.lost = true
 				return nil
 			}
 			return e
@@ -159,7 +167,40 @@ func (t *tables) table(pid, tid int, step func(int) error, f func(entry)) error 
 			f(entry{tid: tid, fd: fd, ring: true})
 		}
 		return nil
-	})
+	}
+	if start == 0 {
+		return t.each(dir, read)
+	}
+	if err := t.eachFrom(dir, start, read); err != nil {
+		return err
+	}
+	from, to = 0, start
+	if err := t.eachFrom(dir, 0, read); !errors.Is(err, errPassed) {
+		return err
+	}
+	return nil
+}
+
+// errPassed ends the reading of a table's first part.
+var errPassed = errors.New("the second part was read before")
+
+// startOf gives the number to begin with in a table of so many descriptors: half of the
+// time not the first. A process that lives for less than it takes to read all of its
+// table, and then has a child with the same, must not know what is read last.
+func startOf(descriptors int) int {
+	if descriptors < 2 || rand.IntN(2) == 0 {
+		return 0
+	}
+	return rand.IntN(descriptors)
+}
+
+// eachFrom is each for the numbers from one on: proc(5) has fd N at N + 2, behind the
+// directory itself and its parent.
+func (t *tables) eachFrom(dir, number int, f func(name []byte) error) error {
+	if _, err := unix.Seek(dir, int64(number)+2, unix.SEEK_SET); err != nil {
+		return err
+	}
+	return t.each(dir, f)
 }
 
 // errReadBefore ends the reading of a table that was read by another thread's name.

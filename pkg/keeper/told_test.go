@@ -55,9 +55,19 @@ func TestReadyIsTold(t *testing.T) {
 	tell := func(ready bool) {
 		t.Helper()
 		k.prodReport()
-		if h := <-got; h.Ready != ready {
-			t.Errorf("the worker was told ready %v, want %v", h.Ready, ready)
+		select {
+		case h := <-got:
+			if h.Ready != ready {
+				t.Errorf("the worker was told ready %v, want %v", h.Ready, ready)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the worker was not told")
 		}
+	}
+	prove := func(with *process) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.proven = with
 	}
 	tell(false)
 	tell(false)
@@ -65,16 +75,22 @@ func TestReadyIsTold(t *testing.T) {
 		t.Error("it says that it is ready without a proof")
 	}
 	refuses.Store(true)
-	k.mu.Lock()
-	k.proven = p
-	k.mu.Unlock()
+	prove(p)
 	close(k.ready)
 	tell(true)
 	tell(true)
 	if told() {
 		t.Error("it says that it is ready before a worker knows")
 	}
+	prove(nil) // a worker that came since
+	tell(false)
 	refuses.Store(false)
+	tell(false)
+	tell(false)
+	if told() {
+		t.Error("it says that it is ready where only a worker before was proven")
+	}
+	prove(p)
 	tell(true)
 	select {
 	case <-k.Ready():

@@ -88,8 +88,7 @@ func (k *Keeper) reportLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-k.reports:
-			proven := k.isReady() // before it is told
-			if k.report() && proven {
+			if k.report() {
 				k.toldOnce.Do(func() { close(k.told) })
 			}
 		}
@@ -231,8 +230,8 @@ func (k *Keeper) healthArgs() protocol.HealthArgs {
 }
 
 // report tells the worker, which serves status and metrics and records the
-// notes. What it did not take stays for the next time. It reports whether there is one
-// that took it.
+// notes. What it did not take stays for the next time. It reports whether one has taken
+// that all is ready.
 func (k *Keeper) report() bool {
 	k.reporting.Lock()
 	defer k.reporting.Unlock()
@@ -260,5 +259,5 @@ func (k *Keeper) report() bool {
 	k.health.notes = slices.Delete(k.health.notes, 0, taken)
 	k.health.lost -= lost
 	k.health.mu.Unlock()
-	return true
+	return h.Ready
 }
