@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/pkg/netns"
 	"sallyport/pkg/workload"
 )
 
@@ -141,6 +142,18 @@ func (l *look) claim(h *holder, e entry) claim {
 // had, before it executed, because we had just taken it from another child.
 func (l *look) sparesListener(h *holder, e entry) bool {
 	return h.origin.parent == os.Getpid() && e.fd > unix.Stderr && l.share.spares(e.inode, h.origin.patience)
+}
+
+// stays reports whether a connection or listener is not to be destroyed, and ends the
+// process where it is not the process's to keep.
+func (l *look) stays(h *holder, e entry, kind string, s netns.Socket) (bool, error) {
+	switch l.claim(h, e) {
+	case parents:
+		return true, nil
+	case lent:
+		return true, l.end(h, e, kind, s)
+	}
+	return s.Listening() && l.sparesListener(h, e), nil
 }
 
 // A sparing is since when a socket was left alone, and when last.

@@ -281,14 +281,8 @@ func (l *look) judgeConnection(h *holder, e entry, fd int, kind string) error {
 			return nil // older than the tag: what it accepts can send nothing
 		}
 	}
-	switch l.claim(h, e) {
-	case parents:
-		return nil
-	case lent:
-		return l.end(h, e, kind, s)
-	}
-	if s.Listening() && l.sparesListener(h, e) {
-		return nil
+	if stays, err := l.stays(h, e, kind, s); stays {
+		return err
 	}
 	h.describe() // while it lives: what it does about the loss is its own affair
 	derr := netns.Destroy(ns, s)

@@ -107,14 +107,8 @@ func (l *look) judgeListed(u unresolved, s netns.Socket, ns *os.File) error {
 	case s.Idle():
 		return nil
 	}
-	switch l.claim(u.holder, u.entry) {
-	case parents:
-		return nil
-	case lent:
-		return l.end(u.holder, u.entry, kind, s)
-	}
-	if s.Listening() && l.sparesListener(u.holder, u.entry) {
-		return nil
+	if stays, err := l.stays(u.holder, u.entry, kind, s); stays {
+		return err
 	}
 	u.holder.describe()
 	if err := netns.Destroy(ns, s); err != nil {
