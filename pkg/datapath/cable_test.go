@@ -1,11 +1,10 @@
 package datapath_test
 
 import (
-	"encoding/binary"
-	"fmt"
+	"errors"
 	"net/netip"
 	"os"
-	"sync/atomic"
+	"strings"
 	"testing"
 
 	"sallyport/test/outside"
@@ -70,75 +69,36 @@ func (w *world) cable() {
 			return nil
 		})
 	}
+	if err == nil {
+		near, far := outside.End{Namespace: w.inside, Interface: "cable0"}, outside.End{Namespace: w.outside, Interface: "cable1"}
+		err = errors.Join(outside.Acquaint(near, far, outside4, outside6), outside.Acquaint(far, near, inside4, inside6))
+	}
 	if err != nil {
 		w.t.Fatalf("cable: %v", err)
 	}
+	w.wire = outside.Tap(w.t, w.outside, "cable1", netip.AddrPortFrom(outside4, canaryPort).String())
 }
 
-// sniff counts the TCP and UDP packets that come out of the cable.
-func (w *world) sniff() {
-	var fd int
-	err := outside.In(w.outside, func() (err error) {
-		link, err := netlink.LinkByName("cable1")
-		if err != nil {
-			return err
+// canaryPort is one that no test uses: packets to it are the wire's own.
+const canaryPort = 65535
+
+// left gives the TCP and UDP packets that came out of the cable since the last call.
+func (w *world) left() (packets []string) {
+	w.t.Helper()
+	for _, p := range w.wire.Packets(w.inside) {
+		transport := strings.HasPrefix(p.Text, "tcp") || strings.HasPrefix(p.Text, "udp")
+		// A routing header is as good as the transport.
+		if transport || strings.Contains(p.Text, " by a routing header ") {
+			packets = append(packets, p.Text)
 		}
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index})
-	})
-	if err != nil {
-		w.t.Fatalf("sniffer: %v", err)
 	}
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
-	var stop atomic.Bool
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 2048)
-		for !stop.Load() {
-			n, from, err := unix.Recvfrom(fd, buf, 0)
-			if err != nil {
-				continue
-			}
-			ll, ok := from.(*unix.SockaddrLinklayer)
-			if !ok || ll.Pkttype == unix.PACKET_OUTGOING || n < 28 {
-				continue
-			}
-			proto, header := buf[9], 20
-			if buf[0]>>4 == 6 {
-				// A routing header is as good as the transport.
-				proto, header = buf[6], 40
-				if proto == unix.IPPROTO_ROUTING {
-					proto, header = unix.IPPROTO_TCP, n
-				}
-			}
-			// A bare RST is the kernel's answer for a socket that is gone. To a packet
-			// for one of the host's own global IPv6 addresses it answers through that
-			// address's interface, also from loopback (net/ipv6/tcp_ipv6.c).
-			if proto == unix.IPPROTO_TCP && n == header+20 && buf[header+13]&4 != 0 {
-				continue
-			}
-			if proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP {
-				w.leaked.Add(1)
-				w.mu.Lock()
-				w.leaks = append(w.leaks, fmt.Sprintf("%x", buf[:min(n, 80)]))
-				w.mu.Unlock()
-			}
-		}
-	}()
-	w.t.Cleanup(func() { stop.Store(true); <-done; unix.Close(fd) })
+	return packets
 }
 
-// sealed fails if anything came out of the cable.
+// sealed fails if anything came out of the cable since the last look.
 func (w *world) sealed() {
 	w.t.Helper()
-	if n := w.leaked.Load(); n != 0 {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.t.Errorf("%d packets of the workload came out of the cable: %v", n, w.leaks)
+	if left := w.left(); len(left) != 0 {
+		w.t.Errorf("%d packets of the workload came out of the cable: %q", len(left), left)
 	}
 }

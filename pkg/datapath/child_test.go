@@ -90,7 +90,9 @@ func (w *world) spawnIn(ns *os.File, cgroup string, change ...func(*exec.Cmd)) *
 	}
 	defer dir.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	// A call with a limit in time ends with EINTR at any signal (signal(7)), also at
+	// those by which Go preempts.
+	cmd.Env = append(os.Environ(), childEnv+"=1", "GODEBUG=asyncpreemptoff=1")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	for _, c := range change {

@@ -49,12 +49,11 @@ type world struct {
 	dns4, dns6 *net.UDPConn
 	probe      *net.TCPListener
 
-	leaked atomic.Int64 // TCP and UDP packets seen at the far end
+	wire *outside.Wire // the far end of the cable
 
 	mu       sync.Mutex
 	accepted []accepted
 	events   []datapath.Event
-	leaks    []string // beginnings of leaked packets
 	changed  chan struct{}
 
 	stopEvents func()
@@ -129,7 +128,6 @@ func newWorld(t testing.TB, change ...func(*datapath.Options)) *world {
 			t.Errorf("unload: %v", err)
 		}
 	})
-	w.sniff()
 	w.listen()
 	w.openReader()
 	w.watch()

@@ -2,8 +2,8 @@ package guard
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -107,36 +107,13 @@ func join(t testing.TB, host, far *os.File) world {
 			return ready
 		})
 	}
-	acquaint(t, w.host, w.outside, there4, there6)
-	acquaint(t, w.outside, w.host, here4, here6)
+	// Nobody answers a question with a loopback address: neither a frame that should
+	// not be there nor one behind it would be seen.
+	here, there := outside.End{Namespace: w.host, Interface: "eth0"}, outside.End{Namespace: w.outside, Interface: "eth0"}
+	if err := errors.Join(outside.Acquaint(here, there, there4, there6), outside.Acquaint(there, here, here4, here6)); err != nil {
+		t.Fatal(err)
+	}
 	return w
-}
-
-// acquaint tells a namespace the hardware address of the far end for good. What comes
-// out would else wait for an answer, and nobody answers a question with a loopback
-// address: neither a frame that should not be there nor one behind it would be seen.
-func acquaint(t testing.TB, ns, far *os.File, addrs ...netip.Addr) {
-	t.Helper()
-	var hardware net.HardwareAddr
-	do(t, far, func() error {
-		link, err := netlink.LinkByName("eth0")
-		if err == nil {
-			hardware = link.Attrs().HardwareAddr
-		}
-		return err
-	})
-	do(t, ns, func() error {
-		link, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: hardware}); err != nil {
-				return fmt.Errorf("neighbour %s: %w", a, err)
-			}
-		}
-		return nil
-	})
 }
 
 // cgroup2 finds the mount of cgroup2.
