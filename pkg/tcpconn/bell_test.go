@@ -24,24 +24,18 @@ func TestBellIsFair(t *testing.T) {
 			}
 		})
 	}
-	least := func() int64 {
-		all := make([]int64, flows)
+	defer wg.Wait()
+	defer stop.Store(true)
+	var all [flows]int64
+	// Where the host gives a processor to somebody else, what is queued on it waits
+	// for some milliseconds: in the long run it evens out.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		for i := range turns {
 			all[i] = turns[i].Load()
 		}
-		return slices.Min(all)
+		if low, high := slices.Min(all[:]), slices.Max(all[:]); low >= 50 && high <= 20*low {
+			return
+		}
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for least() < 50 && time.Now().Before(deadline) {
-		time.Sleep(5 * time.Millisecond)
-	}
-	stop.Store(true)
-	wg.Wait()
-	all := make([]int64, flows)
-	for i := range turns {
-		all[i] = turns[i].Load()
-	}
-	if low, high := slices.Min(all), slices.Max(all); low < 50 || high > 20*low {
-		t.Errorf("between %d and %d turns", low, high)
-	}
+	t.Errorf("turns: %d", all)
 }
