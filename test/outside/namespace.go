@@ -50,3 +50,26 @@ func onThread(f func() error) (err error) {
 	<-done
 	return err
 }
+
+// onEachCPU runs f once on each processor that the thread may run on, which stays on
+// the last: it is one of onThread's.
+func onEachCPU(f func() error) error {
+	var may unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return os.NewSyscallError("sched_getaffinity", err)
+	}
+	for cpu := range len(may) * 64 {
+		if !may.IsSet(cpu) {
+			continue
+		}
+		var one unix.CPUSet
+		one.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			return os.NewSyscallError("sched_setaffinity", err)
+		}
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -20,9 +20,9 @@ type Wire struct {
 
 	mu   sync.Mutex
 	seen []Packet
-	// canaries counts the packets with which the test itself asks whether all
-	// before them have been seen.
-	canaries int
+	// canaries are the source ports of the packets with which the test itself asks
+	// whether all before them have been seen, and which have been.
+	canaries map[int]bool
 }
 
 // A Packet is described in a line. Its source port is 0 where it has none.
@@ -35,7 +35,7 @@ type Packet struct {
 // canary is an address and UDP port there on which nothing listens.
 func Tap(t testing.TB, far *os.File, name, canary string) *Wire {
 	t.Helper()
-	w := &Wire{t: t, canary: canary}
+	w := &Wire{t: t, canary: canary, canaries: make(map[int]bool)}
 	fd := -1
 	err := In(far, func() (err error) {
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
@@ -81,7 +81,7 @@ func (w *Wire) note(p Packet) {
 	switch {
 	case p.Text == "":
 	case strings.HasSuffix(p.Text, "> "+w.canary):
-		w.canaries++
+		w.canaries[p.Source] = true
 	default:
 		w.seen = append(w.seen, p)
 	}
@@ -91,22 +91,32 @@ func (w *Wire) note(p Packet) {
 // are among them. near is the host's namespace.
 func (w *Wire) Packets(near *os.File) []Packet {
 	w.t.Helper()
-	w.mu.Lock()
-	want := w.canaries + 1
-	w.mu.Unlock()
-	err := In(near, func() error {
-		c, err := net.Dial("udp4", w.canary)
-		if err != nil {
-			return err
+	var canaries []*net.UDPConn
+	defer func() {
+		for _, c := range canaries {
+			c.Close()
 		}
-		defer c.Close()
-		_, err = c.Write([]byte("canary"))
-		return err
+	}()
+	// A packet waits in the backlog of the processor on which it was sent (net/core/dev.c,
+	// enqueue_to_backlog): what is behind it has to be sent there, too.
+	err := In(near, func() error {
+		return onEachCPU(func() error {
+			c, err := net.Dial("udp4", w.canary)
+			if err != nil {
+				return err
+			}
+			canaries = append(canaries, c.(*net.UDPConn))
+			w.mu.Lock()
+			delete(w.canaries, port(c))
+			w.mu.Unlock()
+			_, err = c.Write([]byte("canary"))
+			return err
+		})
 	})
 	if err != nil {
 		w.t.Errorf("canary: %v", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); !w.sees(want); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !w.sees(canaries); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatal("the wire does not show the packet behind all others")
 		}
@@ -118,8 +128,16 @@ func (w *Wire) Packets(near *os.File) []Packet {
 	return seen
 }
 
-func (w *Wire) sees(canaries int) bool {
+// sees reports whether the packets of all these sockets have been seen.
+func (w *Wire) sees(canaries []*net.UDPConn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.canaries >= canaries
+	for _, c := range canaries {
+		if !w.canaries[port(c)] {
+			return false
+		}
+	}
+	return true
 }
+
+func port(c net.Conn) int { return c.LocalAddr().(*net.UDPAddr).Port }
