@@ -29,8 +29,10 @@ const (
 	pingInterval = 50 * time.Millisecond
 	// pingTimeout is how long it may take to answer. It is then killed.
 	pingTimeout = 10 * time.Second
-	// yieldTimeout bounds giving up the listeners; longer than the worker needs.
-	yieldTimeout = 3 * time.Second
+	// yieldTimeout bounds giving up the listeners: longer than the worker needs where
+	// it has a tenth of a processor, shorter than the unit's TimeoutStopSec=. What a
+	// worker had accepted is lost with it when it is killed.
+	yieldTimeout = 8 * time.Second
 	// exitTimeout is how long a worker may live on that has closed its connection to
 	// us unasked: nobody could ask it for its listeners any more.
 	exitTimeout = time.Second
