@@ -42,7 +42,7 @@ func (d *Datapath) Others(cgroup string) ([]Other, error) {
 		if h.attach == ebpf.AttachCGroupInetEgress {
 			continue
 		}
-		found, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.attach, QueryFlags: queryEffective})
+		found, err := programsAt(dir, h.attach)
 		if err != nil {
 			return nil, fmt.Errorf("datapath: programs at %s of %s: %w", h.name, cgroup, err)
 		}
@@ -57,6 +57,18 @@ func (d *Datapath) Others(cgroup string) ([]Other, error) {
 		}
 	}
 	return all, nil
+}
+
+// programsAt asks for the number of programs and then for as many. One that is attached
+// in between, also far above, is one too many (ENOSPC).
+func programsAt(cgroup *os.File, at ebpf.AttachType) (*link.QueryResult, error) {
+	const tries = 100
+	for n := 1; ; n++ {
+		found, err := link.QueryPrograms(link.QueryOptions{Target: int(cgroup.Fd()), Attach: at, QueryFlags: queryEffective})
+		if !errors.Is(err, unix.ENOSPC) || n == tries {
+			return found, err
+		}
+	}
 }
 
 // known gives a program's name, and whether it is one of ours: of this instance,

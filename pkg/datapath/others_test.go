@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -61,6 +63,42 @@ func TestOthers(t *testing.T) {
 		}
 		if others, err := w.d.Others(c.seen); err != nil || len(others) != 0 {
 			t.Errorf("after: %v, %v", others, err)
+		}
+	}
+}
+
+// TestOthersComeAndGo: programs that are attached while somebody looks do not keep him
+// from seeing the rest.
+func TestOthersComeAndGo(t *testing.T) {
+	w := newWorld(t)
+	tagged := w.workload("others")
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "stranger", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	var over atomic.Bool
+	var comes sync.WaitGroup
+	comes.Go(func() {
+		for !over.Load() {
+			l, err := link.AttachCgroup(link.CgroupOptions{Path: tagged, Attach: ebpf.AttachCGroupInet4Connect, Program: program})
+			if err == nil {
+				err = l.Close()
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	defer comes.Wait()
+	defer over.Store(true)
+	for range 5000 {
+		if _, err := w.d.Others(tagged); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
