@@ -51,8 +51,8 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 		return fmt.Errorf("datapath: ring buffer: %w", err)
 	}
 	defer reader.Close()
-	// A deadline in the past wakes the reader; it then sees that the context ended.
-	stop := context.AfterFunc(ctx, func() { reader.SetDeadline(time.Unix(1, 0)) })
+	// Who waits holds the reader's lock, so that a new deadline would come too late.
+	stop := context.AfterFunc(ctx, func() { _ = reader.Flush() })
 	defer stop()
 
 	t := refusalTeller{d: d, tell: f, told: make(map[bpf.SallyportSpRefusalKey]uint64)}
@@ -69,11 +69,8 @@ func (d *Datapath) Events(ctx context.Context, f func(Event)) error {
 			next = now.Add(refusalPeriod)
 		}
 		reader.SetDeadline(next)
-		if ctx.Err() != nil {
-			break
-		}
 		err := reader.ReadInto(&record)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
 			continue
 		}
 		if err != nil {
