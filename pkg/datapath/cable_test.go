@@ -43,7 +43,9 @@ func (w *world) cable() {
 			return err
 		}
 		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: "cable0"},
+			// With another number than its peer's the carrier is urgent, not once a
+			// second's (linkwatch_urgent_event).
+			LinkAttrs:     netlink.LinkAttrs{Name: "cable0", Index: 7},
 			PeerName:      "cable1",
 			PeerNamespace: netlink.NsFd(w.outside.Fd()),
 		})
@@ -71,7 +73,8 @@ func (w *world) cable() {
 	}
 	if err == nil {
 		near, far := outside.End{Namespace: w.inside, Interface: "cable0"}, outside.End{Namespace: w.outside, Interface: "cable1"}
-		err = errors.Join(outside.Acquaint(near, far, outside4, outside6), outside.Acquaint(far, near, inside4, inside6))
+		err = errors.Join(outside.Acquaint(near, far, outside4, outside6), outside.Acquaint(far, near, inside4, inside6),
+			outside.Ready(near, inside4, inside6), outside.Ready(far, outside4, outside6))
 	}
 	if err != nil {
 		w.t.Fatalf("cable: %v", err)

@@ -163,6 +163,21 @@ func (c *child) tcp(family int) int {
 	return c.must(call{Op: "socket", Family: family, Type: unix.SOCK_STREAM}).Value
 }
 
+// hurry has connect and send on a TCP socket give up soon: nobody may answer them.
+func (c *child) hurry(fd int) {
+	c.t.Helper()
+	half := binary.NativeEndian.AppendUint64(make([]byte, 8), 500_000) // struct timeval
+	c.must(call{Op: "setsockopt", FD: fd, Level: unix.SOL_SOCKET, Option: unix.SO_SNDTIMEO, Value: half})
+}
+
+// abort closes a TCP socket for good: it says nothing again later, when another one is
+// looked at.
+func (c *child) abort(fd int) {
+	c.t.Helper()
+	c.must(call{Op: "setsockopt", FD: fd, Level: unix.SOL_SOCKET, Option: unix.SO_LINGER, Value: []byte{1, 0, 0, 0, 0, 0, 0, 0}})
+	c.must(call{Op: "close", FD: fd})
+}
+
 func (c *child) udp(family int) int {
 	c.t.Helper()
 	return c.must(call{Op: "socket", Family: family, Type: unix.SOCK_DGRAM}).Value
@@ -198,10 +213,10 @@ func perform(k call, r *reply) (err error) {
 		r.Value, err = unix.Socket(k.Family, k.Type|unix.SOCK_CLOEXEC, k.Protocol)
 		if err == nil && k.Type == unix.SOCK_STREAM {
 			// A test that hangs tells less than one that fails.
-			_ = unix.SetsockoptTimeval(r.Value, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 1})
+			_ = unix.SetsockoptTimeval(r.Value, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 30})
 		}
 		if err == nil && k.Type != unix.SOCK_RAW {
-			_ = unix.SetsockoptTimeval(r.Value, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
+			_ = unix.SetsockoptTimeval(r.Value, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30})
 		}
 	case "connect":
 		sa := sockaddr(k.FD, k.Addr)

@@ -170,9 +170,7 @@ func TestDirectUDP(t *testing.T) {
 	if o.data() != "12345678123456781234567812345678" {
 		t.Errorf("the origin received %q", o.data())
 	}
-	if n := w.resource("bpf_places"); n != 0 {
-		t.Errorf("%d places held", n)
-	}
+	w.await("no place held", func() bool { return w.resource("bpf_places") == 0 })
 }
 
 func TestDirectRulesAreChecked(t *testing.T) {

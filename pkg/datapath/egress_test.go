@@ -119,9 +119,10 @@ func tricks(cable uint32) (all []trick) {
 			}
 			all = append(all, trick{opt.name + order + ", tcp", func(c *child) {
 				fd := c.tcp(opt.family)
-				defer c.must(call{Op: "close", FD: fd})
+				defer c.abort(fd)
 				c.must(call{Op: "bind", FD: fd, Addr: near[opt.family]})
 				if early {
+					c.hurry(fd)
 					set(c, fd)
 					_ = c.do(call{Op: "connect", FD: fd, Addr: farTCP[opt.family]})
 				} else {
@@ -177,7 +178,7 @@ func tricks(cable uint32) (all []trick) {
 			c.must(call{Op: "bind", FD: fd, Addr: near[a.family]})
 			c.must(call{Op: "connect", FD: fd, Addr: farTCP[a.family]})
 			_ = c.do(call{Op: "send", FD: fd, Data: "tcp", Control: a.data, Flags: unix.MSG_NOSIGNAL})
-			c.must(call{Op: "close", FD: fd})
+			c.abort(fd)
 		}})
 	}
 	return all

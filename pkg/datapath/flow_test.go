@@ -42,7 +42,7 @@ func TestSourcePortReuse(t *testing.T) {
 	connect := func(c *child, dst, data string) {
 		fd := c.tcp(unix.AF_INET)
 		c.must(call{Op: "setsockopt", FD: fd, Level: unix.SOL_SOCKET, Option: unix.SO_REUSEADDR, Value: []byte{1, 0, 0, 0}})
-		c.must(call{Op: "bind", FD: fd, Addr: "127.0.0.1:40404"})
+		c.must(call{Op: "bind", FD: fd, Addr: "127.0.0.1:20404"})
 		c.must(call{Op: "connect", FD: fd, Addr: dst})
 		c.must(call{Op: "send", FD: fd, Data: data})
 		c.must(call{Op: "setsockopt", FD: fd, Level: unix.SOL_SOCKET, Option: unix.SO_LINGER, Value: reset})

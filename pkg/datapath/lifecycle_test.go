@@ -116,6 +116,7 @@ func TestDetachedProgramsLeadNowhere(t *testing.T) {
 			detachLink(t, w, group, name)
 			c := w.spawn(group)
 			fd := c.tcp(unix.AF_INET)
+			c.hurry(fd)
 			_ = c.do(call{Op: "connect", FD: fd, Addr: "203.0.113.1:443"})
 			_ = c.do(call{Op: "send", FD: fd, Data: "x", Flags: unix.MSG_NOSIGNAL | unix.MSG_DONTWAIT})
 			udp := c.udp(unix.AF_INET)

@@ -138,20 +138,20 @@ func TestAskerIsNotBelievedForever(t *testing.T) {
 	w := newWorld(t)
 	c := w.spawn(w.workload("a"))
 	fd := c.udp(unix.AF_INET)
-	c.must(call{Op: "bind", FD: fd, Addr: "127.0.0.1:41414"})
+	c.must(call{Op: "bind", FD: fd, Addr: "127.0.0.1:21414"})
 	c.must(call{Op: "sendto", FD: fd, Addr: "203.0.113.1:53", Data: "x"})
 	if a := w.acceptedAs("x"); a.err != nil {
 		t.Fatal(a.err)
 	}
-	src := netip.MustParseAddrPort("127.0.0.1:41414")
+	src := netip.MustParseAddrPort("127.0.0.1:21414")
 	for _, tt := range []struct {
 		name  string
 		netns uint64
 		src   netip.AddrPort
 	}{
 		{"another namespace", w.netns + 1, src},
-		{"another port", w.netns, netip.AddrPortFrom(src.Addr(), 41415)},
-		{"another address", w.netns, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), 41414)},
+		{"another port", w.netns, netip.AddrPortFrom(src.Addr(), 21415)},
+		{"another address", w.netns, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), 21414)},
 	} {
 		if f, err := w.reader.Asker(tt.netns, tt.src); err != origin.ErrNoFlow {
 			t.Errorf("%s: %+v, %v; want ErrNoFlow", tt.name, f, err)

@@ -180,14 +180,11 @@ func (w *world) wake() {
 // await polls a condition, under w.mu, until it holds.
 func (w *world) await(what string, cond func() bool) {
 	w.t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		w.mu.Lock()
-		ok := cond()
-		w.mu.Unlock()
-		if ok {
+		if w.holds(cond) {
 			return
 		}
 		select {
@@ -199,6 +196,12 @@ func (w *world) await(what string, cond func() bool) {
 			w.t.Fatalf("timed out waiting for %s\naccepted: %+v\nevents: %+v", what, w.accepted, w.events)
 		}
 	}
+}
+
+func (w *world) holds(cond func() bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock() // also where cond ends the test
+	return cond()
 }
 
 // event waits for an event that fits and gives it.
@@ -250,7 +253,7 @@ func (w *world) cgroup(name string) string {
 	}
 	w.t.Cleanup(func() {
 		// Tasks leave a cgroup a moment after they are reaped.
-		for range 200 {
+		for range 2000 {
 			if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) {
 				return
 			}

@@ -97,20 +97,11 @@ func join(t testing.TB, host, far *os.File) world {
 		}
 		return nil
 	})
-	for _, ns := range []*os.File{w.host, w.outside} {
-		waitFor(t, "cable", func() (ready bool) {
-			do(t, ns, func() error {
-				link, err := netlink.LinkByName("eth0")
-				ready = err == nil && link.Attrs().OperState == netlink.OperUp
-				return err
-			})
-			return ready
-		})
-	}
 	// Nobody answers a question with a loopback address: neither a frame that should
 	// not be there nor one behind it would be seen.
 	here, there := outside.End{Namespace: w.host, Interface: "eth0"}, outside.End{Namespace: w.outside, Interface: "eth0"}
-	if err := errors.Join(outside.Acquaint(here, there, there4, there6), outside.Acquaint(there, here, here4, here6)); err != nil {
+	if err := errors.Join(outside.Acquaint(here, there, there4, there6), outside.Acquaint(there, here, here4, here6),
+		outside.Ready(here, here4, here6), outside.Ready(there, there4, there6)); err != nil {
 		t.Fatal(err)
 	}
 	return w
