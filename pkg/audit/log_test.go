@@ -10,18 +10,20 @@ import (
 )
 
 func TestRecordReachesTheSinkPromptly(t *testing.T) {
+	const promise = 5 * time.Millisecond
 	sink := &memory{}
 	l, _ := start(t, Options{Sink: sink})
 	best := time.Hour
-	for i := range 20 {
+	// The best of many: other tests run on this machine, and it may not let us run
+	// for a while.
+	for i, end := 0, time.Now().Add(20*time.Second); i < 20 || best > promise && time.Now().Before(end); i++ {
 		began := time.Now()
 		l.Record(&Event{Kind: Exchange})
 		eventually(t, "the event is written", func() bool { return bytes.Count(sink.text(), newline) == i+1 })
 		best = min(best, time.Since(began))
 	}
-	// The best of some: other tests run on this machine.
-	if best > 5*time.Millisecond {
-		t.Errorf("the fastest event took %s, the promise is 5 ms", best)
+	if best > promise {
+		t.Errorf("the fastest event took %s, the promise is %s", best, promise)
 	}
 }
 

@@ -83,7 +83,7 @@ func stream(t *testing.T, network, address string) *receiver {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, c := range conns {
-			c.Close()
+			hangUp(c)
 		}
 	})
 	t.Cleanup(r.close)
@@ -128,6 +128,35 @@ func stream(t *testing.T, network, address string) *receiver {
 	return r
 }
 
+// hangUp closes a connection when the other end has the news: until then a message
+// counts as sent there, and is lost.
+func hangUp(c net.Conn) {
+	defer c.Close()
+	tcp, ok := c.(*net.TCPConn)
+	if !ok || tcp.CloseWrite() != nil {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	const finWait1 = 4 // our FIN is not acknowledged (include/net/tcp_states.h)
+	for state, end := uint8(finWait1), time.Now().Add(time.Minute); state == finWait1 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				state = info.State
+			}
+		})
+	}
+}
+
+// own gives an address of this host that no other test listens on, with a port that
+// no connection is given: whoever leaves it finds it free again.
+func own(port string) string {
+	pid := os.Getpid()
+	return net.JoinHostPort(fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255), port)
+}
+
 func run(t *testing.T, o audit.Options) (*audit.Log, func()) {
 	t.Helper()
 	l, err := audit.New(o)
@@ -147,9 +176,9 @@ func run(t *testing.T, o audit.Options) (*audit.Log, func()) {
 
 func wait(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); {
+	for deadline := time.Now().Add(time.Minute); !condition(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -219,7 +248,7 @@ func TestMessages(t *testing.T) {
 // A closed UDP port is a receiver that is away until it is open again: no datagram
 // to it counts as sent because the refusal of the one before was told already.
 func TestRefusedDatagrams(t *testing.T) {
-	r := datagrams(t, "udp", "127.0.0.1:0")
+	r := datagrams(t, "udp", own("5514"))
 	r.close()
 	s := New(Options{Network: "udp", Address: r.address, Facility: 10})
 	t.Cleanup(func() { s.Close() })
@@ -243,13 +272,12 @@ func TestRefusedDatagrams(t *testing.T) {
 // Nothing is lost but what was under way when the receiver ended, and the chain
 // shows that.
 func TestReconnect(t *testing.T) {
-	r := stream(t, "tcp", "127.0.0.1:0")
+	r := stream(t, "tcp", own("5514"))
 	s := New(Options{Network: "tcp", Address: r.address, Facility: 10})
 	l, stop := run(t, audit.Options{Sink: s})
 	l.Record(&audit.Event{Kind: audit.Exchange, ID: "a"})
 	wait(t, "the first", func() bool { return len(r.messages()) == 1 })
 	r.close()
-	time.Sleep(20 * time.Millisecond)
 	l.Record(&audit.Event{Kind: audit.Exchange, ID: "b"})
 	wait(t, "it is noticed", func() bool { return l.Healthy() != nil })
 	if err := l.Healthy(); !strings.Contains(err.Error(), "audit cannot be written to syslog: syslog "+r.address) {
@@ -333,16 +361,8 @@ func TestRsyslog(t *testing.T) {
 		t.Skip("rsyslogd runs as root")
 	}
 	dir := t.TempDir()
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		return port
-	}
-	tcp, udp := free(), free()
+	tcp, udp := own("5514"), own("5515")
+	address, _, _ := net.SplitHostPort(tcp)
 	out := filepath.Join(dir, "out")
 	conf := fmt.Sprintf(`
 global(workDirectory="%[1]s" maxMessageSize="3m")
@@ -357,10 +377,10 @@ template(name="t" type="list") {
 module(load="mmpstrucdata")
 action(type="mmpstrucdata")
 action(type="omfile" file="%[2]s" template="t" flushInterval="1" asyncWriting="off")
-input(type="imtcp" address="127.0.0.1" port="%[3]s")
-input(type="imudp" address="127.0.0.1" port="%[4]s")
+input(type="imtcp" address="%[3]s" port="5514")
+input(type="imudp" address="%[3]s" port="5515")
 input(type="imuxsock" socket="%[1]s/log" UseSpecialParser="off")
-`, dir, out, tcp, udp)
+`, dir, out, address)
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -375,15 +395,15 @@ input(type="imuxsock" socket="%[1]s/log" UseSpecialParser="off")
 		cmd.Wait()
 	}()
 	for _, o := range []Options{
-		{Network: "tcp", Address: "127.0.0.1:" + tcp, Facility: 10},
-		{Network: "udp", Address: "127.0.0.1:" + udp, Facility: 10},
+		{Network: "tcp", Address: tcp, Facility: 10},
+		{Network: "udp", Address: udp, Facility: 10},
 		{Network: "unix", Address: filepath.Join(dir, "log"), Facility: 10},
 	} {
 		t.Run(o.Network, func(t *testing.T) {
 			if o.Network == "udp" {
 				// Nothing answers there: wait for what does.
 				wait(t, "rsyslogd listens", func() bool {
-					c, err := net.Dial("tcp", "127.0.0.1:"+tcp)
+					c, err := net.Dial("tcp", tcp)
 					if err == nil {
 						c.Close()
 					}
