@@ -55,6 +55,8 @@ type Engines struct {
 	// cgroup gives the cgroup of a process.
 	cgroup func(pid int) (string, error)
 	asking chan struct{}
+	// timeout and pause are the constants but in tests.
+	timeout, pause time.Duration
 
 	known   *lru.Cache[string, workload.Container]
 	unknown *lru.Cache[string, time.Time]
@@ -71,7 +73,7 @@ func New(sockets ...string) (*Engines, error) {
 		return nil, err
 	}
 	return &Engines{
-		sockets: sockets, asking: make(chan struct{}, maxQuestions), known: known, unknown: unknown,
+		sockets: sockets, asking: make(chan struct{}, maxQuestions), known: known, unknown: unknown, timeout: timeout, pause: pause,
 		cgroup: func(pid int) (string, error) {
 			p, err := workload.LookUp(pid)
 			return p.Cgroup, err
@@ -87,7 +89,7 @@ func (e *Engines) Container(id string) (workload.Container, error) {
 	if c, ok := e.known.Get(id); ok {
 		return c, nil
 	}
-	if at, ok := e.unknown.Get(id); ok && time.Since(at) < pause {
+	if at, ok := e.unknown.Get(id); ok && time.Since(at) < e.pause {
 		return workload.Container{}, fmt.Errorf("container %s: %w", id, ErrUnknown)
 	}
 	select {
@@ -96,7 +98,7 @@ func (e *Engines) Container(id string) (workload.Container, error) {
 	default:
 		return workload.Container{}, fmt.Errorf("container %s: %w: %w", id, ErrUnknown, errBusy)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
 	defer cancel()
 	var errs []error
 	for _, socket := range e.sockets {

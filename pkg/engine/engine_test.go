@@ -46,6 +46,8 @@ func engines(t *testing.T, sockets ...string) *Engines {
 	}
 	e.owner = uint32(os.Getuid())
 	e.cgroup = func(pid int) (string, error) { return fmt.Sprintf("/docker/%d", pid), nil }
+	// Whatever else runs on this host.
+	e.timeout, e.pause = time.Minute, time.Hour
 	return e
 }
 
@@ -120,21 +122,23 @@ func TestUnknown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var asked atomic.Int32
-			e := engines(t, listen(t, func(w http.ResponseWriter, r *http.Request) {
-				asked.Add(1)
-				handler(w, r)
-			}))
+			e := engines(t, listen(t, handler))
+			e.timeout = timeout
 			e.cgroup = func(int) (string, error) { return "", workload.ErrGone }
 			start := time.Now()
 			if c, err := e.Container(id); !errors.Is(err, ErrUnknown) {
 				t.Errorf("%+v, %v", c, err)
 			}
-			if d := time.Since(start); d > 3*timeout {
+			if d := time.Since(start); d > 30*timeout {
 				t.Errorf("took %v", d)
 			}
-			n := asked.Load()
-			if _, err := e.Container(id); !errors.Is(err, ErrUnknown) || asked.Load() != n {
+			// Another engine: the first may still be at the last question.
+			var asked atomic.Int32
+			e.sockets = []string{listen(t, func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				handler(w, r)
+			})}
+			if _, err := e.Container(id); !errors.Is(err, ErrUnknown) || asked.Load() != 0 {
 				t.Errorf("asked again at once, %v", err)
 			}
 			if r := e.Resources(); r[0].Entries != 0 || r[1].Entries != 1 || r[2].Entries != 0 {
