@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +46,7 @@ func authority(t *testing.T) (*ca.Root, *ca.Leaves) {
 
 // client fetches a URL with the given roots.
 func client(roots *x509.CertPool) *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 5 * time.Second}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: time.Minute}
 }
 
 // TestHandshake: a runtime that trusts the root is told from one that does not
@@ -173,11 +175,10 @@ func TestDNS(t *testing.T) {
 		{"silent", []netip.AddrPort{silent}, Failed, "no answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
+			t.Parallel() // silence lasts
 			conf := config.Default(config.Observe)
 			conf.DNS.Upstreams = c.servers
-			got := (&Doctor{Config: conf}).dns(ctx)
+			got := (&Doctor{Config: conf}).dns(t.Context())
 			if got.Status != c.want || !strings.Contains(got.Detail, c.says) {
 				t.Errorf("%+v, want %s saying %q", got, c.want, c.says)
 			}
@@ -369,12 +370,13 @@ func TestDaemon(t *testing.T) {
 
 // TestListeners: a port that somebody else holds is named.
 func TestListeners(t *testing.T) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	// Below those that the kernel gives away, so that it stays free afterwards.
+	port := uint16(20000 + os.Getpid()%8000)
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	c := config.Default(config.Observe)
 	c.Listen = config.Listen{TCP: port}
 	c.Metrics.Listen = netip.AddrPort{}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/pkg/ca"
 )
 
@@ -37,15 +39,11 @@ func NewHandshakes(leaves *ca.Leaves) (*Handshakes, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	listeners, err := loopbacks()
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	h.port = l.Addr().(*net.TCPAddr).Port
-	listeners := []net.Listener{l}
-	if l6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", h.port)); err == nil {
-		listeners = append(listeners, l6)
-	}
+	h.port = listeners[0].Addr().(*net.TCPAddr).Port
 	h.server = &http.Server{Handler: http.HandlerFunc(h.answer), ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New((*failureLog)(h), "", 0)}
 	config := &tls.Config{Certificates: []tls.Certificate{*leaf}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	var serving sync.WaitGroup
@@ -57,6 +55,30 @@ func NewHandshakes(leaves *ca.Leaves) (*Handshakes, error) {
 		close(h.done)
 	}()
 	return h, nil
+}
+
+// loopbacks listens at one port of both loopback addresses, or of IPv4's where the
+// host has no other.
+func loopbacks() ([]net.Listener, error) {
+	const tries = 16 // the kernel gives a port that is free on the one address
+	for left := tries; ; left-- {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		l6, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", l.Addr().(*net.TCPAddr).Port))
+		switch {
+		case err == nil:
+			return []net.Listener{l, l6}, nil
+		case !errors.Is(err, unix.EADDRINUSE):
+			return []net.Listener{l}, nil
+		}
+		// Whoever listens there would answer in our place.
+		l.Close()
+		if left == 1 {
+			return nil, err
+		}
+	}
 }
 
 // Close ends the server and waits for it.
