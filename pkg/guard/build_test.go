@@ -57,12 +57,13 @@ func manyPorts(n int) (list []netip.AddrPort) {
 
 func TestBuildIgnoresOrder(t *testing.T) {
 	want, s := mustExpect(t, crowd(50)), crowd(50)
+	random := rand.New(rand.NewPCG(1, 2))
 	for _, shuffle := range []func(){
 		func() {
-			rand.Shuffle(len(s.Tagged), func(i, j int) { s.Tagged[i], s.Tagged[j] = s.Tagged[j], s.Tagged[i] })
+			random.Shuffle(len(s.Tagged), func(i, j int) { s.Tagged[i], s.Tagged[j] = s.Tagged[j], s.Tagged[i] })
 		},
 		func() {
-			rand.Shuffle(len(s.Direct), func(i, j int) { s.Direct[i], s.Direct[j] = s.Direct[j], s.Direct[i] })
+			random.Shuffle(len(s.Direct), func(i, j int) { s.Direct[i], s.Direct[j] = s.Direct[j], s.Direct[i] })
 		},
 		func() { slices.Reverse(s.Inbound); slices.Reverse(s.Listeners) },
 		func() { s.Inbound = append(s.Inbound, s.Inbound...); s.Tagged = append(s.Tagged, s.Tagged...) },

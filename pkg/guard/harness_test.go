@@ -79,7 +79,9 @@ func join(t testing.TB, host, far *os.File) world {
 	w := world{host, far}
 	do(t, w.host, func() error {
 		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0",
+			// With another number than its peer's the carrier is urgent, not once a second's
+			// (linkwatch_urgent_event).
+			LinkAttrs: netlink.LinkAttrs{Name: "eth0", Index: 7}, PeerName: "eth0",
 			PeerNamespace: netlink.NsFd(w.outside.Fd()),
 		})
 	})
@@ -134,9 +136,15 @@ func newCgroup(t testing.TB, name string) (dir string, id uint64) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		// What is below, and other tests' beside it, goes with its own clean-up. Tasks
+		// leave a cgroup a moment after they are reaped.
 		for d := dir; len(d) >= len(top); d = filepath.Dir(d) {
-			if os.Remove(d) != nil {
-				break // still used by another one of this test
+			for range 2000 {
+				below, _ := filepath.Glob(filepath.Join(d, "*", "cgroup.procs"))
+				if len(below) > 0 || unix.Rmdir(d) != unix.EBUSY {
+					break
+				}
+				time.Sleep(5 * time.Millisecond)
 			}
 		}
 	})
@@ -157,12 +165,12 @@ func level(name string) int { return 2 + strings.Count(name, "/") + 1 }
 
 // A peer is a process of workload().
 type peer struct {
-	t     testing.TB
-	mu    sync.Mutex
-	in    *bufio.Writer
-	out   *bufio.Reader
-	pid   int
-	input interface{ Close() error }
+	t   testing.TB
+	mu  sync.Mutex
+	in  *bufio.Writer
+	out *bufio.Reader
+	// end ends it and waits until nothing of it is left.
+	end func()
 }
 
 // start runs a workload in a namespace and, unless dir is "", in a cgroup.
@@ -188,11 +196,13 @@ func start(t testing.TB, ns *os.File, dir string) *peer {
 		t.Fatal(err)
 	}
 	do(t, ns, cmd.Start)
-	t.Cleanup(func() {
+	p := &peer{t: t, in: bufio.NewWriter(in), out: bufio.NewReader(out)}
+	p.end = sync.OnceFunc(func() {
 		in.Close()
 		cmd.Wait()
 	})
-	return &peer{t: t, in: bufio.NewWriter(in), out: bufio.NewReader(out), pid: cmd.Process.Pid, input: in}
+	t.Cleanup(p.end)
+	return p
 }
 
 // ask gives the workload a command and returns its answer: "ok …" or an error
@@ -215,7 +225,7 @@ func (p *peer) ask(format string, args ...any) string {
 // must asks and demands success.
 func (p *peer) must(format string, args ...any) string {
 	p.t.Helper()
-	answer := p.ask(format, args...)
+	answer := p.ask(patiently+" "+format, args...)
 	if !strings.HasPrefix(answer, "ok") {
 		p.t.Fatalf("%s: %s", fmt.Sprintf(format, args...), answer)
 	}
@@ -237,10 +247,10 @@ const secret = "s3cr3t-payload"
 
 func waitFor(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: did not happen within 5 s", what)
+			t.Fatalf("%s: did not happen within a minute", what)
 		}
 		time.Sleep(time.Millisecond)
 	}

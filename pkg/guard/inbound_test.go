@@ -22,15 +22,17 @@ func TestInbound(t *testing.T) {
 	g := newGuard(t, w.host)
 	apply(t, g, State{Tagged: []Cgroup{{id, level("a")}}, Inbound: []Inbound{{id, 80}}})
 
-	refused := func() uint64 {
-		c, err := g.Counters()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c.InboundCgroups[id] != c.Inbound {
-			t.Errorf("%d attempts, of which %d to the one workload", c.Inbound, c.InboundCgroups[id])
-		}
-		return c.Inbound
+	refused := func() (n uint64) {
+		// They are read one after the other, and packets come when they want.
+		waitFor(t, "all attempts to be those to the one workload", func() bool {
+			c, err := g.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n = c.Inbound
+			return c.InboundCgroups[id] == n
+		})
+		return n
 	}
 	for _, v := range []string{"tcp4 203.0.113.1", "tcp6 [2001:db8::1]"} {
 		outside.must("exchange %s:80", v)
@@ -52,6 +54,7 @@ func TestInbound(t *testing.T) {
 		// state TIME_WAIT, and the new SYN goes in its reply direction.
 		outside.must("reuse 203.0.113.2:7777 203.0.113.1:80")
 		outside.must("listen tcp 203.0.113.2:7777")
+		waitFor(t, "the end of the former connection", func() bool { return closed(t, w.host, 80) })
 		tap := newTap(t, w.outside)
 		tagged.mustNot("exchange tcp4 203.0.113.2:7777 203.0.113.1:0")
 		tagged.mustNot("reuse 203.0.113.1:80 203.0.113.2:7777")
@@ -138,12 +141,12 @@ func TestOlderInbound(t *testing.T) {
 		return err
 	})
 	defer far.Close()
-	if _, err := echo(far); err != nil {
+	if _, err := echo(far, time.Minute); err != nil {
 		t.Fatal("before the table:", err)
 	}
 	g := newGuard(t, w.host)
 	apply(t, g, State{Tagged: []Cgroup{{id, level("a")}}, Inbound: []Inbound{{id, 80}}})
-	if got, err := echo(far); err == nil {
+	if got, err := echo(far, patience); err == nil {
 		t.Errorf("got %q over the older connection", got)
 	}
 	var err error
@@ -152,7 +155,7 @@ func TestOlderInbound(t *testing.T) {
 		return err
 	})
 	defer far.Close()
-	if _, err := echo(far); err != nil {
+	if _, err := echo(far, time.Minute); err != nil {
 		t.Error("a new connection:", err)
 	}
 }

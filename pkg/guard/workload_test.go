@@ -25,6 +25,10 @@ func workload() {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		fields := strings.Fields(in.Text())
+		w.patience = patience
+		if fields[0] == patiently {
+			w.patience, fields = time.Minute, fields[1:]
+		}
 		answer, err := w.run(fields[0], fields[1:])
 		if err != nil {
 			fmt.Println(strings.ReplaceAll(err.Error(), "\n", " "))
@@ -37,14 +41,23 @@ func workload() {
 type workloadState struct {
 	conns map[int]net.Conn
 	next  int
+	// patience is how long the present command waits for an answer.
+	patience time.Duration
+	hammered chan [2]int
+	enough   chan struct{}
 }
 
-const patience = 400 * time.Millisecond
+// patience is that of a command that may get no answer. Before one that has to succeed
+// stands the word patiently: the host may be busy.
+const (
+	patience  = 400 * time.Millisecond
+	patiently = "patiently"
+)
 
 func (w *workloadState) run(command string, args []string) (string, error) {
 	switch command {
 	case "exchange": // NETWORK ADDR [LOCAL]: connect, send, get an echo
-		d := net.Dialer{Timeout: patience}
+		d := net.Dialer{Timeout: w.patience}
 		if len(args) > 2 {
 			d.LocalAddr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(args[2]))
 		}
@@ -53,10 +66,10 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 			return "", err
 		}
 		defer c.Close()
-		return echo(c)
+		return echo(c, w.patience)
 	case "abandon": // NETWORK ADDR: an exchange whose answer comes to a closed socket, and one that ends before the server's end
 		for _, delay := range []time.Duration{0, patience / 8} {
-			c, err := net.DialTimeout(args[0], args[1], patience)
+			c, err := net.DialTimeout(args[0], args[1], w.patience)
 			if err != nil {
 				return "", err
 			}
@@ -73,12 +86,12 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		}
 		return "", nil
 	case "bulk": // NETWORK ADDR: an echo of many bytes, in segments as large as they come
-		c, err := net.DialTimeout(args[0], args[1], patience)
+		c, err := net.DialTimeout(args[0], args[1], w.patience)
 		if err != nil {
 			return "", err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * patience))
+		c.SetDeadline(time.Now().Add(20 * w.patience))
 		const size = 16 << 20
 		go func() {
 			c.Write(make([]byte, size))
@@ -95,9 +108,9 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 			return "", err
 		}
 		defer c.Close()
-		return echo(c)
+		return echo(c, w.patience)
 	case "reuse": // LOCAL ADDR: an exchange from a port that we listen on
-		d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(args[0])),
+		d := net.Dialer{Timeout: w.patience, LocalAddr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(args[0])),
 			Control: func(_, _ string, c syscall.RawConn) error {
 				return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 			}}
@@ -106,9 +119,9 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 			return "", err
 		}
 		defer c.Close()
-		return echo(c)
+		return echo(c, w.patience)
 	case "dial": // NETWORK ADDR
-		c, err := net.DialTimeout(args[0], args[1], patience)
+		c, err := net.DialTimeout(args[0], args[1], w.patience)
 		if err != nil {
 			return "", err
 		}
@@ -121,7 +134,7 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		return "", err
 	case "read": // ID
 		id, _ := strconv.Atoi(args[0])
-		w.conns[id].SetReadDeadline(time.Now().Add(patience))
+		w.conns[id].SetReadDeadline(time.Now().Add(w.patience))
 		b := make([]byte, 100)
 		n, err := w.conns[id].Read(b)
 		return string(b[:n]), err
@@ -166,7 +179,7 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 		message := append([]byte{byte(kind), 0, 0, 0, 0, 0, 0, 0}, secret...)
 		return "", unix.Sendto(s, message, 0, sockaddr(netip.MustParseAddrPort(args[1])))
 	case "option": // LEVEL OPTION VALUE(hex) NETWORK ADDR: an exchange with a socket option set before connect
-		return withOption(args)
+		return w.withOption(args)
 	case "unshare": // a network namespace of its own making; gives its path
 		path := make(chan string)
 		go func() {
@@ -179,15 +192,25 @@ func (w *workloadState) run(command string, args []string) (string, error) {
 			select {}
 		}()
 		return <-path, nil
-	case "hammer": // ADDR MILLISECONDS: UDP as fast as it goes
-		return hammer(args)
+	case "hammer": // ADDR: UDP as fast as it goes
+		c, err := net.Dial("udp", args[0])
+		if err != nil {
+			return "", err
+		}
+		w.hammered, w.enough = make(chan [2]int), make(chan struct{})
+		go hammer(c, w.enough, w.hammered)
+		return "", nil
+	case "hammered": // ends it, after a while; gives how many were sent and refused
+		close(w.enough)
+		n := <-w.hammered
+		return fmt.Sprintf("%d %d", n[0], n[1]), nil
 	default:
 		return "", errors.New("unknown command " + command)
 	}
 }
 
 // echo sends the secret and wants it back.
-func echo(c net.Conn) (string, error) {
+func echo(c net.Conn, patience time.Duration) (string, error) {
 	c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write([]byte(secret)); err != nil {
 		return "", err
@@ -273,14 +296,14 @@ func mapped(to netip.AddrPort) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-func withOption(args []string) (string, error) {
+func (w *workloadState) withOption(args []string) (string, error) {
 	level, _ := strconv.Atoi(args[0])
 	option, _ := strconv.Atoi(args[1])
 	value, err := hexBytes(args[2])
 	if err != nil {
 		return "", err
 	}
-	d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) error {
+	d := net.Dialer{Timeout: w.patience, Control: func(_, _ string, c syscall.RawConn) error {
 		var setErr error
 		err := c.Control(func(fd uintptr) {
 			setErr = unix.SetsockoptString(int(fd), level, option, string(value))
@@ -292,7 +315,7 @@ func withOption(args []string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	return echo(c)
+	return echo(c, w.patience)
 }
 
 func hexBytes(s string) ([]byte, error) {
@@ -304,20 +327,23 @@ func hexBytes(s string) ([]byte, error) {
 	return b, err
 }
 
-func hammer(args []string) (string, error) {
-	milliseconds, _ := strconv.Atoi(args[1])
-	c, err := net.Dial("udp", args[0])
-	if err != nil {
-		return "", err
-	}
+// hammer sends until it is enough, and 1,000 datagrams at least.
+func hammer(c net.Conn, enough <-chan struct{}, done chan<- [2]int) {
 	defer c.Close()
 	sent, refused := 0, 0
-	for end := time.Now().Add(time.Duration(milliseconds) * time.Millisecond); time.Now().Before(end); {
+	for {
 		if _, err := c.Write([]byte(secret)); err != nil {
 			refused++
 		} else {
 			sent++
 		}
+		select {
+		case <-enough:
+			if sent+refused >= 1000 {
+				done <- [2]int{sent, refused}
+				return
+			}
+		default:
+		}
 	}
-	return fmt.Sprintf("%d %d", sent, refused), nil
 }
