@@ -143,14 +143,23 @@ func TestCacheAnswers(t *testing.T) {
 func TestCacheAsksAgainApart(t *testing.T) {
 	t.Parallel()
 	var n atomic.Int64
+	// What is asked for again once, by the version of HTTP.
+	again := map[string]*atomic.Bool{"HTTP/1.1": {}, "HTTP/2.0": {}}
+	answer := map[string]chan struct{}{"HTTP/1.1": make(chan struct{}), "HTTP/2.0": make(chan struct{})}
 	eachProtocol(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=60")
-		if r.URL.Path == "/later" && r.Header.Get("X-First") == "" {
+		switch {
+		case r.URL.Path == "/answer":
+			close(answer[r.Proto])
+		case r.URL.Path == "/later" && r.Header.Get("X-First") == "":
 			// Slow, and no more to be stored.
-			time.Sleep(300 * time.Millisecond)
+			<-answer[r.Proto]
 			w.Header().Set("Cache-Control", "no-store")
 			io.WriteString(w, strings.Repeat("x", 1<<20))
+		case r.URL.Path == "/a" && again[r.Proto].Swap(true):
+			// Fresh for as long as the test may take.
+			w.Header().Set("Cache-Control", "max-age=60")
 		}
 		fmt.Fprint(w, n.Add(1))
 	}, func(t *testing.T, g *gate, s *site, get func(string, ...string) reply) {
@@ -179,13 +188,13 @@ func TestCacheAsksAgainApart(t *testing.T) {
 		get("/later", "X-First: 1")
 		time.Sleep(1100 * time.Millisecond)
 		for range 5 {
-			begin := time.Now()
-			if r := get("/later"); r.Header.Get("X-Cache-Status") != "Hit" || time.Since(begin) > 250*time.Millisecond {
-				t.Errorf("%v after %v", r.Header, time.Since(begin))
+			if r := get("/later"); r.Header.Get("X-Cache-Status") != "Hit" {
+				t.Errorf("%v", r.Header)
 			}
 		}
+		get("/answer")
 		until(t, "it is given up", func() bool { return g.p.repeats.Load() == 0 })
-		if got := s.reqs.Load(); got != 4 {
+		if got := s.reqs.Load(); got != 5 {
 			t.Errorf("%d requests upstream", got)
 		}
 		if r := get("/a"); r.StatusCode != 200 {
@@ -206,6 +215,7 @@ func TestCacheStandsIn(t *testing.T) {
 		io.WriteString(w, "text")
 	}, func(t *testing.T, g *gate, s *site, get func(string, ...string) reply) {
 		get("/a")
+		g.event(audit.Exchange, 1) // those of one connection of HTTP/2 end in any order
 		if r := get("/a", "X-Fail: 1"); r.StatusCode != 200 || r.text != "text" || r.Header.Get("X-Cache-Status") != "Hit" {
 			t.Errorf("%d %q %v", r.StatusCode, r.text, r.Header)
 		}
@@ -336,7 +346,7 @@ func TestCacheAsksAgainThroughAllStages(t *testing.T) {
 	again := func(want int) (e audit.Event) {
 		time.Sleep(1100 * time.Millisecond)
 		get()
-		until(t, "it is asked again", func() bool { return n.Load() == int64(want) && g.p.repeats.Load() == 0 })
+		until(t, "it is asked again", func() bool { return n.Load() >= int64(want) && g.p.repeats.Load() == 0 })
 		for _, x := range g.log.all(audit.Exchange) {
 			if x.Cache == "refresh" {
 				e = x

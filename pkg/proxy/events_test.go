@@ -206,6 +206,7 @@ func TestSlowReaderHoldsTheUpstreamBack(t *testing.T) {
 			}
 		}
 	})
+	c.SetDeadline(time.Now().Add(5 * time.Minute))
 	var peak heap
 	peak.watch(t)
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")

@@ -121,7 +121,7 @@ func (f *flows) set(client net.Addr, flow origin.Flow) {
 
 func (f *flows) Flow(conn syscall.Conn) (origin.Flow, error) {
 	who := conn.(net.Conn).RemoteAddr().String()
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		f.mu.Lock()
 		flow, ok := f.all[who]
 		f.mu.Unlock()

@@ -116,7 +116,7 @@ func (g *gate) dial(cgroup uint64, dst string) *net.TCPConn {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	g.origin.set(c.LocalAddr(), origin.Flow{ID: g.nextFlow.Add(1), Dst: netip.MustParseAddrPort(dst), Cgroup: cgroup, PID: 4711, UID: 1000})
 	g.t.Cleanup(func() { c.Close() })
 	return c.(*net.TCPConn)
@@ -210,6 +210,10 @@ func (g *gate) listen(at string) (net.Listener, *site) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	return count(ln)
+}
+
+func count(ln net.Listener) (net.Listener, *site) {
 	s := &site{addr: netip.MustParseAddrPort(ln.Addr().String())}
 	return counted{ln, s}, s
 }
@@ -218,7 +222,17 @@ func (g *gate) listen(at string) (net.Listener, *site) {
 // resolver.
 func (g *gate) web(host, at string, cert *tls.Certificate, h http.HandlerFunc) *site {
 	g.t.Helper()
-	ln, s := g.listen(at)
+	ln, err := net.Listen("tcp", at)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return g.webAt(host, ln, cert, h)
+}
+
+// webAt is web on a listener.
+func (g *gate) webAt(host string, at net.Listener, cert *tls.Certificate, h http.HandlerFunc) *site {
+	g.t.Helper()
+	ln, s := count(at)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.reqs.Add(1)
 		if h != nil {
@@ -258,7 +272,17 @@ func (g *gate) secure(host string, h http.HandlerFunc) *site {
 // raw serves each connection with f.
 func (g *gate) raw(host, at string, f func(*net.TCPConn)) *site {
 	g.t.Helper()
-	ln, s := g.listen(at)
+	ln, err := net.Listen("tcp", at)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return g.rawAt(host, ln, f)
+}
+
+// rawAt is raw on a listener.
+func (g *gate) rawAt(host string, at net.Listener, f func(*net.TCPConn)) *site {
+	g.t.Helper()
+	ln, s := count(at)
 	var wg sync.WaitGroup
 	go func() {
 		for {
@@ -286,7 +310,7 @@ func (g *gate) event(kind audit.Kind, n int) audit.Event {
 
 func until(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}

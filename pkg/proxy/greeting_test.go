@@ -3,11 +3,11 @@ package proxy
 import (
 	"io"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/port"
 )
 
 // TestServerPrefaceIsNoGreeting: servers of HTTP/2 may send their SETTINGS before
@@ -67,24 +67,19 @@ func TestSilentUntilReachable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := newGate(t, `
-timeouts: { sniff: 1s }
+timeouts: { sniff: 3s }
 rules:
   - name: web
     match: { hosts: [api.example.com] }
     private: [127.0.0.0/8]
     action: allow
 `, nil)
-			free, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			at := free.Addr().String()
-			free.Close()
-			g.know("api.example.com", netip.MustParseAddr("127.0.0.1"))
-			c := g.dial(1, at)
+			place := port.Refusing(t, "127.0.0.1")
+			g.know("api.example.com", place.Addr())
+			c := g.dial(1, place.String())
 			time.Sleep(500 * time.Millisecond)
 			got := make(chan string, 8)
-			s := g.raw("", at, func(c *net.TCPConn) {
+			s := g.rawAt("", place.Listen(), func(c *net.TCPConn) {
 				b, _ := io.ReadAll(c)
 				got <- string(b)
 			})
@@ -97,6 +92,7 @@ rules:
 			if b := <-got; b != tt.want {
 				t.Errorf("the upstream got %q", b)
 			}
+			g.stop()
 			if n := len(g.log.all(audit.Refused)); (n == 0) != (tt.want != "") {
 				t.Errorf("%d refusals", n)
 			}

@@ -45,7 +45,7 @@ rules:
 `, func(o *Options) { o.Limits.Head = 2 * time.Second })
 			got := make(chan string, 8)
 			s := g.raw("api.example.com", "127.0.0.1:0", func(c *net.TCPConn) {
-				c.SetReadDeadline(time.Now().Add(2 * time.Second))
+				c.SetReadDeadline(time.Now().Add(time.Minute))
 				b, _ := io.ReadAll(c)
 				got <- string(b)
 			})

@@ -169,7 +169,7 @@ func TestWhatIsAskedBehindAStaleAnswerCounts(t *testing.T) {
 		if r := get(t, c, "api.example.com", "/"); r.err == nil && r.StatusCode == 429 {
 			refused++
 		}
-		time.Sleep(50 * time.Millisecond)
+		until(t, "nothing is asked behind an answer", func() bool { return g.p.repeats.Load() == 0 })
 	}
 	if n := s.reqs.Load(); n != 3 || refused != 10 {
 		t.Errorf("%d requests went out and %d were refused, the limit is 3", n, refused)
@@ -217,7 +217,8 @@ func TestStaleAnswersAreRevalidated(t *testing.T) {
 	c := g.dial(1, s.dst())
 	for range 5 {
 		get(t, c, "api.example.com", "/")
-		time.Sleep(50 * time.Millisecond)
+		// While one is asked for, a second is not.
+		until(t, "nothing is asked behind an answer", func() bool { return g.p.repeats.Load() == 0 })
 	}
 	if n := s.reqs.Load(); n != 5 {
 		t.Errorf("%d requests went out, want 5: one for each answer", n)

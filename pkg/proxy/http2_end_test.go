@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func TestCancelledStream(t *testing.T) {
 		}
 		select {
 		case <-gone:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("the upstream still works for nobody")
 		}
 		if e := g.event(audit.Exchange, 1); !strings.Contains(e.Message, "cancelled") {
@@ -100,7 +101,7 @@ func TestDrainOfStreams(t *testing.T) {
 	}
 	select {
 	case <-stopped:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the proxy waits for an idle connection")
 	}
 }
@@ -133,7 +134,7 @@ func TestFlowControlHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	last := 0
+	last := <-sent
 	for {
 		select {
 		case last = <-sent:
@@ -144,7 +145,7 @@ func TestFlowControlHolds(t *testing.T) {
 	}
 	// Windows of both legs and what sockets hold; the client of net/http alone
 	// takes 4 MB of a stream.
-	if last == 0 || last > 24<<20 {
+	if last > 24<<20 {
 		t.Errorf("the upstream could send %d bytes to a client that reads nothing", last)
 	}
 	if r := fetch(c, request(t, "GET", "https://api.example.com/other", nil)); r.err != nil {
@@ -154,7 +155,8 @@ func TestFlowControlHolds(t *testing.T) {
 
 // A stream that is silent for longer than stream_idle ends; others go on.
 func TestSilentStream(t *testing.T) {
-	g := newGate(t, "timeouts: { stream_idle: 300ms }\n"+http2Rules, nil)
+	g := newGate(t, "timeouts: { stream_idle: 2s }\n"+http2Rules, nil)
+	var written atomic.Int64
 	s := g.speaking("api.example.com", func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte("begun"))
 		w.(http.Flusher).Flush()
@@ -163,6 +165,7 @@ func TestSilentStream(t *testing.T) {
 				return
 			}
 			w.(http.Flusher).Flush()
+			written.Add(1)
 			select {
 			case <-r.Context().Done():
 			case <-time.After(50 * time.Millisecond):
@@ -178,10 +181,11 @@ func TestSilentStream(t *testing.T) {
 	defer lively.Body.Close()
 	begin := time.Now()
 	r := fetch(c, request(t, "GET", "https://api.example.com/silent", nil))
-	if took := time.Since(begin); r.err == nil || took < 300*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(begin); r.err == nil || took < 2*time.Second || took > 20*time.Second {
 		t.Errorf("%v after %v", r.err, took)
 	}
-	if _, err := io.ReadFull(lively.Body, make([]byte, 10)); err != nil {
+	// More than what may lie in buffers.
+	if _, err := io.ReadFull(lively.Body, make([]byte, written.Load()+10)); err != nil {
 		t.Errorf("the other stream: %v", err)
 	}
 }

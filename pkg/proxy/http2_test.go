@@ -74,7 +74,7 @@ func (g *gate) client(s *site, sni string) *http.Client {
 	tr.Protocols.SetHTTP1(true)
 	tr.Protocols.SetHTTP2(true)
 	g.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func fetch(c *http.Client, req *http.Request) reply {
@@ -128,7 +128,7 @@ func TestALPNIsMirrored(t *testing.T) {
 					t.Errorf("%+v", r)
 				}
 				// The client may have its answer before the connection is given back.
-				for deadline := time.Now().Add(5 * time.Second); g.pool.Resources()[0].Entries == 0 && time.Now().Before(deadline); {
+				for deadline := time.Now().Add(30 * time.Second); g.pool.Resources()[0].Entries == 0 && time.Now().Before(deadline); {
 					time.Sleep(time.Millisecond)
 				}
 			}
@@ -175,6 +175,7 @@ func TestStreamsSideBySide(t *testing.T) {
 	}, "h2")
 	c := g.client(s, "api.example.com")
 	fetch(c, request(t, "GET", "https://api.example.com/first", nil))
+	g.event(audit.Exchange, 1)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {

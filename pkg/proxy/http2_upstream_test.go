@@ -76,7 +76,7 @@ func TestPriorKnowledge(t *testing.T) {
 	}
 	tr.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(tr.CloseIdleConnections)
-	c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	c := &http.Client{Transport: tr, Timeout: time.Minute}
 	if r := fetch(c, request(t, "GET", "http://api.example.com/", nil)); r.err != nil || r.text != "HTTP/2.0 api.example.com" {
 		t.Errorf("%+v", r)
 	}
@@ -183,7 +183,7 @@ rules:
 	}
 	tr.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(tr.CloseIdleConnections)
-	c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	c := &http.Client{Transport: tr, Timeout: time.Minute}
 	fetch(c, request(t, "GET", "http://other.example.com/", nil)).mustRefuse(t, 403, "no_rule")
 	if r := fetch(c, request(t, "GET", "http://tunnel.example.com/", nil)); r.err != nil || r.StatusCode != 200 {
 		t.Errorf("%+v", r)

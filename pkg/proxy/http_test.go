@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/port"
 )
 
 // rules allow api.example.com and other.example.com on loopback, but for
@@ -168,8 +169,9 @@ func TestForeignAddressIsNotContacted(t *testing.T) {
 // Of several addresses the one that the workload dialled is used.
 func TestOwnAddressFirst(t *testing.T) {
 	g := newGate(t, rules, nil)
-	a := g.web("api.example.com", "127.0.0.1:0", nil, nil)
-	b := g.web("api.example.com", fmt.Sprintf("127.0.0.2:%d", a.addr.Port()), nil, nil)
+	places := port.Hold(t, "127.0.0.1", "127.0.0.2")
+	a := g.webAt("api.example.com", places[0].Listen(), nil, nil)
+	b := g.webAt("api.example.com", places[1].Listen(), nil, nil)
 	for _, s := range []*site{b, a, b} {
 		if r := get(t, g.dial(1, s.dst()), "api.example.com", "/"); r.StatusCode != 200 {
 			t.Fatalf("%+v", r)
@@ -192,7 +194,7 @@ func TestMalformedIsAnsweredAndClosed(t *testing.T) {
 	} {
 		c := g.dial(1, s.dst())
 		ask(t, c, req).mustRefuse(t, 400, "malformed_request")
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, net.ErrClosed) && err == nil {
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF && !isReset(err) {
 			t.Errorf("the connection stays open after %q", req)
 		}
 	}

@@ -261,12 +261,13 @@ func TestStages(t *testing.T) {
 // TestStageWaits: a stage that waits is told when its client has left.
 func TestStageWaits(t *testing.T) {
 	t.Parallel()
-	waited := make(chan error, 1)
+	asked, waited := make(chan struct{}), make(chan error, 1)
 	stage := trial{request: func(ctx context.Context, _ *exchange.Exchange) *exchange.Refusal {
+		close(asked)
 		select {
 		case <-ctx.Done():
 			waited <- ctx.Err()
-		case <-time.After(20 * time.Second):
+		case <-time.After(30 * time.Second):
 			waited <- nil
 		}
 		return nil
@@ -277,8 +278,11 @@ func TestStageWaits(t *testing.T) {
 	g.p.Apply(s)
 	site := g.speaking("api.example.com", nil, "h2")
 	client := g.client(site, "api.example.com")
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://api.example.com/", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -291,7 +295,7 @@ func TestStageWaits(t *testing.T) {
 		if err == nil {
 			t.Error("the stage was not told")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the stage still waits")
 	}
 	if n := site.reqs.Load(); n != 0 {

@@ -17,6 +17,7 @@ import (
 	"sallyport/pkg/balance"
 	"sallyport/pkg/config"
 	"sallyport/pkg/policy"
+	"sallyport/test/port"
 )
 
 // A street is a gate with servers that are the targets of an upstream.
@@ -65,14 +66,7 @@ func (s *street) target(name, cert string, secure bool, h http.HandlerFunc) *sit
 }
 
 // free gives a port on which nobody listens.
-func (s *street) free() uint16 {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer ln.Close()
-	return uint16(ln.Addr().(*net.TCPAddr).Port)
-}
+func (s *street) free() uint16 { return port.Refusing(s.t, "127.0.0.1").Port() }
 
 // apply makes a configuration hold.
 func (s *street) apply(upstream, rule string) {
@@ -112,7 +106,7 @@ func TestTargets(t *testing.T) {
 		if secure {
 			dial = s.secret
 		}
-		for _, preserve := range []bool{false, true} {
+		for n, preserve := range []bool{false, true} {
 			s.apply(targets(map[string]uint16{"a.test": a.addr.Port(), "b.test": b.addr.Port()})+fmt.Sprintf(", preserve_host: %v", preserve), "")
 			c := dial()
 			for i := range 6 {
@@ -129,6 +123,7 @@ func TestTargets(t *testing.T) {
 					t.Errorf("%d: %q %v, want %q", i, r.text, r.err, want)
 				}
 			}
+			s.event(audit.Exchange, 6*(n+1)) // the connections are back in the pool
 		}
 		if s.book.wasAsked("search.test") {
 			t.Error("the host of the rule was resolved")
@@ -255,14 +250,15 @@ func TestTargetsSpeakHTTP2(t *testing.T) {
 // TestTargetsByProxy: targets are reached by the upstream proxy, told their own
 // names, but for those of no_proxy.
 func TestTargetsByProxy(t *testing.T) {
-	d := newDetour(t, `
+	nobody := port.Refusing(t, "127.0.0.1")
+	d := newDetour(t, strings.Replace(`
 upstream_proxy: { url: "%s", no_proxy: [corp.example] }
-upstreams: { search: { targets: [ {target: "t.example.com:443"}, {target: "t.corp.example:4433"} ] } }
+upstreams: { search: { targets: [ {target: "t.example.com:443"}, {target: "t.corp.example:%d"} ] } }
 rules: [{ name: search, match: { hosts: [search.test] }, private: [127.0.0.0/8], action: allow, upstream: search, retry: { attempts: 2, on: [connect], backoff: 0s } }]
-`)
+`, "%d", fmt.Sprint(nobody.Port()), 1))
 	away := d.outside("t.example.com")
 	d.stands(standin, "search.test")
-	d.know("t.corp.example", netip.MustParseAddr("127.0.0.1")) // nobody listens
+	d.know("t.corp.example", nobody.Addr())
 	c := d.mustTLS(1, standin+":443", "search.test")
 	for range 4 {
 		if r := get(t, c, "search.test", "/"); r.err != nil || r.text != "hello t.example.com /" {
@@ -281,17 +277,12 @@ rules: [{ name: search, match: { hosts: [search.test] }, private: [127.0.0.0/8],
 // connection to an old one is not used again.
 func TestTargetMoves(t *testing.T) {
 	s := newStreet(t)
-	a := s.target("a.test", "", false, nil)
-	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", a.addr.Port()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "moved") })}
-	go srv.Serve(ln)
-	t.Cleanup(func() { srv.Close() })
+	places := port.Hold(t, "127.0.0.1", "127.0.0.2")
+	a := s.webAt("a.test", places[0].Listen(), nil, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "at first") })
+	s.webAt("", places[1].Listen(), nil, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "moved") })
 	s.apply(targets(map[string]uint16{"a.test": a.addr.Port()}), "")
 	c := s.clear()
-	if r := get(t, c, "search.test", "/"); !strings.HasPrefix(r.text, "a.test ") {
+	if r := get(t, c, "search.test", "/"); r.text != "at first" {
 		t.Fatalf("%v %q", r.err, r.text)
 	}
 	s.book.mu.Lock()

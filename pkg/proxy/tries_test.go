@@ -93,8 +93,11 @@ rules:
 		fails.Store(tt.fails)
 		if tt.name == "PUT in parts" {
 			// What comes after the head was taken up.
-			time.AfterFunc(20*time.Millisecond, func() { io.WriteString(c, "3\r\nabc\r\n") })
-			time.AfterFunc(40*time.Millisecond, func() { io.WriteString(c, "3\r\ndef\r\n0\r\n\r\n") })
+			time.AfterFunc(20*time.Millisecond, func() {
+				io.WriteString(c, "3\r\nabc\r\n")
+				time.Sleep(20 * time.Millisecond)
+				io.WriteString(c, "3\r\ndef\r\n0\r\n\r\n")
+			})
 		}
 		r := ask(t, c, tt.request)
 		mu.Lock()
@@ -107,7 +110,7 @@ rules:
 			}
 		}
 		mu.Unlock()
-		for end := time.Now().Add(5 * time.Second); g.p.keptBodies.Load() != 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); g.p.keptBodies.Load() != 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s: %d bytes of its body are still kept", tt.name, g.p.keptBodies.Load())
 			}

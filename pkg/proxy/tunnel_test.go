@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/port"
 )
 
 func TestTunnelBySNI(t *testing.T) {
@@ -44,10 +45,9 @@ func TestTunnelBySNI(t *testing.T) {
 
 func TestTunnelUpstreamFailure(t *testing.T) {
 	g := newGate(t, tcpRules, nil)
-	ln, _ := net.Listen("tcp", "127.0.0.1:0")
-	ln.Close()
-	g.know("tunnel.example.com", netip.MustParseAddr("127.0.0.1"))
-	_, err := g.dialTLS(1, ln.Addr().String(), "tunnel.example.com")
+	nobody := port.Refusing(t, "127.0.0.1")
+	g.know("tunnel.example.com", nobody.Addr())
+	_, err := g.dialTLS(1, nobody.String(), "tunnel.example.com")
 	if err == nil || !strings.Contains(err.Error(), "internal error") {
 		t.Errorf("%v", err)
 	}
@@ -192,6 +192,7 @@ rules:
 		got <- string(b)
 	})
 	c := g.dial(1, s.dst())
+	until(t, "the upstream is reached", func() bool { return s.conns.Load() > 0 })
 	time.Sleep(600 * time.Millisecond)
 	get(t, c, "127.0.0.7", "/").mustRefuse(t, 403, "rule_denied")
 	if b := <-got; b != "" {
@@ -212,7 +213,7 @@ func TestTunnelBigAndHalfClose(t *testing.T) {
 		io.CopyN(c, &pattern{}, size)
 	})
 	c := g.dial(1, s.dst())
-	c.SetDeadline(time.Now().Add(time.Minute))
+	c.SetDeadline(time.Now().Add(5 * time.Minute))
 	var peak heap
 	peak.watch(t)
 	h := sha256.New()

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"sallyport/pkg/audit"
 )
@@ -43,7 +42,6 @@ func switching(t *testing.T, g *gate, hello string) (*site, <-chan string) {
 func switched(t *testing.T, g *gate, s *site, protocol, early string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	c := g.dial(1, s.dst())
-	c.SetDeadline(time.Now().Add(10 * time.Second))
 	io.WriteString(c, "GET /up HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n"+early)
 	br := bufio.NewReader(c)
 	resp, err := http.ReadResponse(br, nil)
