@@ -131,7 +131,7 @@ func TestMintingHoldsUpNoOther(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("waits for another name")
 	}
 }
@@ -213,7 +213,7 @@ func serve(t *testing.T, leaves *Leaves) (port string) {
 			}
 			wg.Go(func() {
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(20 * time.Second))
+				conn.SetDeadline(time.Now().Add(2 * time.Minute))
 				conn.Read(make([]byte, 1024))
 				conn.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"))
 			})
