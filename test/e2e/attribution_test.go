@@ -70,7 +70,7 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 	}
 	worker := h.role("worker")
 	tcp := func(from int, dst string) []string {
-		return []string{"socket inet stream 6", "reuse", "bind " + hostV4 + " " + strconv.Itoa(from), "connect " + dst, "patience 5000"}
+		return []string{"socket inet stream 6", "reuse", "bind " + hostV4 + " " + strconv.Itoa(from), "connect " + dst, "patience 20000"}
 	}
 	const answered = "ok HTTP/1.1 200"
 	for round := range 5 {
@@ -117,7 +117,7 @@ func takeOverSourcePorts(t *testing.T, h *host) {
 	// Where the guard captures, nobody knows whose a connection was that its client
 	// has closed altogether, and it is closed.
 	if h.locks != "nft" {
-		eventually(t, 5*time.Second, "alpha's orderly requests are served", func() bool {
+		eventually(t, 20*time.Second, "alpha's orderly requests are served", func() bool {
 			n := 0
 			for _, e := range h.auditOf(audit.Exchange) {
 				if strings.HasPrefix(e.HTTP.Path, "/left-") {
@@ -209,7 +209,7 @@ func TestAttribution(t *testing.T) {
 func (h *host) flowOf(t *testing.T, port int, workload, cgroup, pid string, uid int) {
 	t.Helper()
 	var e audit.Event
-	eventually(t, 5*time.Second, fmt.Sprintf("an event about port %d", port), func() bool {
+	eventually(t, 20*time.Second, fmt.Sprintf("an event about port %d", port), func() bool {
 		for _, e = range h.audit() {
 			if e.Dst.Port == uint16(port) {
 				return true

@@ -52,7 +52,7 @@ rules:
 		t.Fatal(err)
 	}
 	h.write("/srv/survey.mjs", string(script))
-	eventually(t, 20*time.Second, "the server answers", func() bool {
+	eventually(t, time.Minute, "the server answers", func() bool {
 		return h.run(h.command("curl", "-sS", "--max-time", "2", "http://api.example.com:8000/")).code == 0
 	})
 	c := h.command(h.execBy("node", "--no-warnings", "/srv/survey.mjs", dir, "http://api.example.com:8000")...)

@@ -80,7 +80,7 @@ func (h *host) keeperWork(caps []string) (failed string) {
 			return "run ended: " + stderr.String()
 		case <-time.After(5 * time.Millisecond):
 		}
-		if late(start, 15*time.Second) {
+		if late(start, 30*time.Second) {
 			return "run is not ready: " + stderr.String()
 		}
 	}
@@ -91,7 +91,7 @@ func (h *host) keeperWork(caps []string) (failed string) {
 	}{
 		{"exec", as(alice, h.execBy("curl", "-sS", "https://api.example.com/x")...), `"ok":true`},
 		{"a socket of an engine that starts after the command", append([]string{"bash", "-c", `rm -f ` + engineSocket + `; (sleep 1; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("` + engineSocket + `")') & exec "$@"`, "-"},
-			as(alice, h.execBy("timeout", "10", "bash", "-c", "until grep -q "+path.Base(engineSocket)+" /proc/self/mountinfo; do sleep 0.2; done; echo hidden")...)...), "hidden"},
+			as(alice, h.execBy("timeout", "20", "bash", "-c", "until grep -q "+path.Base(engineSocket)+" /proc/self/mountinfo; do sleep 0.2; done; echo hidden")...)...), "hidden"},
 		{"status", as(alice, h.binary, "status", "--config", daemonConfig), "ready"},
 		{"status of a user who is no member", as(mallory, h.binary, "status", "--config", daemonConfig), "not permitted"},
 	} {

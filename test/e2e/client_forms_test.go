@@ -151,10 +151,10 @@ func TestProxyForms(t *testing.T) {
 	var script strings.Builder
 	for _, p := range proxies {
 		for _, url := range []string{"https://api.example.com/x", "http://api.example.com/x", "https://api.example.com/secret/x", "http://api.example.com/secret/x"} {
-			fmt.Fprintf(&script, "curl -sS -m 10 -o /dev/null -w '%%{http_code}%%header{x-sallyport-reason}\\n' -x %s %s 2>&1\n", p, url)
+			fmt.Fprintf(&script, "curl -sS -m 30 -o /dev/null -w '%%{http_code}%%header{x-sallyport-reason}\\n' -x %s %s 2>&1\n", p, url)
 		}
 		// What a connection may not be opened to is refused by the CONNECT's answer.
-		fmt.Fprintf(&script, "curl -sS -m 10 -o /dev/null -w '%%{http_connect}' -x %s https://denied.example.com/ 2>/dev/null; echo\n", p)
+		fmt.Fprintf(&script, "curl -sS -m 30 -o /dev/null -w '%%{http_connect}' -x %s https://denied.example.com/ 2>/dev/null; echo\n", p)
 	}
 	r := h.run(h.command(h.exec(policy, "sh", "-c", script.String())...))
 	got := strings.Split(strings.TrimSpace(r.stdout), "\n")

@@ -51,7 +51,7 @@ rules:
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { init.Process.Kill(); init.Wait() })
-		eventually(t, 5*time.Second, "the container starts", func() bool {
+		eventually(t, 20*time.Second, "the container starts", func() bool {
 			procs, err := os.ReadFile(filepath.Join(h.below(scope(id)), "cgroup.procs"))
 			if err != nil {
 				t.Fatal(err)
@@ -79,7 +79,7 @@ rules:
 	go engine.Serve(l)
 	t.Cleanup(func() { engine.Close() })
 
-	eventually(t, 15*time.Second, "the engine is asked again", func() bool {
+	eventually(t, 30*time.Second, "the engine is asked again", func() bool {
 		return strings.Contains(asks(scope(web), "api.example.com").stdout, `"ok":true`)
 	})
 	if r := asks(scope(other), "other.example.com"); !strings.Contains(r.stdout, `"ok":true`) {

