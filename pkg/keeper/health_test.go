@@ -33,7 +33,7 @@ func TestNotesWhileHealthWaits(t *testing.T) {
 		}()
 		select {
 		case <-noted:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Errorf("%s is waited for, and nobody can take a note", name)
 		}
 		lock.Unlock()

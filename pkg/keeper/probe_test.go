@@ -7,6 +7,9 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/keeper/protocol"
 )
@@ -61,6 +64,7 @@ func TestProbeBelievesOnlyProof(t *testing.T) {
 							return 0, "", err
 						}
 						t.Cleanup(func() { conn.Close() })
+						await(t, l)
 					}
 					return pid, c.out, c.runErr
 				},
@@ -73,5 +77,23 @@ func TestProbeBelievesOnlyProof(t *testing.T) {
 				t.Errorf("%v, want an error that says %q", err, c.says)
 			}
 		})
+	}
+}
+
+// await returns when a connection stands at the listener: the one that made it hears
+// earlier that it did.
+func await(t *testing.T, l net.Listener) {
+	t.Helper()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for waiting, deadline := 0, time.Now().Add(30*time.Second); waiting == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("no connection arrives")
+			return
+		}
+		raw.Control(func(fd uintptr) { waiting, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) })
 	}
 }

@@ -1,7 +1,10 @@
 package keeper
 
 import (
+	"io"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -51,25 +54,50 @@ func TestFullHost(t *testing.T) {
 	}
 }
 
+// TestDescriptors counts those of processes that do nothing: in this one others open
+// and close theirs.
 func TestDescriptors(t *testing.T) {
-	before, most, err := descriptors(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		f, err := os.Open(os.DevNull)
+	open := func(more int) {
+		t.Helper()
+		cmd := exec.Command("cat")
+		for range more {
+			f, err := os.Open(os.DevNull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		}
+		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		// Once it answers it has started, and waits.
+		if _, err := stdin.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(stdout, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		n, most, err := descriptors(cmd.Process.Pid)
+		if err != nil || most < n {
+			t.Fatalf("%d of %d, %v", n, most, err)
+		}
+		if all, err := os.ReadDir("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/fd"); err != nil || n != len(all) || n < 3+more {
+			t.Errorf("%d, has %d with %d more than usual, %v", n, len(all), more, err)
+		}
 	}
-	after, _, err := descriptors(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after < before+20 || most < after {
-		t.Errorf("%d, then %d of %d", before, after, most)
-	}
+	open(0)
+	open(20)
 }
 
 func TestTCPSockets(t *testing.T) {

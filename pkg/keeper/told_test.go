@@ -60,7 +60,7 @@ func TestReadyIsTold(t *testing.T) {
 			if h.Ready != ready {
 				t.Errorf("the worker was told ready %v, want %v", h.Ready, ready)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("the worker was not told")
 		}
 	}
@@ -94,7 +94,7 @@ func TestReadyIsTold(t *testing.T) {
 	tell(true)
 	select {
 	case <-k.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("it does not say that it is ready")
 	}
 }

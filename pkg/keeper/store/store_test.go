@@ -22,7 +22,6 @@ func manager(t *testing.T) (*net.UnixConn, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	return c, path
 }
 
@@ -30,6 +29,7 @@ func manager(t *testing.T) (*net.UnixConn, string) {
 func receive(t *testing.T, c *net.UnixConn) (string, []int) {
 	t.Helper()
 	b, oob := make([]byte, 1024), make([]byte, 1024)
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
 	n, m, _, _, err := c.ReadMsgUnix(b, oob)
 	if err != nil {
 		t.Fatal(err)
