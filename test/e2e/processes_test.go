@@ -102,12 +102,28 @@ func living(pid int) bool {
 	return !dead || s["Threads"] != "1"
 }
 
-// kill sends a signal.
+// kill sends a signal. Whom it stops stands still when it returns: a thread that is in
+// the kernel goes on for a while, and could mend what is broken next.
 func (h *host) kill(pid int, s unix.Signal) {
 	h.t.Helper()
 	if err := unix.Kill(pid, s); err != nil {
 		h.t.Fatalf("kill %d: %v", pid, err)
 	}
+	if s == unix.SIGSTOP {
+		eventually(h.t, 30*time.Second, fmt.Sprintf("process %d stands still", pid), func() bool { return stands(pid) })
+	}
+}
+
+// stands reports whether each thread of a process is stopped.
+func stands(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if at := strings.LastIndex(string(b), ") "); err == nil && (at < 0 || b[at+2] != 'T') {
+			return false
+		}
+	}
+	return true
 }
 
 // Users that ownAccounts makes. The first two are in group sallyport.
