@@ -39,9 +39,7 @@ func (h *host) putInmate() string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if err := os.WriteFile(h.path(inmatePath), program, 0o755); err != nil {
-		h.t.Fatal(err)
-	}
+	h.putProgram(inmatePath, program)
 	return inmatePath
 }
 

@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -15,7 +14,7 @@ import (
 func (h *host) withoutBPF(errno unix.Errno) {
 	h.t.Helper()
 	const program = "/srv/bin/withoutbpf"
-	h.write(program, fmt.Sprintf(`#!/usr/bin/python3
+	h.putProgram(program, fmt.Appendf(nil, `#!/usr/bin/python3
 import ctypes, os, struct, sys
 # seccomp(2): load nr; is it bpf's? answer, else allow
 code = b"".join(struct.pack("HBBI", *i) for i in [(0x20, 0, 0, 0), (0x15, 0, 1, %d), (0x06, 0, 0, 0x00050000 | %d), (0x06, 0, 0, 0x7fff0000)])
@@ -27,9 +26,6 @@ if ctypes.CDLL(None, use_errno=True).prctl(22, 2, ctypes.byref(p)) != 0: # PR_SE
     sys.exit(os.strerror(ctypes.get_errno()))
 os.execv("%s", ["sallyport"] + sys.argv[1:])
 `, unix.SYS_BPF, int(errno), h.binary))
-	if err := os.Chmod(h.path(program), 0o755); err != nil {
-		h.t.Fatal(err)
-	}
 	h.binary = program
 }
 

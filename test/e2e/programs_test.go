@@ -113,9 +113,7 @@ func (h *host) program(name string) string {
 		h.t.Fatal(err)
 	}
 	p := "/srv/bin/" + name
-	if err := os.WriteFile(h.path(p), all[name], 0o755); err != nil {
-		h.t.Fatal(err)
-	}
+	h.putProgram(p, all[name])
 	return p
 }
 

@@ -144,9 +144,7 @@ func (s *services) startLoad(args ...string) {
 	if err != nil {
 		s.h.t.Fatal(err)
 	}
-	if err := os.WriteFile(s.h.path("/srv/units/load"), program, 0o755); err != nil {
-		s.h.t.Fatal(err)
-	}
+	s.h.putProgram("/srv/units/load", program)
 	cgroup := filepath.Join(s.m.tree, s.tagged, "load.service")
 	if err := os.Mkdir(cgroup, 0o755); err != nil {
 		s.h.t.Fatal(err)
@@ -242,9 +240,7 @@ func (s *services) replaceBinary() {
 	if err != nil {
 		s.h.t.Fatal(err)
 	}
-	if err := os.WriteFile(s.h.path("/srv/units/sallyport.new"), b, 0o755); err != nil {
-		s.h.t.Fatal(err)
-	}
+	s.h.putProgram("/srv/units/sallyport.new", b)
 	if r := s.h.sh("mv /srv/units/sallyport.new /srv/units/sallyport"); r.code != 0 {
 		s.h.t.Fatal(r)
 	}

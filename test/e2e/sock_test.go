@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 
 	"sallyport/test/outside"
 )
@@ -41,9 +42,15 @@ func (h *host) putSock() {
 	h.putProgram(sockPath, program)
 }
 
+// putProgram puts a program on the host. Nobody forks meanwhile: until a child
+// executes it has all that its parent has, and what somebody has open for writing
+// cannot be executed (ETXTBSY).
 func (h *host) putProgram(path string, program []byte) {
 	h.t.Helper()
-	if err := os.WriteFile(h.path(path), program, 0o755); err != nil {
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(h.path(path), program, 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		h.t.Fatal(err)
 	}
 }
