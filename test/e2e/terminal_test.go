@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -76,17 +78,15 @@ func (h *host) terminal(argv ...string) *terminal {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	fd := int(master.Fd())
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 99})
-	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	p := &terminal{t: h.t, master: master}
+	var n int
+	p.control(func(fd int) (err error) {
+		if n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN); err != nil {
+			return err
+		}
+		return unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	})
+	p.size(33, 99)
 	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		h.t.Fatal(err)
@@ -101,12 +101,13 @@ func (h *host) terminal(argv ...string) *terminal {
 	if err := c.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	p := &terminal{t: h.t, master: master}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		buf := make([]byte, 4096)
 		for {
-			n, err := unix.Read(fd, buf)
-			if n <= 0 || err != nil {
+			n, err := master.Read(buf)
+			if err != nil {
 				return
 			}
 			p.mu.Lock()
@@ -118,13 +119,37 @@ func (h *host) terminal(argv ...string) *terminal {
 		unix.Kill(-c.Process.Pid, unix.SIGKILL)
 		c.Wait()
 		master.Close()
+		<-ended
 	})
 	return p
 }
 
+// control calls f with the master's number, which stays one that waits for nothing:
+// whoever reads from it ends when it is closed, and reads from nothing else.
+func (p *terminal) control(f func(fd int) error) {
+	p.t.Helper()
+	raw, err := p.master.SyscallConn()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) })
+	if err := errors.Join(err, failed); err != nil {
+		p.t.Fatalf("terminal: %v", err)
+	}
+}
+
+// size tells the command of the window.
+func (p *terminal) size(rows, columns uint16) {
+	p.t.Helper()
+	p.control(func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	})
+}
+
 func (p *terminal) write(s string) {
 	p.t.Helper()
-	if _, err := unix.Write(int(p.master.Fd()), []byte(s)); err != nil {
+	if _, err := io.WriteString(p.master, s); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -174,11 +199,10 @@ func TestDaemonExecTerminal(t *testing.T) {
 	if got := p.expect("%% ", 10*time.Second); !strings.Contains(got, "got <hello there>") {
 		t.Errorf("input: %q", got)
 	}
-	p.line(run + `bash -c 'trap "stty size" WINCH; echo waiting; while :; do sleep 0.05; done'`)
+	// Without a trap bash goes on where sleep had ended by itself when SIGINT came.
+	p.line(run + `bash -c 'trap "stty size" WINCH; trap "exit 130" INT; echo waiting; while :; do sleep 0.05; done'`)
 	p.expect("waiting", 10*time.Second)
-	if err := unix.IoctlSetWinsize(int(p.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 44, Col: 88}); err != nil {
-		t.Fatal(err)
-	}
+	p.size(44, 88)
 	p.expect("44 88", 5*time.Second)
 	p.write("\x03")
 	p.expect("%% ", 5*time.Second)
