@@ -14,7 +14,15 @@ import (
 // sClient is a line of shell that runs OpenSSL's s_client against a host and
 // asks it for a page.
 func sClient(host, options string) string {
-	return fmt.Sprintf(`printf 'GET /s_client HTTP/1.1\r\nHost: %[1]s\r\nConnection: close\r\n\r\n' | timeout 10 openssl s_client -ign_eof -connect %[1]s:443 -CApath /etc/ssl/certs -verify_return_error -verify_hostname %[1]s %[2]s 2>&1`, host, options)
+	return fmt.Sprintf(`printf 'GET /s_client HTTP/1.1\r\nHost: %[1]s\r\nConnection: close\r\n\r\n' | timeout 40 openssl s_client -ign_eof -connect %[1]s:443 -CApath /etc/ssl/certs -verify_return_error -verify_hostname %[1]s %[2]s 2>&1`, host, options)
+}
+
+// sCommands is one that gives commands to s_client while it is connected, each by
+// itself: what follows a command in the same read is thrown away. said waits for a word
+// of s_client's.
+func sCommands(version, commands string) string {
+	return `: > /srv/s/said; said() { for i in $(seq 400); do grep -q "$1" /srv/s/said && return; sleep 0.05; done; }; ` +
+		`(said 'Verify return code'; ` + commands + `) | timeout 40 openssl s_client -connect api.example.com:443 ` + version + ` -CApath /etc/ssl/certs > /srv/s/said 2>&1; cat /srv/s/said`
 }
 
 // sections runs lines of shell in one workload and gives what each wrote.
@@ -35,7 +43,7 @@ func TestOddClients(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.net.bigTickets("9447", 20000)
-	if r := h.sh(`mkdir -p /srv/s; echo | timeout 5 openssl s_client -connect api.example.com:9447 -servername api.example.com -tls1_2 -sess_out /srv/s/big12 2>&1 | grep -c 'TLS session ticket:'; chmod -R a+rwx /srv/s; ls -l /srv/s`); !strings.Contains(r.stdout, "big12") {
+	if r := h.sh(`mkdir -p /srv/s; echo | timeout 40 openssl s_client -connect api.example.com:9447 -servername api.example.com -tls1_2 -sess_out /srv/s/big12 2>&1 | grep -c 'TLS session ticket:'; chmod -R a+rwx /srv/s; ls -l /srv/s`); !strings.Contains(r.stdout, "big12") {
 		t.Fatalf("no session with a huge ticket: %v", r)
 	}
 	const api = "api.example.com"
@@ -71,9 +79,9 @@ func TestOddClients(t *testing.T) {
 		{"early data", "printf 'GET /early HTTP/1.1\r\nHost: api.example.com\r\n\r\n' > /srv/s/early; " + sClient(api, "-tls1_3 -sess_in /srv/s/a13 -early_data /srv/s/early"), []string{"HTTP/1.1 200"}, []string{"Early data was accepted"}},
 		{"a session of TLS 1.2", sClient(api, "-tls1_2 -sess_out /srv/s/a12"), append([]string{"New, TLSv1.2"}, page...), nil},
 		{"that resumed", sClient(api, "-tls1_2 -sess_in /srv/s/a12"), []string{"Reused, TLSv1.2", "HTTP/1.1 200"}, nil},
-		{"renegotiation", `(printf 'R\n'; sleep 1; printf 'GET /after HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n'; sleep 0.4) | timeout 10 openssl s_client -connect api.example.com:443 -tls1_2 -CApath /etc/ssl/certs 2>&1`,
+		{"renegotiation", sCommands("-tls1_2", `printf 'R\n'; said RENEGOTIATING; sleep 1; printf 'GET /after HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n'; sleep 0.4`),
 			[]string{"RENEGOTIATING"}, []string{"HTTP/1.1 200"}},
-		{"renegotiation to TLS 1.3's key update", `(printf 'K\n'; sleep 0.2; printf 'GET /s_client HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n'; sleep 0.4) | timeout 10 openssl s_client -connect api.example.com:443 -tls1_3 -CApath /etc/ssl/certs 2>&1`,
+		{"renegotiation to TLS 1.3's key update", sCommands("-tls1_3", `printf 'K\n'; said KEYUPDATE; printf 'GET /s_client HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n'; said HTTP/1.1`),
 			[]string{"KEYUPDATE", "HTTP/1.1 200"}, nil},
 		{"hello in records of one byte", "python3 /srv/s/split.py api.example.com 443 1 0", []string{"HTTP/1.1 200"}, nil},
 		{"in records and segments of one byte", "python3 /srv/s/split.py api.example.com 443 1 1", []string{"HTTP/1.1 200"}, nil},
