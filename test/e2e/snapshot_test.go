@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +13,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 )
 
 // A snapshot is what a host has that sallyport could leave behind, a line each.
@@ -131,31 +136,27 @@ true`)
 	return found
 }
 
-// remaining gives those objects that still exist.
+// remaining gives those objects that still exist, and those of which it cannot be told.
 func remaining(objects []kernelObject) []kernelObject {
-	ids := make(map[kernelObject]bool)
-	for _, kind := range []string{"link", "map", "prog"} {
-		out, err := exec.Command("bpftool", "-j", kind, "show").Output()
-		var list []struct {
-			ID int `json:"id"`
+	return slices.DeleteFunc(slices.Clone(objects), func(o kernelObject) bool {
+		id, err := strconv.ParseUint(o.id, 10, 32)
+		if err != nil {
+			return false
+		}
+		var found io.Closer
+		switch o.kind {
+		case "link":
+			found, err = link.NewFromID(link.ID(id))
+		case "map":
+			found, err = ebpf.NewMapFromID(ebpf.MapID(id))
+		case "prog":
+			found, err = ebpf.NewProgramFromID(ebpf.ProgramID(id))
 		}
 		if err == nil {
-			err = json.Unmarshal(out, &list)
+			found.Close()
 		}
-		if err != nil {
-			// Others' objects come and go while bpftool lists them: ask for ours alone.
-			for _, o := range objects {
-				if o.kind == kind && exec.Command("bpftool", "-j", kind, "show", "id", o.id).Run() == nil {
-					ids[o] = true
-				}
-			}
-			continue
-		}
-		for _, o := range list {
-			ids[kernelObject{kind, strconv.Itoa(o.ID)}] = true
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(objects), func(o kernelObject) bool { return !ids[o] })
+		return errors.Is(err, os.ErrNotExist)
+	})
 }
 
 // goneWithin fails unless everything that came since before is gone in time:
@@ -164,8 +165,9 @@ func (h *host) goneWithin(within time.Duration, before snapshot, objects []kerne
 	h.t.Helper()
 	start := time.Now()
 	for {
-		left := h.snapshot().minus(before)
+		// What is looked at is not older than this.
 		tooLate := late(start, within)
+		left := h.snapshot().minus(before)
 		if wrapper != 0 {
 			left = append(left, execCgroups(wrapper)...)
 		}
