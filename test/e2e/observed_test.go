@@ -66,7 +66,7 @@ func (h *host) scrape(series string) float64 {
 
 func (h *host) metricsPage() (page string) {
 	h.t.Helper()
-	r := h.sh("curl -sS --max-time 5 http://127.0.0.1:9595/metrics")
+	r := h.sh("curl -sS --max-time 30 http://127.0.0.1:9595/metrics")
 	if r.code != 0 {
 		h.t.Fatalf("metrics: %v", r)
 	}

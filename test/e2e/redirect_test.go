@@ -157,7 +157,7 @@ func TestRedirectedThief(t *testing.T) {
 	}
 	worker := h.role("worker")
 	h.kill(d.pid, unix.SIGKILL)
-	eventually(t, 10*time.Second, "the worker ends with its keeper", func() bool { return unix.Kill(worker, 0) != nil })
+	eventually(t, 10*time.Second, "the worker ends with its keeper", func() bool { return !living(worker) })
 	script := `import socket,sys
 t=socket.socket(); t.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); t.bind(("127.0.0.1",15001)); t.listen(); t.settimeout(0.2)
 u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("127.0.0.1",15053)); u.settimeout(0.2)

@@ -1,10 +1,10 @@
 package e2e
 
 import (
-	"strings"
 	"testing"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // TestConnectedUDPIsRecorded: send(2) on a connected UDP socket calls no BPF
@@ -13,8 +13,8 @@ import (
 func TestConnectedUDPIsRecorded(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	r := h.run(h.command(h.exec("", "python3", "-c", `
-import errno, socket, time
+	p := outside.Start(t, h.command(h.exec("", "python3", "-u", "-c", `
+import errno, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.connect(("203.0.113.10", 443))
 try:
@@ -22,10 +22,11 @@ try:
     print("sent")
 except OSError as e:
     print(errno.errorcode[e.errno])
-time.sleep(1.5)
+sys.stdin.read()
 `)...))
-	if strings.TrimSpace(r.stdout) != "EPERM" {
-		t.Fatalf("send: %v", r)
+	// Its own gate ends with it: it waits for its event.
+	if said, err := p.Line(); said != "EPERM" {
+		t.Fatalf("send: %q, %v", said, err)
 	}
 	e := h.waitAudit("the rejected packet", func(e *audit.Event) bool {
 		return e.Kind == audit.Refused && e.Workload.Name == "python3"
