@@ -132,7 +132,8 @@ func (m *Message) CloseFiles() {
 	m.Files = nil
 }
 
-// Send writes one message. The descriptors of m stay the caller's.
+// Send writes one message. The descriptors of m stay the caller's. It fails with
+// ErrGone where nobody can receive it any more.
 func (c *Conn) Send(m *Message, body any) error {
 	out := *m
 	if body != nil {
@@ -180,6 +181,9 @@ func (c *Conn) Send(m *Message, body any) error {
 	if _, _, err := c.sock.WriteMsgUnix(packet, oob, nil); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			c.sock.Close()
+		}
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ENOTCONN) || errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("%w: send %q: %w", ErrGone, m.Method, err)
 		}
 		return fmt.Errorf("wire: send %q: %w", m.Method, err)
 	}

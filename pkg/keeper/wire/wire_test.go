@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -95,9 +96,10 @@ func TestCall(t *testing.T) {
 // TestGone: a caller never waits for a process that is not there.
 func TestGone(t *testing.T) {
 	blocked := make(chan struct{})
+	var once sync.Once
 	p, cancel := peers(t, map[string]Handler{
 		"wait": func(ctx context.Context, _ *Message) (any, []*os.File, error) {
-			close(blocked)
+			once.Do(func() { close(blocked) })
 			<-ctx.Done()
 			return nil, nil, ctx.Err()
 		},
@@ -108,6 +110,30 @@ func TestGone(t *testing.T) {
 	}
 	if _, err := p.Call(context.Background(), "wait", nil, nil, nil); !errors.Is(err, ErrGone) {
 		t.Errorf("second call: got %v, want ErrGone", err)
+	}
+}
+
+// TestGoneUnnoticed: the other process has gone, or the connection was closed, and
+// Run has not seen it yet.
+func TestGoneUnnoticed(t *testing.T) {
+	for name, end := range map[string]func(ours *Conn, theirs *os.File){
+		"the other process has gone": func(_ *Conn, theirs *os.File) { theirs.Close() },
+		"closed":                     func(ours *Conn, _ *os.File) { ours.Close() },
+	} {
+		ours, theirs, err := Pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := NewConn(ours)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end(c, theirs)
+		if _, err := NewPeer(c, nil).Call(t.Context(), "x", nil, nil, nil); !errors.Is(err, ErrGone) {
+			t.Errorf("%s: got %v, want ErrGone", name, err)
+		}
+		c.Close()
+		theirs.Close()
 	}
 }
 
