@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +23,7 @@ func curl(t *testing.T, socket, cgroup string, arguments ...string) (string, err
 	if err != nil {
 		t.Skip("curl is not installed")
 	}
-	cmd := exec.Command(path, append([]string{"-s", "--max-time", "20", "--unix-socket", socket}, arguments...)...)
+	cmd := exec.Command(path, append([]string{"-s", "--max-time", "60", "--unix-socket", socket}, arguments...)...)
 	if cgroup != "" {
 		dir, err := os.Open(cgroup)
 		if err != nil {
@@ -63,9 +64,14 @@ func TestProcessInTaggedCgroup(t *testing.T) {
 		t.Skipf("no cgroup can be made here: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := os.Remove(cgroup); err != nil {
-			t.Error(err)
-		}
+		// A process that was waited for may leave its cgroup later than that.
+		eventually(t, "nobody is left in the cgroup", func() bool {
+			err := os.Remove(cgroup)
+			if err != nil && !errors.Is(err, syscall.EBUSY) {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
 	})
 	r := start(t, func(o *Options, _ *Server) {
 		o.Access.Tagged = func(p *Peer) (bool, error) {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"runtime"
+	"runtime/debug"
 	"testing"
 	"time"
 )
@@ -29,7 +30,7 @@ func TestMemoryOfABurstIsGivenBack(t *testing.T) {
 	for m := newMemoryUse(); m.allocated() < headroom; { // it is there
 		time.Sleep(time.Millisecond)
 	}
-	runtime.GC()
+	debug.FreeOSMemory() // what is free already would not be asked for
 	before := held()
 	burst := make([][]byte, 64)
 	for i := range burst {
@@ -42,7 +43,7 @@ func TestMemoryOfABurstIsGivenBack(t *testing.T) {
 		t.Fatalf("a burst of 64 MiB made the process grow from %d to %d bytes", before, most)
 	}
 	burst = nil
-	for deadline := time.Now().Add(10 * time.Second); held() > before+(12<<20); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); held() > before+(12<<20); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d bytes before the burst, %d after it", before, held())
 		}
