@@ -101,7 +101,7 @@ func TestServersAreTriedInTurn(t *testing.T) {
 		return []dnsmessage.Message{m}
 	})
 	closed := netip.MustParseAddrPort("127.0.0.1:1")
-	r := newResolver(t, &fakes{}, Limits{}, closed, silent.addr, failing.addr, good.addr)
+	r := newResolver(t, &fakes{}, Limits{Timeout: time.Second, Total: 30 * time.Second}, closed, silent.addr, failing.addr, good.addr)
 	if diff := cmp.Diff([]string{"203.0.113.1"}, addrsOf(ask(t, r, "a.example.com.", dnsmessage.TypeA))); diff != "" {
 		t.Error(diff)
 	}
@@ -146,7 +146,7 @@ func TestAllServersFail(t *testing.T) {
 	if code, _ := edeOf(m); m.RCode != dnsmessage.RCodeServerFailure || code != edeNoAuthority {
 		t.Errorf("%s", m.GoString())
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("took %s", took)
 	}
 	if e := f.lastEvent(t); !strings.Contains(e.Error, silent.addr.String()) {
@@ -175,7 +175,7 @@ func TestOneQuestionForAllWhoAskTheSame(t *testing.T) {
 		<-release
 		return []dnsmessage.Message{respond(q, rrA("a.example.com.", "203.0.113.1", 60))}
 	})
-	r := newResolver(t, &fakes{}, Limits{Timeout: 5 * time.Second, Total: 5 * time.Second}, u.addr)
+	r := newResolver(t, &fakes{}, Limits{Timeout: 30 * time.Second, Total: 30 * time.Second}, u.addr)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -189,7 +189,7 @@ func TestOneQuestionForAllWhoAskTheSame(t *testing.T) {
 		defer r.slots.mu.Unlock()
 		return r.slots.perWorkload["w"]
 	}
-	for deadline := time.Now().Add(5 * time.Second); inWork() < 20; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); inWork() < 20; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("not all ask at once")
 		}
@@ -317,7 +317,7 @@ func TestLookup(t *testing.T) {
 // otherwise now, and when it does not answer at all.
 func TestLookupKnowsWhatWasTold(t *testing.T) {
 	u := newUpstream(t, zone(rrA("a.example.com.", "203.0.113.1", 0)))
-	r := newResolver(t, &fakes{}, Limits{Timeout: 100 * time.Millisecond, Total: 200 * time.Millisecond}, u.addr)
+	r := newResolver(t, &fakes{}, Limits{Timeout: time.Second, Total: time.Second}, u.addr)
 	ask(t, r, "a.example.com.", dnsmessage.TypeA)
 	u.set(zone(rrA("a.example.com.", "203.0.113.2", 0)))
 	r.cache.Purge()
@@ -362,13 +362,13 @@ func TestLookupDoesNotWaitForTheOtherFamily(t *testing.T) {
 		}
 		return []dnsmessage.Message{respond(q, rrA("a.example.com.", "203.0.113.1", 60))}
 	})
-	r := newResolver(t, &fakes{}, Limits{Timeout: 10 * time.Second, Total: 20 * time.Second}, u.addr)
+	r := newResolver(t, &fakes{}, Limits{Timeout: 30 * time.Second, Total: time.Minute}, u.addr)
 	start := time.Now()
 	addrs, err := r.Lookup(t.Context(), "w", "a.example.com")
 	if err != nil || len(addrs) != 1 {
 		t.Errorf("%v %v", addrs, err)
 	}
-	if took := time.Since(start); took > 4*time.Second {
+	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("took %s", took)
 	}
 }

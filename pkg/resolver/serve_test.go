@@ -26,7 +26,7 @@ func TestServeUDP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
 	conn.Write([]byte{1, 2, 3}) // noise before
 	conn.Write(question(t, "a.example.com.", dnsmessage.TypeA, true))
 	buf := make([]byte, 4096)
@@ -43,7 +43,7 @@ func TestServeUDP(t *testing.T) {
 	}
 	counted := func(what Drop) {
 		t.Helper()
-		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			f.mu.Lock()
 			n := f.dropped[what]
 			f.mu.Unlock()
@@ -89,7 +89,7 @@ func TestServeTCP(t *testing.T) {
 			client, server := tcpPair(t)
 			done := make(chan error, 1)
 			go func() { done <- r.ServeTCP(t.Context(), server, Client{Workload: "w"}); server.Close() }()
-			client.SetDeadline(time.Now().Add(5 * time.Second))
+			client.SetDeadline(time.Now().Add(30 * time.Second))
 			if _, err := client.Write(tt.send); err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func TestServeTCPEndsWithContext(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("goes on")
 	}
 }
@@ -153,7 +153,7 @@ func TestServeTCPEndsWithContext(t *testing.T) {
 func TestBoundsOfConcurrency(t *testing.T) {
 	u := newUpstream(t, func(q dnsmessage.Message, tcp bool) []dnsmessage.Message { return nil })
 	f := &fakes{}
-	r := newResolver(t, f, Limits{InFlight: 3, InFlightPerWorkload: 2, Timeout: 3 * time.Second, Total: 3 * time.Second}, u.addr)
+	r := newResolver(t, f, Limits{InFlight: 3, InFlightPerWorkload: 2, Timeout: 30 * time.Second, Total: 30 * time.Second}, u.addr)
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	for i := range 2 {
@@ -161,7 +161,7 @@ func TestBoundsOfConcurrency(t *testing.T) {
 			r.Answer(ctx, Client{Workload: "greedy"}, question(t, fmt.Sprintf("n%d.example.com.", i), dnsmessage.TypeA, true), false)
 		})
 	}
-	for deadline := time.Now().Add(5 * time.Second); u.count() < 2; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); u.count() < 2; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("not asked")
 		}

@@ -95,6 +95,12 @@ func serve(t testing.TB, addr string, cfg *tls.Config) *server {
 	if err != nil {
 		t.Skipf("no address %s here: %v", addr, err)
 	}
+	return serveOn(t, l, cfg)
+}
+
+// serveOn is serve on a listener.
+func serveOn(t testing.TB, l net.Listener, cfg *tls.Config) *server {
+	t.Helper()
 	s := &server{addr: netip.MustParseAddrPort(l.Addr().String()), seen: make(chan net.Conn, 64)}
 	done := make(chan struct{})
 	go func() {
@@ -106,7 +112,7 @@ func serve(t testing.TB, addr string, cfg *tls.Config) *server {
 			}
 			if cfg != nil {
 				tc := tls.Server(c, cfg)
-				c.SetDeadline(time.Now().Add(5 * time.Second))
+				c.SetDeadline(time.Now().Add(30 * time.Second))
 				if tc.Handshake() != nil {
 					c.Close()
 					continue
@@ -137,7 +143,7 @@ func (s *server) next(t testing.TB) net.Conn {
 	select {
 	case c := <-s.seen:
 		return c
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the server saw no connection")
 		return nil
 	}
@@ -158,7 +164,7 @@ func route(s *server) Route { return Route{Addrs: []netip.Addr{s.addr.Addr()}} }
 // until polls a condition.
 func until(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !f(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not reached: %s", what)
 		}

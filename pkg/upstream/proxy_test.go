@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sallyport/pkg/policy"
+	"sallyport/test/port"
 )
 
 // relay is an upstream proxy on loopback. It opens what is asked for at to,
@@ -93,7 +94,7 @@ func (r *relay) proxy(user, password string) *Proxy {
 }
 
 func (r *relay) route() Route {
-	return Route{Addrs: []netip.Addr{r.addr.Addr()}, Timeout: 5 * time.Second}
+	return Route{Addrs: []netip.Addr{r.addr.Addr()}, Timeout: 30 * time.Second}
 }
 
 // TestThroughProxy: TLS is with the target, by the name that was asked for; the
@@ -222,7 +223,9 @@ func TestProxyAnswers(t *testing.T) {
 			r := newRelay(t, "127.0.0.1:0", nil, "", &tt.answer)
 			p := newPool(t, Options{})
 			route := r.route()
-			route.Timeout = 200 * time.Millisecond
+			if tt.reason == policy.UpstreamTimeout {
+				route.Timeout = 200 * time.Millisecond
+			}
 			_, err := p.Host(Key{Scheme: TLS, Host: "api.example.com", Port: 443, Name: "api.example.com", Proxy: r.proxy(tt.user, "secret")}).Dial(t.Context(), route, nil)
 			var e *Error
 			if !errors.As(err, &e) || e.Reason != tt.reason || e.Addr != r.addr.Addr() || e.Attempts != 1 {
@@ -239,9 +242,7 @@ func TestProxyAnswers(t *testing.T) {
 		})
 	}
 	t.Run("down", func(t *testing.T) {
-		l, _ := net.Listen("tcp", "127.0.0.1:0")
-		at := netip.MustParseAddrPort(l.Addr().String())
-		l.Close()
+		at := port.Refusing(t, "127.0.0.1")
 		px := NewProxy(ProxyOptions{Host: "proxy.corp", Port: at.Port()})
 		_, err := newPool(t, Options{}).Host(Key{Scheme: TLS, Host: "api.example.com", Port: 443, Proxy: px}).Dial(t.Context(), Route{Addrs: []netip.Addr{at.Addr()}}, nil)
 		var e *Error
@@ -315,6 +316,11 @@ func TestProxiesAreApart(t *testing.T) {
 	keyed := func(px *Proxy) Key { k := key; k.Proxy = px; return k }
 	c, err := p.Host(keyed(alice)).Dial(t.Context(), r.route(), nil)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// The tickets come before it: unread they would cost the connection.
+	io.WriteString(target.next(t), "x")
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
 	c.Release()

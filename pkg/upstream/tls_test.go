@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sallyport/pkg/policy"
+	"sallyport/test/port"
 )
 
 func TestUpstreamTLSFaults(t *testing.T) {
@@ -121,11 +122,9 @@ func TestNoNameNoConnection(t *testing.T) {
 // certificate is wrong must not be shopped around.
 func TestHandshakeFailureTriesNextAddress(t *testing.T) {
 	ca := newAuthority(t, "root")
-	good := serve(t, "127.0.0.2:0", &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}})
-	broken, err := net.Listen("tcp", "127.0.0.1:"+good.addr.String()[strings.LastIndex(good.addr.String(), ":")+1:])
-	if err != nil {
-		t.Skipf("the port of one address is taken on the other: %v", err)
-	}
+	places := port.Hold(t, "127.0.0.1", "127.0.0.2")
+	good := serveOn(t, places[1].Listen(), &tls.Config{Certificates: []tls.Certificate{ca.issue(t, nil, nil)}})
+	broken := places[0].Listen()
 	defer broken.Close()
 	go func() {
 		for {

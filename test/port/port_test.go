@@ -10,8 +10,19 @@ import (
 
 // TestHold: connecting is refused, nobody else can listen, and then the place does.
 func TestHold(t *testing.T) {
-	places := Hold(t, "127.0.0.1", "127.0.0.2")
-	if places[0].Port() == 0 || places[0].Port() != places[1].Port() || places[1].Addr().String() != "127.0.0.2" {
+	for _, second := range []string{"127.0.0.2", "::1"} {
+		t.Run(second, func(t *testing.T) { testHold(t, second) })
+	}
+}
+
+func testHold(t *testing.T, second string) {
+	if l, err := net.Listen("tcp", net.JoinHostPort(second, "0")); err != nil {
+		t.Skip(err)
+	} else {
+		l.Close()
+	}
+	places := Hold(t, "127.0.0.1", second)
+	if places[0].Port() == 0 || places[0].Port() != places[1].Port() || places[1].Addr().String() != second {
 		t.Fatalf("%v", places)
 	}
 	for _, p := range places {
