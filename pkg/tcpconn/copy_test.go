@@ -99,14 +99,14 @@ func TestCopyGathersAndLetsGo(t *testing.T) {
 	f := newFlow(t)
 	const burst = 32 << 20
 	block, sink := make([]byte, burst/4), make([]byte, 1<<20)
-	gathered, quickest := false, time.Hour
+	gathered, quickest, soonest := false, time.Hour, time.Hour
 	for round := range 8 {
 		for tail := range 8 {
 			size := burst/8 + 1 + tail*9973
 			start := time.Now()
 			go f.in.Write(block[:size])
 			for got := 0; got < size; {
-				f.out.SetReadDeadline(time.Now().Add(5 * time.Second))
+				f.out.SetReadDeadline(time.Now().Add(time.Minute))
 				n, err := f.out.Read(sink)
 				got += n
 				if err != nil {
@@ -120,18 +120,20 @@ func TestCopyGathersAndLetsGo(t *testing.T) {
 			if _, err := f.out.Read(sink[:1]); err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(begin); took > 2*time.Second {
-				t.Errorf("a byte took %v", took)
-			}
+			soonest = min(soonest, time.Since(begin))
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); lowWaterOf(t, f.src) != 1; time.Sleep(time.Millisecond) {
+	if soonest > 200*time.Millisecond {
+		t.Errorf("a byte took %v at least", soonest)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		lent, _ := f.shared.LargeBuffers()
+		if lent == 0 && lowWaterOf(t, f.src) == 1 {
+			break
+		}
 		if time.Now().After(deadline) {
-			t.Fatal("a flow that is silent still waits for many bytes at once")
+			t.Fatalf("a flow that is silent still waits for many bytes at once, or holds large buffers: %d", lent)
 		}
-	}
-	if lent, _ := f.shared.LargeBuffers(); lent != 0 {
-		t.Errorf("a silent flow holds %d large buffers", lent)
 	}
 	const enough = burst / 8 / (400 << 20 / 1000) * time.Millisecond // at 400 MB/s
 	switch {
@@ -210,7 +212,7 @@ func TestCopyErrors(t *testing.T) {
 			tc.do(f)
 			select {
 			case <-f.done:
-			case <-time.After(5 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("it goes on")
 			}
 			if f.err == nil || tc.want != nil && !errors.Is(f.err, tc.want) {
@@ -269,7 +271,7 @@ func TestBulkLetsOthersBeHeard(t *testing.T) {
 		runtime.Gosched()
 		if heard.Load() == before {
 			// Its turn comes by itself, but 10 ms later.
-			for deadline := time.Now().Add(5 * time.Second); heard.Load() == before; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(time.Minute); heard.Load() == before; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("data that came are never heard")
 				}

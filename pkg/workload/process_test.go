@@ -7,15 +7,23 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestLookUp(t *testing.T) {
 	tree, path := testTree(t)
 	c := create(t, tree, path)
 	cmd := spawn(t, c, "sleep", "600")
-	p, err := LookUp(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
+	var p Process
+	// The kernel closes descriptors, by which Start learns of exec, before it gives the
+	// process its new name (begin_new_exec).
+	for deadline := time.Now().Add(time.Minute); p.Comm != "sleep" && time.Now().Before(deadline); {
+		var err error
+		if p, err = LookUp(cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
 	}
 	want, err := exec.LookPath("sleep")
 	if err != nil {
@@ -26,13 +34,17 @@ func TestLookUp(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	// A zombie holds its pid and is gone all the same.
-	var info syscall.WaitStatus
 	for {
-		pid, err := syscall.Wait4(cmd.Process.Pid, &info, 0, nil)
-		if pid == cmd.Process.Pid || err != syscall.EINTR {
+		if err := unix.Waitid(unix.P_PID, p.PID, nil, unix.WEXITED|unix.WNOWAIT, nil); err == nil {
 			break
+		} else if err != unix.EINTR {
+			t.Fatal(err)
 		}
 	}
+	if _, err := LookUp(p.PID); !errors.Is(err, ErrGone) {
+		t.Errorf("a zombie: %v", err)
+	}
+	cmd.reap()
 	if _, err := LookUp(p.PID); !errors.Is(err, ErrGone) {
 		t.Errorf("ended: %v", err)
 	}

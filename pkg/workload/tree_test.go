@@ -37,7 +37,7 @@ func testTree(t testing.TB) (*Tree, string) {
 		return r
 	}, t.Name()))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		c, err := tree.Cgroup(path)
 		if errors.Is(err, ErrGone) {
@@ -91,7 +91,7 @@ func spawn(t testing.TB, c Cgroup, argv ...string) *child {
 }
 
 func soon(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -282,19 +282,23 @@ func TestWatch(t *testing.T) {
 			}
 		case err := <-done:
 			t.Fatalf("ended: %v", err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("no notice")
 		}
 	}
 	expect(false)
-	started := time.Now()
-	cmd := spawn(t, c, "sleep", "600")
-	expect(true)
-	cmd.Process.Kill()
-	cmd.reap()
-	expect(false)
-	if took := time.Since(started); took > lookAgain {
-		t.Errorf("two notices took %v: they came by looking again", took)
+	quickest := time.Hour
+	for range 5 {
+		started := time.Now()
+		cmd := spawn(t, c, "sleep", "600")
+		expect(true)
+		cmd.Process.Kill()
+		cmd.reap()
+		expect(false)
+		quickest = min(quickest, time.Since(started))
+	}
+	if quickest > lookAgain {
+		t.Errorf("two notices took %v at least: they came by looking again", quickest)
 	}
 	if err := c.Remove(soon(t)); err != nil {
 		t.Fatal(err)
@@ -304,7 +308,7 @@ func TestWatch(t *testing.T) {
 		if err != nil {
 			t.Errorf("after removal: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("still watching what is gone")
 	}
 	c = create(t, tree, path)
@@ -316,7 +320,7 @@ func TestWatch(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("still watching after the context ended")
 	}
 }
