@@ -38,7 +38,8 @@ func TestNamespaceComeAndGo(t *testing.T) {
 		comes(fmt.Sprintf("come-%d", i%4))
 	}
 	eventually(t, 20*time.Second, "all are gone", gone)
-	eventually(t, 30*time.Second, "no descriptor is left", func() bool {
+	// Longer than the pool keeps a connection.
+	eventually(t, 90*time.Second, "no descriptor is left", func() bool {
 		return countFDs(t, keeper) <= fds[0]+4 && countFDs(t, worker) <= fds[1]+4
 	})
 	if s := h.status(); len(s.Problems) > 0 || !s.EnforcementActive {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -93,9 +94,7 @@ func TestNamespaceThroughRestarts(t *testing.T) {
 	if codes["7"] > lost || codes["28"] > 0 {
 		t.Errorf("connects failed: %v, %d lost; keeper: %s", codes, lost, s.keeper.stderr)
 	}
-	if now := stored(); !slices.Equal(now, kept) {
-		t.Errorf("stored are %v, at first %v", now, kept)
-	}
+	eventually(t, 10*time.Second, fmt.Sprintf("stored is what was at first, %v", kept), func() bool { return slices.Equal(stored(), kept) })
 	anchor.Process.Kill()
 	anchor.Wait()
 	eventually(t, 15*time.Second, "the store has forgotten the namespace", func() bool { return len(stored()) == 4 })

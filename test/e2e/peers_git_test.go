@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // tryGit: git clone, fetch and push over https, with a pack that is too large
@@ -34,19 +35,19 @@ git fsck --strict --no-dangling`, portGit)
 	if out, err := exec.Command("git", "-c", "safe.directory=*", "-C", dir+"/git/repo.git", "fsck", "--strict").CombinedOutput(); err != nil {
 		s.t.Errorf("the repository is damaged: %v: %s", err, out)
 	}
-	var fetched, pushed int64
-	for _, e := range s.exchanges("/repo.git/") {
-		if e.HTTP.Status != 200 || e.Verdict != "allow" {
-			s.t.Errorf("audit: %+v", e)
+	eventually(s.t, 10*time.Second, "all bytes are in the audit", func() bool {
+		var fetched, pushed int64
+		for _, e := range s.exchanges("/repo.git/") {
+			if e.HTTP.Status != 200 || e.Verdict != "allow" {
+				s.t.Fatalf("audit: %+v", e)
+			}
+			switch e.HTTP.Path {
+			case "/repo.git/git-upload-pack":
+				fetched += e.HTTP.ResponseBytes
+			case "/repo.git/git-receive-pack":
+				pushed += e.HTTP.RequestBytes
+			}
 		}
-		switch e.HTTP.Path {
-		case "/repo.git/git-upload-pack":
-			fetched += e.HTTP.ResponseBytes
-		case "/repo.git/git-receive-pack":
-			pushed += e.HTTP.RequestBytes
-		}
-	}
-	if fetched < 6_000_000 || pushed < 5_000_000 {
-		s.t.Errorf("audit: %d bytes fetched and %d pushed", fetched, pushed)
-	}
+		return fetched >= 6_000_000 && pushed >= 5_000_000
+	})
 }

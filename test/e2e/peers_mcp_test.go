@@ -58,16 +58,16 @@ func (s *street) tryMCP() {
 		s.nodeChecks(8, "mcp_client.mjs", url)
 	}
 	// The tools' calls are exchanges like all others.
-	posts := 0
-	for _, e := range s.exchanges("/mcp") {
-		if e.Verdict != "allow" {
-			s.t.Errorf("audit: %+v", e)
+	eventually(s.t, 10*time.Second, "all POSTs are in the audit", func() bool {
+		posts := 0
+		for _, e := range s.exchanges("/mcp") {
+			if e.Verdict != "allow" {
+				s.t.Fatalf("audit: %+v", e)
+			}
+			if e.HTTP.Method == "POST" {
+				posts++
+			}
 		}
-		if e.HTTP.Method == "POST" {
-			posts++
-		}
-	}
-	if posts < 4*6 {
-		s.t.Errorf("%d POSTs in the audit", posts)
-	}
+		return posts >= 4*6
+	})
 }

@@ -195,7 +195,7 @@ func (s *street) startNghttpd() {
 // the answers' bodies sum up.
 func (s *street) curlLines(t *testing.T, argv ...string) []string {
 	t.Helper()
-	r := s.run(s.command(s.execBy(append([]string{"curl", "-sS", "-m", "20"}, argv...)...)...))
+	r := s.run(s.command(s.execBy(append([]string{"curl", "-sS", "-m", "60"}, argv...)...)...))
 	if r.code != 0 {
 		t.Errorf("curl %v: %v", argv, r)
 	}

@@ -370,6 +370,9 @@ action(type="omfile" file="/srv/syslog" template="t")
 		c.Process.Kill()
 		c.Wait()
 	})
+	eventually(h.t, 15*time.Second, "rsyslogd listens", func() bool {
+		return h.sh("test -s /run/rsyslog.pid && test -S /run/audit.sock && ss -Hltn | grep -q 127.0.0.1:601").code == 0
+	})
 	return c
 }
 
@@ -415,7 +418,11 @@ func TestAuditSinks(t *testing.T) {
 					// Of each of the three commands.
 					return strings.Count(h.read("/var/log/sallyport/audit.jsonl"), "runs as root") == 3
 				})
-				if page := h.metricsPage(); !strings.Contains(page, `sallyport_audit_failures_total{sink="file"} 0`) || strings.Contains(page, `sallyport_audit_failures_total{sink="syslog"} 0`) ||
+				eventually(t, 5*time.Second, "the failure is counted", func() bool {
+					page := h.metricsPage()
+					return strings.Contains(page, `sallyport_audit_failures_total{sink="syslog"} `) && !strings.Contains(page, `sallyport_audit_failures_total{sink="syslog"} 0`)
+				})
+				if page := h.metricsPage(); !strings.Contains(page, `sallyport_audit_failures_total{sink="file"} 0`) ||
 					!strings.Contains(page, `sallyport_resource_capacity{resource="audit_queue_syslog"}`) || !strings.Contains(page, `sallyport_resource_capacity{resource="audit_queue_journald_bytes"}`) {
 					t.Error(page)
 				}

@@ -245,7 +245,7 @@ func (u *unit) halt(s unix.Signal) {
 	cmd.Process.Signal(s)
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience(30 * time.Second)):
 		cmd.Process.Kill()
 		u.m.t.Errorf("%s did not end: %s", u.name, u.stderr)
 	}

@@ -64,7 +64,7 @@ rules:
 	curl("a.service", ok, "--resolve", "api.example.com:443:"+own, url)
 	curl("a.service", ok, "--resolve", "api.example.com:443:["+a6.String()+"]", url)
 	curl("a.service", ok, "-x", "http://192.0.2.9:3128", "--connect-to", "::"+own+":443", url)
-	if got := h.sock("a.service", nobody, "socket inet stream 0", "patience 3000", "connect "+own+" 2525", "recv"); !strings.Contains(strings.Join(got, "\n"), "220 mail.example.com") {
+	if got := h.sock("a.service", nobody, "socket inet stream 0", "patience 20000", "connect "+own+" 2525", "recv"); !strings.Contains(strings.Join(got, "\n"), "220 mail.example.com") {
 		t.Errorf("a server that speaks first: %q", got)
 	}
 	// What does not: the address of another workload, one that stands for
@@ -84,13 +84,13 @@ rules:
 	for _, tt := range [][]string{
 		// Captured and reset before anything is said, although a rule by address
 		// covers everything.
-		{"socket inet stream 0", "patience 3000", "connect 198.18.77.77 5000", "sendhex 00ff00ff", "recv"},
-		{"socket inet stream 0", "patience 3000", "connect " + foreign + " 5000", "sendhex 00ff00ff", "recv"},
-		{"socket inet6 stream 0", "patience 3000", "connect 2001:2::7777 5000", "sendhex 00ff00ff", "recv"},
-		{"socket inet6 stream 0", "patience 3000", "connect ::ffff:198.18.77.77 5000", "sendhex 00ff00ff", "recv"},
+		{"socket inet stream 0", "patience 20000", "connect 198.18.77.77 5000", "sendhex 00ff00ff", "recv"},
+		{"socket inet stream 0", "patience 20000", "connect " + foreign + " 5000", "sendhex 00ff00ff", "recv"},
+		{"socket inet6 stream 0", "patience 20000", "connect 2001:2::7777 5000", "sendhex 00ff00ff", "recv"},
+		{"socket inet6 stream 0", "patience 20000", "connect ::ffff:198.18.77.77 5000", "sendhex 00ff00ff", "recv"},
 		// The kernel's own rules leave the space alone.
-		{"socket inet stream 0", "patience 3000", "connect " + own + " 4443", "sendhex 00ff00ff", "recv"},
-		{"socket inet6 stream 0", "patience 3000", "connect " + a6.String() + " 4443", "sendhex 00ff00ff", "recv"},
+		{"socket inet stream 0", "patience 20000", "connect " + own + " 4443", "sendhex 00ff00ff", "recv"},
+		{"socket inet6 stream 0", "patience 20000", "connect " + a6.String() + " 4443", "sendhex 00ff00ff", "recv"},
 	} {
 		got := strings.Join(h.sock("a.service", nobody, tt...), "\n")
 		if !strings.Contains(got, "recv ECONNRESET") && !strings.Contains(got, "connect E") {

@@ -76,6 +76,18 @@ func (c *company) read(name string) string {
 	return string(b)
 }
 
+// logs waits until a server has written something down, which it may do later than it
+// has answered.
+func (c *company) logs(name, text string) {
+	c.h.t.Helper()
+	for start := time.Now(); !strings.Contains(c.read(name), text); time.Sleep(10 * time.Millisecond) {
+		if late(start, 10*time.Second) {
+			c.h.t.Errorf("%s has no %q:\n%s", name, text, c.read(name))
+			return
+		}
+	}
+}
+
 // start runs a server of the network until the test ends, and waits until it
 // listens.
 func (c *company) start(name, addr string, argv ...string) *exec.Cmd {
@@ -97,7 +109,7 @@ func (c *company) start(name, addr string, argv ...string) *exec.Cmd {
 		t.FailNow()
 	}
 	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		var err error
 		inNetns(t, c.h.net.ns, func() {
 			var conn net.Conn
@@ -108,7 +120,7 @@ func (c *company) start(name, addr string, argv ...string) *exec.Cmd {
 		if err == nil {
 			return cmd
 		}
-		if time.Now().After(end) {
+		if late(start, 15*time.Second) {
 			t.Fatalf("%s does not listen: %v\n%s", name, err, out)
 		}
 	}
@@ -144,8 +156,8 @@ cache_mem 1 MB
 via off
 visible_hostname proxy.corp.example
 shutdown_lifetime 0 seconds
-connect_timeout 2 seconds
-dns_timeout 2 seconds
+connect_timeout 20 seconds
+dns_timeout 20 seconds
 `))
 	return c.start("squid", corpProxy+":"+squidPort, "squid", "-N", "-f", c.path("squid.conf"))
 }
@@ -306,9 +318,7 @@ func TestUpstreamProxySquid(t *testing.T) {
 	}
 	// It writes a CONNECT down when that ends; those of api.example.com wait in the
 	// pool for the next request.
-	if log := c.read("squid.log"); !strings.Contains(log, "CONNECT other.example.com:443 alice") {
-		t.Errorf("squid saw:\n%s", log)
-	}
+	c.logs("squid.log", "CONNECT other.example.com:443 alice")
 	c.onlyCompanyNames()
 	// Nothing else left the host, by whatever way.
 	for _, line := range w.packets() {
@@ -346,8 +356,6 @@ upstream_proxy: { url: "http://[` + corpProxyV6 + `]:8888", username: bob, passw
 	if e.Verdict != "would_deny" || e.Upstream.IP.String() != corpProxyV6 || e.Upstream.Target != "api.example.com:443" {
 		t.Errorf("%+v", e)
 	}
-	if log := c.read("tiny.log"); !strings.Contains(log, "CONNECT api.example.com:443 HTTP/1.1") {
-		t.Errorf("tinyproxy saw:\n%s", log)
-	}
+	c.logs("tiny.log", "CONNECT api.example.com:443 HTTP/1.1")
 	c.onlyCompanyNames()
 }
