@@ -71,21 +71,29 @@ late.sort()
 print(ids, '%.2f %.2f' % (late[len(late) // 2], late[len(late) * 99 // 100]))
 `)
 	conf := h.config(webRules)
+	const tries = 3 // what holds events back is so each time, a busy machine is not
 	for _, c := range []struct{ url, options string }{
 		{"http://api.example.com/events", ""}, {"https://api.example.com/events", ""},
 		{"https://api.example.com/gzip", "--compressed"}, {"https://api.example.com/unframed", ""}, {"http://api.example.com/unframed", ""},
 	} {
 		line := fmt.Sprintf("curl -sSN %s '%s?n=300&every=3ms' | python3 /srv/late.py", c.options, c.url)
-		r := h.run(h.command(h.exec(conf, "bash", "-o", "pipefail", "-c", line)...))
-		var ids int
-		var p50, p99 float64
-		if _, err := fmt.Sscanf(r.stdout, "%d %f %f", &ids, &p50, &p99); err != nil || ids != 300 || r.code != 0 {
-			t.Errorf("%s: %v", line, r)
-			continue
+		var late []float64
+		for len(late) < tries {
+			r := h.run(h.command(h.exec(conf, "bash", "-o", "pipefail", "-c", line)...))
+			var ids int
+			var p50, p99 float64
+			if _, err := fmt.Sscanf(r.stdout, "%d %f %f", &ids, &p50, &p99); err != nil || ids != 300 || r.code != 0 {
+				t.Errorf("%s: %v", line, r)
+				break
+			}
+			t.Logf("%s %s: half of the events within %.2f ms, 99 of 100 within %.2f ms", c.url, c.options, p50, p99)
+			if p50 <= 10 {
+				break
+			}
+			late = append(late, p50)
 		}
-		t.Logf("%s %s: half of the events within %.2f ms, 99 of 100 within %.2f ms", c.url, c.options, p50, p99)
-		if p50 > 10 {
-			t.Errorf("%s: half of the events came more than %.2f ms after they were sent", c.url, p50)
+		if len(late) == tries {
+			t.Errorf("%s: half of the events came more than %.2f ms after they were sent", c.url, late)
 		}
 	}
 }
@@ -98,7 +106,12 @@ func TestLongStream(t *testing.T) {
 	h.net.serveStreams()
 	d := h.startDaemon(h.config(webRules))
 	const all = 60_000
-	c := h.command(h.execBy("bash", "-c", fmt.Sprintf("curl -sSN 'https://api.example.com/events?n=%d&every=0s' | grep -c ^data: > /srv/count", all))...)
+	// What it has got is in a file: a busy machine takes long to begin.
+	c := h.command(h.execBy("bash", "-c", fmt.Sprintf(`curl -sSN 'https://api.example.com/events?n=%d&every=0s' | awk '/^data:/ { if (++n %% 1000 == 0) { print n > "/srv/count"; close("/srv/count") } } END { print n > "/srv/count" }'`, all))...)
+	got := func() int {
+		n, _ := strconv.Atoi(strings.TrimSpace(h.read("/srv/count")))
+		return n
+	}
 	sized := func() (kb int64) {
 		for _, pid := range append(childrenOf(d.pid), d.pid) {
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -117,21 +130,22 @@ func TestLongStream(t *testing.T) {
 	done := make(chan result, 1)
 	go func() { done <- h.run(c) }()
 	var early, most int64
-	begin := time.Now()
 	var r result
 	for ended := false; !ended; {
 		select {
 		case r = <-done:
 			ended = true
-		case <-time.After(50 * time.Millisecond):
-			most = max(most, sized())
-			if early == 0 && time.Since(begin) > 500*time.Millisecond {
+		case <-time.After(20 * time.Millisecond):
+			switch {
+			case early > 0:
+				most = max(most, sized())
+			case got() >= all/6:
 				early = sized()
 			}
 		}
 	}
-	if got := strings.TrimSpace(h.read("/srv/count")); got != strconv.Itoa(all) || r.code != 0 {
-		t.Fatalf("%s events: %v", got, r)
+	if n := got(); n != all || r.code != 0 {
+		t.Fatalf("%d events: %v", n, r)
 	}
 	e := h.waitAudit("the stream", func(e *audit.Event) bool { return e.Kind == audit.Exchange && e.HTTP.Path == "/events" })
 	t.Logf("%d events and %d bytes in %v; anonymous memory of all of sallyport: %d kB early, at most %d kB", all, e.HTTP.ResponseBytes, e.Duration.Total.Round(time.Millisecond), early, most)
