@@ -43,7 +43,7 @@ func TestForeignInFlight(t *testing.T) {
 				if got := one.heard.String(); got != "before" {
 					t.Errorf("the origin received %q, want only what was sent outside", got)
 				}
-				e := h.foreignEvent(k.pid)
+				e := h.foreignEvent(k)
 				if !strings.HasPrefix(e.Message, "tcp connection") || !strings.HasSuffix(e.Message, ": destroyed") || e.Dst.Port != 7777 || e.Workload.Exe != keepPath {
 					t.Errorf("audit: %+v", e)
 				}
@@ -65,7 +65,7 @@ func TestForeignInFlight(t *testing.T) {
 				if got := one.heard.String(); got != "before" {
 					t.Errorf("the origin received %q, want only what was sent outside", got)
 				}
-				if e := h.foreignEvent(k.pid); !strings.HasSuffix(e.Message, doubtEnd[where]) && !strings.HasSuffix(e.Message, ": destroyed") {
+				if e := h.foreignEvent(k); !strings.HasSuffix(e.Message, doubtEnd[where]) && !strings.HasSuffix(e.Message, ": destroyed") {
 					t.Errorf("audit: %+v", e)
 				}
 				return took
@@ -108,7 +108,7 @@ func TestForeignAmongMany(t *testing.T) {
 			k := h.keep(0, "shared", originV4, 7777, "crowded")
 			joined := time.Now()
 			took := place.take(t).lived(t, joined)
-			if e := h.foreignEvent(k.pid); !strings.HasSuffix(e.Message, ": destroyed") {
+			if e := h.foreignEvent(k); !strings.HasSuffix(e.Message, ": destroyed") {
 				t.Errorf("audit: %+v", e)
 			}
 			return took
@@ -124,7 +124,7 @@ func TestForeignAmongMany(t *testing.T) {
 			k := h.keep(0, "plain", originV4, 7777, "receiver")
 			joined := time.Now()
 			took := place.take(t).lived(t, joined)
-			h.foreignEvent(k.pid)
+			h.foreignEvent(k)
 			return took
 		})
 	})

@@ -72,7 +72,7 @@ func (h *host) meet(port int) *meetings {
 func (m *meetings) take(t *testing.T) *meeting {
 	t.Helper()
 	var one *meeting
-	eventually(t, 5*time.Second, "a connection to the meeting place", func() bool {
+	eventually(t, 20*time.Second, "a connection to the meeting place", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for from, c := range m.all {
@@ -101,6 +101,8 @@ func (m *meeting) lived(t *testing.T, since time.Time) time.Duration {
 type kept struct {
 	*outside.Program
 	pid uint32
+	// began is before it did anything.
+	began time.Time
 }
 
 // keep starts the program outside of every cgroup of ours and waits until it has
@@ -108,7 +110,8 @@ type kept struct {
 func (h *host) keep(uid int, mode, addr string, port int, cgroup string) *kept {
 	h.t.Helper()
 	c := h.outside(uid, keepPath, mode, addr, strconv.Itoa(port), h.below(cgroup))
-	k := &kept{Program: outside.Start(h.t, c)}
+	k := &kept{began: time.Now()}
+	k.Program = outside.Start(h.t, c)
 	for {
 		line := k.line()
 		if n, ok := strings.CutPrefix(line, "joined "); ok {
@@ -141,11 +144,11 @@ func (k *kept) late() string {
 	}
 }
 
-// foreignEvent waits for the event of a process.
-func (h *host) foreignEvent(pid uint32) audit.Event {
+// foreignEvent waits for the event of a process. Numbers of processes come round.
+func (h *host) foreignEvent(k *kept) audit.Event {
 	h.t.Helper()
-	return h.waitAudit(fmt.Sprintf("foreign_socket of process %d", pid), func(e *audit.Event) bool {
-		return e.Kind == audit.ForeignSocket && e.Workload.PID == pid
+	return h.waitAudit(fmt.Sprintf("foreign_socket of process %d", k.pid), func(e *audit.Event) bool {
+		return e.Kind == audit.ForeignSocket && e.Workload.PID == k.pid && e.Time.After(k.began)
 	})
 }
 
@@ -195,19 +198,18 @@ func TestForeignConnections(t *testing.T) {
 				if said := k.late(); !strings.HasPrefix(said, "error ") {
 					t.Errorf("the program's send: %q", said)
 				}
-				e := h.foreignEvent(k.pid)
+				e := h.foreignEvent(k)
 				check(t, one, e)
 				if e.Workload.Exe != keepPath && mode != "leader" {
 					t.Errorf("audit: exe %q", e.Workload.Exe)
 				}
 				return took
 			})
-			eventually(t, 5*time.Second, "the metric", func() bool { return destroyed() > before })
+			eventually(t, 20*time.Second, "the metric", func() bool { return destroyed() > before })
 		})
 	}
 	t.Run("passed on from process to process", func(t *testing.T) {
 		best(t, "its end", foreignLife, func() time.Duration {
-			began := time.Now()
 			k := h.keep(0, "chain", originV4, 7777, "receiver")
 			joined := time.Now()
 			one := place.take(t)
@@ -216,7 +218,7 @@ func TestForeignConnections(t *testing.T) {
 				t.Errorf("the program's send: %q", said)
 			}
 			check(t, one, h.waitAudit("the foreign socket", func(e *audit.Event) bool {
-				return e.Kind == audit.ForeignSocket && e.Time.After(began)
+				return e.Kind == audit.ForeignSocket && e.Time.After(k.began)
 			}))
 			return took
 		})
@@ -246,6 +248,7 @@ func TestForeignConnections(t *testing.T) {
 		for _, uid := range way.uids {
 			t.Run(fmt.Sprintf("%s uid %d", way.name, uid), func(t *testing.T) {
 				best(t, "its end", foreignLife, func() time.Duration {
+					began := time.Now()
 					p := way.start(uid)
 					came := time.Now()
 					one := place.take(t)
@@ -255,7 +258,7 @@ func TestForeignConnections(t *testing.T) {
 						t.Errorf("the program sent: %q", p.Said)
 					}
 					e := h.waitAudit("the foreign socket", func(e *audit.Event) bool {
-						return e.Kind == audit.ForeignSocket && e.Workload.UID == uint32(uid) && strings.HasSuffix(e.Message, ": destroyed") && e.Workload.Exe == sockPath
+						return e.Kind == audit.ForeignSocket && e.Time.After(began) && e.Workload.UID == uint32(uid) && strings.HasSuffix(e.Message, ": destroyed") && e.Workload.Exe == sockPath
 					})
 					check(t, one, e)
 					return took
@@ -268,7 +271,7 @@ func TestForeignConnections(t *testing.T) {
 		best(t, "its end", foreignLife, func() time.Duration {
 			k := h.keep(0, "dgram", originV4, 7443, "receiver")
 			joined := time.Now()
-			e := h.foreignEvent(k.pid)
+			e := h.foreignEvent(k)
 			if !strings.HasPrefix(e.Message, "udp connection") || e.Dst.Port != 7443 {
 				t.Errorf("audit: %+v", e)
 			}
@@ -282,7 +285,7 @@ func TestForeignConnections(t *testing.T) {
 	})
 	t.Run("connecting", func(t *testing.T) {
 		k := h.keep(0, "syn", "203.0.113.99", 80, "receiver")
-		e := h.foreignEvent(k.pid)
+		e := h.foreignEvent(k)
 		if e.Dst.IP.String() != "203.0.113.99" || e.Dst.Port != 80 {
 			t.Errorf("audit: %+v", e)
 		}
@@ -292,7 +295,7 @@ func TestForeignConnections(t *testing.T) {
 	})
 	t.Run("listener", func(t *testing.T) {
 		k := h.keep(0, "listen", hostV4, 7999, "receiver")
-		if e := h.foreignEvent(k.pid); !strings.HasPrefix(e.Message, "tcp listener") {
+		if e := h.foreignEvent(k); !strings.HasPrefix(e.Message, "tcp listener") {
 			t.Errorf("audit: %+v", e)
 		}
 		var err error
@@ -313,7 +316,7 @@ func TestForeignConnections(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			h.sh("sysctl -qw net.ipv4.ping_group_range='0 2147483647'")
 			k := h.keep(0, kind, originV4, 80, "receiver")
-			e := h.foreignEvent(k.pid)
+			e := h.foreignEvent(k)
 			if !strings.HasPrefix(e.Message, kind+" ") || !strings.Contains(e.Message, "its process was ended") {
 				t.Errorf("audit: %+v", e)
 			}
@@ -346,7 +349,7 @@ func TestOwnSocketsStay(t *testing.T) {
 	h.startDaemon(h.config("default: allow\nmode: observe\n"))
 	h.below("own")
 	manager := h.keep(0, "manager", hostV4, 7998, "own")
-	conn := h.startSock(h.inside("own", nobody), "socket inet stream 6", "patience 5000", "connect "+originV4+" 7778", "recv", "pause", "send hello")
+	conn := h.startSock(h.inside("own", nobody), "socket inet stream 6", "patience 20000", "connect "+originV4+" 7778", "recv", "pause", "send hello")
 	udp := h.startSock(h.inside("own", nobody), "socket inet dgram 17", "connect "+dnsV4+" 53", "pause", "send hello")
 	server := h.startSock(h.inside("own", nobody), "socket inet stream 6", "bind 127.0.0.1 7100", "listen", "pause", "accept", "pause", "recv")
 	client := h.startSock(h.outside(nobody), "socket inet stream 6", "connect 127.0.0.1 7100", "pause", "send inbound")
@@ -359,7 +362,7 @@ func TestOwnSocketsStay(t *testing.T) {
 	if r := conn.Result("recv"); r != "ok welcome" {
 		t.Errorf("a captured connection: %q", conn.Said)
 	}
-	eventually(t, 5*time.Second, "what was sent later on a captured connection", func() bool { return heard.String() == "hello" })
+	eventually(t, 20*time.Second, "what was sent later on a captured connection", func() bool { return heard.String() == "hello" })
 	udp.goOn()
 	if r := udp.Result("send"); r != "ok" {
 		t.Errorf("connected UDP: %q", udp.Said)
