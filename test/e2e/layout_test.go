@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,25 +47,21 @@ bpftool map create "$PWD/config" type array key 4 value 8 entries 3 name config`
 			config := h.config("timeouts: { drain: 1s }\n") // no rule: nothing is let through
 			d := h.startDaemon(config)
 			lines := linesOf(outside.Start(t, h.inside("mover", nobody, "python3", "-u", "-c", attempts)).Out)
-			// try reads until so many more attempts were made.
-			try := func(more int) (tries, answered int) {
-				t.Helper()
-				for last := -1; ; {
-					select {
-					case line := <-lines:
-						if _, err := fmt.Sscan(line, &tries, &answered); err != nil {
-							t.Fatalf("%q: %v", line, err)
-						}
-						if last < 0 {
-							last = tries + more
-						}
-						if tries >= last {
-							return tries, answered
-						}
-					case <-time.After(patience(20 * time.Second)):
-						t.Fatal("no further attempt")
-					}
+			var made, taken atomic.Int64
+			go func() {
+				for line := range lines {
+					var tries, answered int64
+					fmt.Sscan(line, &tries, &answered)
+					taken.Store(answered)
+					made.Store(tries)
 				}
+			}()
+			// try waits until so many more attempts were made from now on.
+			try := func(more int64) (tries, answered int64) {
+				t.Helper()
+				last := made.Load() + more
+				eventually(t, time.Minute, "further attempts", func() bool { return made.Load() >= last })
+				return made.Load(), taken.Load()
 			}
 			// What was attached of the other version must go in the end.
 			programs := func() int {

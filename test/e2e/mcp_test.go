@@ -103,7 +103,7 @@ func TestMCPServers(t *testing.T) {
 	}
 	modules := h.nodeModules()
 	h.write("/srv/policy.yaml", h.config(mcpRules))
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 
 	type call struct {
@@ -242,7 +242,7 @@ func TestMCPServerWithoutConfig(t *testing.T) {
 	h := newHost(t)
 	h.net.setHandler(answerAPIs)
 	modules := h.nodeModules()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := h.command(h.exec("", modules+"/.bin/mcp-server-github")...)
 	session, err := mcp.NewClient(&mcp.Implementation{Name: "sallyport-test", Version: "1"}, nil).Connect(ctx, &mcp.CommandTransport{Command: c}, nil)

@@ -149,7 +149,7 @@ const foreignPlace = 7777
 // traffic makes everything happen once.
 func (m *monitored) traffic() {
 	m.t.Helper()
-	m.foreignEvent(m.keep(0, "plain", originV4, foreignPlace, "receiver").pid)
+	m.foreignEvent(m.keep(0, "plain", originV4, foreignPlace, "receiver"))
 	if r := m.run(m.sallyport("exec", "--config", daemonConfig, "--workload", "sender", "--", "bash", "/srv/traffic.sh")); r.code != 0 {
 		m.t.Fatalf("traffic: %v", r)
 	}
@@ -183,9 +183,17 @@ func (m *monitored) startPrometheus() {
 		t.Fatalf("prometheus (scripts/setup test installs it): %v", err)
 	}
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	eventually(t, 30*time.Second, "Prometheus is ready: "+out.String(), func() bool {
+	eventually(t, time.Minute, "Prometheus is ready: "+out.String(), func() bool {
 		return m.sh("curl -sS --max-time 2 http://127.0.0.1:9090/-/ready").code == 0 && len(m.query("up == 1").values) == 1
 	})
+}
+
+// scraped waits until Prometheus has asked twice for the page of now.
+func (m *monitored) scraped() {
+	m.t.Helper()
+	asked := func() float64 { return m.query(`count_over_time(sallyport_build_info[1h])`).most() }
+	before := asked()
+	eventually(m.t, time.Minute, "the page is asked for", func() bool { return asked() >= before+3 })
 }
 
 // An answered query is what Prometheus says of an expression.
@@ -260,14 +268,14 @@ func TestMonitoring(t *testing.T) {
 	m := newMonitored(t, "")
 	m.startPrometheus()
 	m.traffic()
-	time.Sleep(2500 * time.Millisecond) // scraped, so that the next round is an increase
+	m.scraped() // so that the next round is an increase
 	held := m.command(m.execBy("curl", "-sS", "-o", "/dev/null", "https://api.example.com/plain/held")...)
 	if err := held.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { close(m.release); held.Wait() })
 	m.traffic()
-	time.Sleep(2500 * time.Millisecond)
+	m.scraped()
 
 	page := m.metricsPage()
 	golden, err := os.ReadFile("../../pkg/metrics/testdata/page.txt")
@@ -297,12 +305,17 @@ func TestMonitoring(t *testing.T) {
 	// What has no reason to be above 0 here. The clock is the machine's: setting it
 	// would set it for every test beside this one.
 	still := []string{"Audit failures", "Round trips and losses", "Clock jumps, since start"}
-	replace := strings.NewReplacer("$__rate_interval", "1m", "$instance", ".*", "$workload", ".*")
+	replace := strings.NewReplacer("$__rate_interval", "5m", "$instance", ".*", "$workload", ".*")
 	queries := 0
 	for _, p := range board.Panels {
 		for _, target := range p.Targets {
 			queries++
-			a := m.query(replace.Replace(target.Expr))
+			expr := replace.Replace(target.Expr)
+			a := m.query(expr)
+			// What the kernel has counted is on the page a little later.
+			for start := time.Now(); a.err == "" && a.most() <= 0 && !slices.Contains(still, p.Title) && !late(start, 15*time.Second); a = m.query(expr) {
+				time.Sleep(200 * time.Millisecond)
+			}
 			if a.err != "" || len(a.values) == 0 {
 				t.Errorf("%s: %s: %d rows, %s", p.Title, target.Expr, len(a.values), a.err)
 			} else if a.most() <= 0 && !slices.Contains(still, p.Title) {
@@ -371,14 +384,18 @@ func TestMonitoring(t *testing.T) {
 		return list
 	}
 	got := m.alerts()
-	for deadline := time.Now().Add(patience(20 * time.Second)); len(missing(got)) > 0; got = m.alerts() {
+	for deadline := time.Now().Add(patience(time.Minute)); len(missing(got)) > 0; got = m.alerts() {
 		if time.Now().After(deadline) {
 			t.Fatalf("no such alerts: %q of %v", missing(got), got)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	// No others of what is right, whatever the traffic was.
+	// No others of what is right, whatever the traffic was. Of a busy machine a page may
+	// be late for once: that is pending for a minute.
 	for name, text := range got {
+		if name == "SallyportDown" && strings.HasPrefix(text, "pending") {
+			continue
+		}
 		for _, right := range []string{"SallyportDown", "SallyportEnforcementInactive", "SallyportConfigRejected", "SallyportAuditFailing", "SallyportNearFull", "SallyportNoHealthyTarget search"} {
 			if strings.HasPrefix(name, right) {
 				t.Errorf("%s is %s", name, text)
@@ -445,7 +462,7 @@ func TestReportAgrees(t *testing.T) {
 	}
 	var s report.Summary
 	// Events are written a little after they are counted.
-	eventually(t, 10*time.Second, "every event that was counted is in a file", func() bool {
+	eventually(t, 30*time.Second, "every event that was counted is in a file", func() bool {
 		s = of("")
 		return maps.Equal(s.Kinds, m.sums("sallyport_audit_events_total", "kind"))
 	})
