@@ -67,7 +67,7 @@ def ask(port):
     s.sendall(b'GET /left HTTP/1.1\r\nHost: api.example.com\r\n\r\n')
     return s
 s = ask(8081)
-time.sleep(0.5)
+sys.stdin.readline()
 s.close()
 s = ask(8082)
 got = b''
@@ -83,13 +83,23 @@ while True:
 print(got.decode())
 time.sleep(0.5)
 `
+	c := h.command(h.exec(h.config(webRules), "python3", "-c", client)...)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
 	done := make(chan result, 1)
-	go func() { done <- h.run(h.command(h.exec(h.config(webRules), "python3", "-c", client)...)) }()
-	for name, o := range map[string]*silentOrigin{"before the answer": quiet, "within a stream": stream} {
-		eventually(t, 15*time.Second, name+": the origin is asked", func() bool { return o.asked.Load() == 1 })
+	go func() { done <- h.run(c) }()
+	for _, o := range []struct {
+		name string
+		*silentOrigin
+	}{{"before the answer", quiet}, {"within a stream", stream}} {
+		eventually(t, time.Minute, o.name+": the origin is asked", func() bool { return o.asked.Load() == 1 })
 		begin := time.Now()
-		eventually(t, 15*time.Second, name+": the origin's connection ends", func() bool { return o.ended.Load() == 1 })
-		t.Logf("%s: noticed within %v", name, time.Since(begin).Round(10*time.Millisecond))
+		fmt.Fprintln(in) // the first goes when it is told to
+		eventually(t, 20*time.Second, o.name+": the origin's connection ends", func() bool { return o.ended.Load() == 1 })
+		t.Logf("%s: noticed within %v", o.name, time.Since(begin).Round(10*time.Millisecond))
 	}
 	if r := <-done; r.code != 0 || !strings.HasSuffix(r.stdout, "\r\n\r\nlate\n") {
 		t.Errorf("the client that waits: %v", r)
@@ -106,7 +116,7 @@ time.sleep(0.5)
 func TestEarlyAnswer(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	var took atomic.Int64
+	took := make(chan int64, 8)
 	h.net.serveTCP(8081, func(c net.Conn) {
 		r := bufio.NewReader(c)
 		if _, err := http.ReadRequest(r); err != nil {
@@ -116,7 +126,7 @@ func TestEarlyAnswer(t *testing.T) {
 		// As servers do: what still comes is thrown away for a while.
 		c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		n, _ := io.Copy(io.Discard, r)
-		took.Store(n)
+		took <- n
 	})
 	h.write("/srv/big", "")
 	if r := h.sh("truncate -s 2G /srv/big"); r.code != 0 {
@@ -127,8 +137,13 @@ func TestEarlyAnswer(t *testing.T) {
 		r := h.run(h.command(h.exec(h.config(webRules), append(argv, "http://api.example.com:8081/upload")...)...))
 		var sent int64
 		fmt.Sscanf(r.stdout, "too large 413 %d", &sent)
-		if !strings.HasPrefix(r.stdout, "too large 413 ") || sent >= 2<<30 || took.Load() >= 2<<30 {
-			t.Errorf("%v: the origin got %d bytes: %v", options, took.Load(), r)
+		select {
+		case n := <-took:
+			if !strings.HasPrefix(r.stdout, "too large 413 ") || sent >= 2<<30 || n >= 2<<30 {
+				t.Errorf("%v: the origin got %d bytes: %v", options, n, r)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%v: the origin was not asked, or its connection has no end: %v", options, r)
 		}
 	}
 }
@@ -156,7 +171,7 @@ print(r.status_code, r.headers['x-sallyport-reason'], r.json()['rule'])
 	for _, base := range []string{"http", "https"} {
 		for _, client := range [][]string{{"python3", "/srv/upload.py"}, {"node", "/srv/upload.mjs"}, {"bash", "/srv/upload.sh"}} {
 			r := h.run(h.command(h.exec(conf, append(client, base+"://api.example.com/forbidden/upload")...)...))
-			if r.stdout != "403 rule_denied not-this\n" || r.code != 0 || r.took > 20*time.Second {
+			if r.stdout != "403 rule_denied not-this\n" || r.code != 0 || r.took > patience(20*time.Second) {
 				t.Errorf("%s %v: %v", base, client, r)
 			}
 		}

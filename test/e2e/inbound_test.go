@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,15 +15,21 @@ import (
 	"sallyport/pkg/audit"
 )
 
+// How long the internet tries: what the guard drops has no answer.
+const (
+	untilHeard   = 8 * time.Second
+	untilRefused = 400 * time.Millisecond
+)
+
 // dialHost connects from the internet to the host, and gives what it hears.
-func (n *internet) dialHost(addr string) (heard string, err error) {
+func (n *internet) dialHost(addr string, within time.Duration) (heard string, err error) {
 	inNetns(n.t, n.ns, func() {
 		var c net.Conn
-		if c, err = net.DialTimeout("tcp", addr, 400*time.Millisecond); err != nil {
+		if c, err = net.DialTimeout("tcp", addr, within); err != nil {
 			return
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
+		c.SetDeadline(time.Now().Add(untilHeard))
 		var b []byte
 		b, err = io.ReadAll(c)
 		heard = string(b)
@@ -44,24 +51,24 @@ workloads:
 	rejected := h.scrape("sallyport_guard_rejected_packets_total")
 	for _, f := range ipFamilies {
 		any := map[string]string{"inet": "0.0.0.0", "inet6": "::"}[f.name]
-		serve := func(cgroup string, uid, port int) *sockProcess {
-			return h.startSock(h.inside(cgroup, uid), "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
+		serve := func(c *exec.Cmd, port int) *sockProcess {
+			return h.startSock(c, "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
 		}
 		at := func(port int) string { return net.JoinHostPort(f.near, strconv.Itoa(port)) }
 		t.Run(f.name+" listed", func(t *testing.T) {
 			// A new cgroup is told to the kernel within half a second.
-			eventually(t, 3*time.Second, "the workload's answer", func() bool {
-				p := serve("server.service", nobody, 8080)
+			eventually(t, 30*time.Second, "the workload's answer", func() bool {
+				p := serve(patient(h.inside("server.service", nobody)), 8080)
 				p.Tell("")
-				heard, _ := h.net.dialHost(at(8080))
+				heard, _ := h.net.dialHost(at(8080), untilHeard)
 				p.Cmd.Process.Kill()
 				return heard == "welcome"
 			})
-			open := h.waitAudit("the flow's begin", func(e *audit.Event) bool {
-				return e.Kind == audit.FlowOpen && e.Direction == "inbound" && e.Workload.Name == "server" && e.Dst.IP.String() == f.far
+			end := h.waitAudit("the flow's end", func(e *audit.Event) bool {
+				return e.Kind == audit.FlowClose && e.Direction == "inbound" && e.Workload.Name == "server" && e.Dst.IP.String() == f.far && e.Counters.Workload.BytesSent == uint64(len("welcome"))
 			})
-			h.waitAudit("the flow's end", func(e *audit.Event) bool {
-				return e.Kind == audit.FlowClose && e.Direction == "inbound" && e.Workload.Name == "server" && e.Dst == open.Dst && e.Counters.Workload.BytesSent == uint64(len("welcome"))
+			h.waitAudit("the flow's begin", func(e *audit.Event) bool {
+				return e.Kind == audit.FlowOpen && e.Direction == "inbound" && e.Workload.Name == "server" && e.Dst == end.Dst
 			})
 		})
 		for _, tt := range []struct {
@@ -70,9 +77,9 @@ workloads:
 		}{{"unlisted port", "server.service", 8081}, {"another workload", "other.service", 8080}} {
 			for _, uid := range []int{nobody, 0} {
 				t.Run(fmt.Sprintf("%s %s uid %d", f.name, tt.name, uid), func(t *testing.T) {
-					p := serve(tt.cgroup, uid, tt.port)
+					p := serve(h.inside(tt.cgroup, uid), tt.port)
 					p.Tell("")
-					if heard, err := h.net.dialHost(at(tt.port)); err == nil || heard != "" {
+					if heard, err := h.net.dialHost(at(tt.port), untilRefused); err == nil || heard != "" {
 						t.Errorf("the internet heard %q", heard)
 					}
 					p.Until("")
@@ -83,9 +90,9 @@ workloads:
 			}
 		}
 		t.Run(f.name+" from the host", func(t *testing.T) {
-			p := serve("server.service", nobody, 8082)
+			p := serve(patient(h.inside("server.service", nobody)), 8082)
 			p.Tell("")
-			r := h.run(h.command("timeout", "3", "bash", "-c", fmt.Sprintf("cat < /dev/tcp/%s/8082", f.near)))
+			r := h.run(h.command("timeout", "20", "bash", "-c", fmt.Sprintf("cat < /dev/tcp/%s/8082", f.near)))
 			if r.stdout != "welcome" {
 				t.Errorf("the host heard %v; the workload saw %q", r, p.Said)
 			}
@@ -102,9 +109,13 @@ workloads:
 				port   int
 				heard  string
 			}{{"server.service", 8080, "welcome"}, {"server.service", 8081, ""}, {"other.service", 8080, ""}} {
-				p := h.startSock(h.inside(tt.cgroup, 0), "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, tt.port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
+				c, within := h.inside(tt.cgroup, 0), untilRefused
+				if tt.heard != "" {
+					c, within = patient(c), untilHeard
+				}
+				p := h.startSock(c, "socket "+f.name+" stream 6", "reuse", fmt.Sprintf("bind %s %d", any, tt.port), "listen", "pause", "accept", "send welcome", "shut", "recv", "close")
 				p.Tell("")
-				if heard, _ := h.net.dialHost(net.JoinHostPort(f.near, strconv.Itoa(tt.port))); heard != tt.heard {
+				if heard, _ := h.net.dialHost(net.JoinHostPort(f.near, strconv.Itoa(tt.port)), within); heard != tt.heard {
 					t.Errorf("%s port %d: the internet heard %q, want %q", tt.cgroup, tt.port, heard, tt.heard)
 				}
 				p.Cmd.Process.Kill()
@@ -126,7 +137,7 @@ workloads:
 		}
 	}
 	// With both locks the guard drops a SYN before a program can see it.
-	if n := h.scrape("sallyport_guard_rejected_packets_total") - rejected; n < 8 {
-		t.Errorf("metrics: %v attempts were counted, want 8", n)
-	}
+	eventually(t, 20*time.Second, "metrics: 8 attempts are counted", func() bool {
+		return h.scrape("sallyport_guard_rejected_packets_total")-rejected >= 8
+	})
 }
