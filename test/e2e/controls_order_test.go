@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/pkg/audit"
 )
@@ -49,6 +50,7 @@ var requestControls = []control{
 // is asked only where both let pass.
 func TestOrderOfControls(t *testing.T) {
 	t.Parallel()
+	withinWindow(24*time.Hour, 2*time.Minute)
 	h := newHost(t)
 	h.write("/srv/order.key", orderKey+"\n")
 	h.sh("chmod 600 /srv/order.key")

@@ -169,7 +169,7 @@ func TestDaemonExecEnds(t *testing.T) {
 	select {
 	case <-i.ended:
 	case <-time.After(30 * time.Second):
-		t.Error("the wrapper waits for a command that has ended")
+		t.Fatal("the wrapper waits for a command that has ended")
 	}
 	if i.cmd.ProcessState.Success() {
 		t.Error("a wrapper whose command was killed succeeded")
@@ -189,7 +189,7 @@ workloads:
   of-alice: { match: { user: alice } }
   of-bob: { match: { user: bob } }
 rules:
-  - { name: alice-only, match: { workloads: [of-alice], hosts: [api.example.com] }, action: allow }
+  - { name: alice-only, match: { workloads: [of-alice], hosts: [v4.example.com] }, action: allow }
   - { name: bob-only, match: { workloads: [of-bob], hosts: [other.example.com] }, action: allow }
 `))
 	status := func(uid int, url string) string {
@@ -200,7 +200,7 @@ rules:
 		uid  int
 		host string
 		ok   bool
-	}{{alice, "api.example.com", true}, {alice, "other.example.com", false}, {bob, "other.example.com", true}, {bob, "api.example.com", false}} {
+	}{{alice, "v4.example.com", true}, {alice, "other.example.com", false}, {bob, "other.example.com", true}, {bob, "v4.example.com", false}} {
 		got := status(c.uid, "https://"+c.host+"/x")
 		if ok := got == strconv.Itoa(c.uid)+" 200"; ok != c.ok {
 			t.Errorf("uid %d to %s: %s", c.uid, c.host, got)
