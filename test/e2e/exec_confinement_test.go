@@ -86,7 +86,7 @@ func TestExecConfinement(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
-	eventually(t, 5*time.Second, "a process of the same user", func() bool { return h.runs("sleep 1000") })
+	eventually(t, 20*time.Second, "a process of the same user", func() bool { return h.runs("sleep 1000") })
 	// Sockets of a resolver, a bus, an engine, and sallyport's own directories.
 	for _, path := range []string{"/run/nscd/socket", "/run/dbus/system_bus_socket", "/run/docker.sock", "/run/systemd/resolve/io.systemd.Resolve"} {
 		h.listenUnix(path)
@@ -219,7 +219,7 @@ func TestExecSudo(t *testing.T) {
 	if ls, want := h.sh("ls -ln /srv/home/alice/sallyport-audit.*.jsonl | cut -d' ' -f1,3,4"), fmt.Sprintf("-rw------- %d %d\n", alice, alice); ls.stdout != want {
 		t.Errorf("audit file: %v, want %s", ls, want)
 	}
-	eventually(t, 5*time.Second, "all gone", func() bool { return len(h.processes()) == 0 })
+	eventually(t, goneAfter, "all gone", func() bool { return len(h.processes()) == 0 })
 
 	for _, pty := range []string{"use_pty", "!use_pty"} {
 		t.Run(pty, func(t *testing.T) {

@@ -46,12 +46,16 @@ func TestExecOverhead(t *testing.T) {
 		t.Logf("%v: fastest %s", argv[len(argv)-2:], took[0].Round(100*time.Microsecond))
 		return took[rounds/2]
 	}
-	bare := measure(inmatePath, "stamp")
-	exec := measure(h.exec("", inmatePath, "stamp")...)
-	load, _ := os.ReadFile("/proc/loadavg")
-	t.Logf("median of %d: %s with exec, %s without; load %s", rounds, exec.Round(100*time.Microsecond), bare.Round(100*time.Microsecond), strings.TrimSpace(string(load)))
-	if exec-bare <= maxOverhead {
-		return
+	var bare, exec time.Duration
+	var load []byte
+	for range 3 {
+		bare = measure(inmatePath, "stamp")
+		exec = measure(h.exec("", inmatePath, "stamp")...)
+		load, _ = os.ReadFile("/proc/loadavg")
+		t.Logf("median of %d: %s with exec, %s without; load %s", rounds, exec.Round(100*time.Microsecond), bare.Round(100*time.Microsecond), strings.TrimSpace(string(load)))
+		if exec-bare <= maxOverhead {
+			return
+		}
 	}
 	var l float64
 	fmt.Sscan(string(load), &l)

@@ -132,7 +132,7 @@ func TestExecStatus(t *testing.T) {
 			t.Errorf("death by %s: %v", s, c.ProcessState)
 		}
 	}
-	eventually(t, 5*time.Second, "all gone", func() bool { return len(h.processes()) == 0 })
+	eventually(t, goneAfter, "all gone", func() bool { return len(h.processes()) == 0 })
 }
 
 // TestExecSignals: signals reach the command, stop and continue too, and what
@@ -168,7 +168,7 @@ func TestExecSignals(t *testing.T) {
 		}
 	}
 	h.kill(c.Process.Pid, unix.SIGSTOP)
-	eventually(t, 5*time.Second, "stopped", func() bool { return strings.HasPrefix(procStatus(c.Process.Pid)["State"], "T") })
+	eventually(t, 20*time.Second, "stopped", func() bool { return strings.HasPrefix(procStatus(c.Process.Pid)["State"], "T") })
 	h.kill(c.Process.Pid, unix.SIGUSR1)
 	h.kill(c.Process.Pid, unix.SIGCONT)
 	if got := []string{next(), next()}; !slices.Contains(got, "10") || !slices.Contains(got, "18") {
@@ -254,7 +254,7 @@ func TestExecBackground(t *testing.T) {
 		t.Fatalf("%v", r)
 	}
 	eventually(t, goneAfter, "the background process is gone", func() bool { return !living(pid) })
-	eventually(t, 5*time.Second, "all gone", func() bool { return len(h.processes()) == 0 })
+	eventually(t, goneAfter, "all gone", func() bool { return len(h.processes()) == 0 })
 }
 
 // TestExecSideBySide: five at once, each with its own gate.
@@ -275,7 +275,7 @@ func TestExecSideBySide(t *testing.T) {
 			t.Errorf("%v", r)
 		}
 	}
-	eventually(t, 5*time.Second, "nothing left", func() bool { return len(h.snapshot().minus(before)) == 0 })
+	eventually(t, goneAfter, "nothing left", func() bool { return len(h.snapshot().minus(before)) == 0 })
 	files, _ := filepath.Glob(h.path("/srv/sallyport-audit.*.jsonl"))
 	if len(files) < n {
 		t.Errorf("%d audit files", len(files))

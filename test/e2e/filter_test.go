@@ -264,7 +264,7 @@ func TestFilters(t *testing.T) {
 					t.Errorf("%s: the origin saw %+v", line, seen)
 				}
 				var e audit.Event
-				eventually(t, 5*time.Second, "the exchange's event", func() bool {
+				eventually(t, 20*time.Second, "the exchange's event", func() bool {
 					for _, e = range h.audit()[events:] {
 						if e.Kind == audit.Exchange {
 							return true
