@@ -271,7 +271,7 @@ func TestLingerEnds(t *testing.T) {
 	down.SetDeadline(time.Unix(1, 0)) // as a proxy does that stops
 	select {
 	case <-closed:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("goes on reading")
 	}
 	client.Close()
@@ -297,7 +297,7 @@ func TestHanded(t *testing.T) {
 	}
 	send(t, client, "i")
 	expect(t, origin, "i")
-	for end := time.Now().Add(5 * time.Second); !c.Handed(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !c.Handed(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the request is not taken for sent")
 		}

@@ -32,7 +32,7 @@ func serve(codec *Codec, down, up net.Conn) error {
 		if err := s.ReadRequest(&x.Request); err != nil {
 			return err
 		}
-		err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{HeaderTimeout: 10 * time.Second, Informational: func(r *exchange.Response) error {
+		err := c.RoundTrip(&x.Request, &x.Response, exchange.Options{HeaderTimeout: 30 * time.Second, Informational: func(r *exchange.Response) error {
 			return s.WriteInformational(&x.Request, r)
 		}})
 		if err == nil {
@@ -57,7 +57,7 @@ func start(t *testing.T) (client, origin *net.TCPConn, done <-chan error) {
 	client, down := tcpPair(t)
 	up, origin := tcpPair(t)
 	for _, c := range []*net.TCPConn{client, origin} {
-		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 	}

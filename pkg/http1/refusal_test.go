@@ -36,7 +36,7 @@ func TestRefusalKeepsOrCloses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var codec Codec
 			client, down := tcpPair(t)
-			client.SetDeadline(time.Now().Add(10 * time.Second))
+			client.SetDeadline(time.Now().Add(30 * time.Second))
 			s := codec.Server(down)
 			send(t, client, "POST / HTTP/1.1\r\nHost: a\r\n"+tt.head+"\r\n"+tt.body)
 			var x exchange.Exchange

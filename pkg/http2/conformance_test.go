@@ -239,7 +239,7 @@ func TestServerConformance(t *testing.T) {
 			var got string
 			select {
 			case got = <-done:
-			case <-time.After(10 * time.Second):
+			case <-time.After(30 * time.Second):
 			}
 			close(wait)
 			if got != c.want && !(strings.HasPrefix(c.want, "headers") && strings.HasPrefix(got, c.want+" ")) {

@@ -176,7 +176,7 @@ func TestIdleHoldsNothing(t *testing.T) {
 	p, srv, _ := clientPeer(t, ServerOptions{}, strict)
 	p.get(1)
 	p.want("headers 1 :status=200 end")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		srv.c.mu.Lock()
 		workers, output, running := len(srv.parked), srv.c.out.b, srv.running

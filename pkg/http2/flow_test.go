@@ -327,7 +327,7 @@ func TestSlowReaderStopsSender(t *testing.T) {
 		if n > 12<<20 {
 			t.Errorf("%d bytes were sent towards a client that read 100 KiB", n)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the reset of the client did not get to the upstream")
 	}
 }

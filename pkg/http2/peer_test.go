@@ -32,7 +32,7 @@ func newPeer(t testing.TB, nc net.Conn) *peer {
 	p.SetMaxReadFrameSize(1<<24 - 1)
 	p.enc = hpack.NewEncoder(&p.buf)
 	p.dec = hpack.NewDecoder(4096, nil)
-	nc.SetDeadline(time.Now().Add(20 * time.Second))
+	nc.SetDeadline(time.Now().Add(2 * time.Minute))
 	return p
 }
 

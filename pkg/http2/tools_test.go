@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"sallyport/pkg/exchange"
+	"sallyport/test/port"
 )
 
 // tool finds a program of the distribution, or skips.
@@ -68,7 +69,7 @@ func TestCurl(t *testing.T) {
 	}
 	run := func(args ...string) string {
 		t.Helper()
-		out, err := exec.Command(curl, append([]string{"-sS", "--max-time", "20", "--cacert", pemFile, "--http2", "-w", "\n%{http_version} %{response_code}"}, args...)...).CombinedOutput()
+		out, err := exec.Command(curl, append([]string{"-q", "--noproxy", "*", "-sS", "--max-time", "120", "--cacert", pemFile, "--http2", "-w", "\n%{http_version} %{response_code}"}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -103,21 +104,20 @@ func TestNghttp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	port := freePort(t)
-	server := exec.Command(nghttpd, "--no-tls", "-d", dir, "--trailer", "x-end: yes", "--echo-upload", "-a", "127.0.0.1", port)
+	number := fmt.Sprint(port.Free(t))
+	server := exec.Command(nghttpd, "--no-tls", "-d", dir, "--trailer", "x-end: yes", "--echo-upload", "-a", "127.0.0.1", number)
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
-	upstream := "127.0.0.1:" + port
-	for range 200 {
+	upstream := "127.0.0.1:" + number
+	waitFor(t, func() bool {
 		nc, err := net.Dial("tcp", upstream)
 		if err == nil {
 			nc.Close()
-			break
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return err == nil
+	})
 	addr, _ := startGate(t, upstream)
 	out, err := exec.Command(nghttp, "-v", "http://"+addr+"/big", "-H", "x-a: b").CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("x-end: yes")) || !bytes.Contains(out, []byte(":status: 200")) {
@@ -186,7 +186,7 @@ func TestRefusedIsRetried(t *testing.T) {
 	})
 	tr := &http.Transport{Protocols: new(http.Protocols), MaxConnsPerHost: 1}
 	tr.Protocols.SetUnencryptedHTTP2(true)
-	client := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: tr, Timeout: 2 * time.Minute}
 	errs := make(chan error, 50)
 	for range cap(errs) {
 		go func() {
@@ -206,16 +206,6 @@ func TestRefusedIsRetried(t *testing.T) {
 	tr.CloseIdleConnections()
 	l.Close()
 	wg.Wait()
-}
-
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 // selfSigned gives a certificate for 127.0.0.1 and the file that holds it.

@@ -45,7 +45,7 @@ func TestHelloToTheBound(t *testing.T) {
 					}
 				}()
 				var s Sniffer
-				conn, got, err := s.Sniff(server, nil, 20*time.Second)
+				conn, got, err := s.Sniff(server, nil, time.Minute)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -72,7 +72,7 @@ func TestHelloOverTheBound(t *testing.T) {
 		client, server := tcpPair(t)
 		client.Write(records([]byte{typeClientHello, 1, 0, 0, 3, 3}, record))
 		var s Sniffer
-		_, got, err := s.Sniff(server, nil, 5*time.Second)
+		_, got, err := s.Sniff(server, nil, 30*time.Second)
 		var bad *HelloError
 		if err != nil || !errors.As(got.HelloErr, &bad) || bad.Alert != alertIllegalParameter {
 			t.Errorf("in records of %d: %v, %v", record, got.HelloErr, err)
@@ -113,7 +113,7 @@ func TestSlowHelloIsCheap(t *testing.T) {
 	if err != nil || got.HelloErr != nil {
 		t.Fatal(err, got.HelloErr)
 	}
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("%d bytes took %v", len(raw), took)
 	}
 }
@@ -149,7 +149,7 @@ func TestLargeIsBounded(t *testing.T) {
 	}
 	runtime.KeepAlive(kept)
 	kept = nil
-	for end := time.Now().Add(10 * time.Second); s.Large() != 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); s.Large() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d bytes are still counted", s.Large())
 		}

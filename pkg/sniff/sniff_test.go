@@ -87,7 +87,7 @@ func TestSniffProtocols(t *testing.T) {
 					}
 				}()
 				var s Sniffer
-				conn, got, err := s.Sniff(server, nil, 5*time.Second)
+				conn, got, err := s.Sniff(server, nil, 30*time.Second)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -128,13 +128,17 @@ func TestSniffEnds(t *testing.T) {
 		{"closed within a hello", "\x16\x03\x01\x00\x50\x01", true, Result{Protocol: TLS, Closed: true}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			client, server := tcpPair(t)
 			client.Write([]byte(tt.sent))
+			// What was sent is looked at within this time, however busy the machine is.
+			patience := time.Second
 			if tt.closes {
 				client.CloseWrite()
+				patience = 30 * time.Second
 			}
 			var s Sniffer
-			conn, got, err := s.Sniff(server, nil, 50*time.Millisecond)
+			conn, got, err := s.Sniff(server, nil, patience)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,7 +167,7 @@ func TestSniffBehindPrefix(t *testing.T) {
 	client, server := tcpPair(t)
 	client.Write([]byte("/ HTTP/1.1\r\n"))
 	var s Sniffer
-	conn, got, err := s.Sniff(server, []byte("GET "), time.Second)
+	conn, got, err := s.Sniff(server, []byte("GET "), 30*time.Second)
 	if err != nil || got.Protocol != HTTP1 || string(conn.Peeked()) != "GET / HTTP/1.1\r\n" {
 		t.Fatalf("%+v %v", got, err)
 	}
@@ -179,7 +183,7 @@ func TestConnRelaysWhole(t *testing.T) {
 		client.CloseWrite()
 	}()
 	var s Sniffer
-	conn, _, err := s.Sniff(worker, nil, time.Second)
+	conn, _, err := s.Sniff(worker, nil, 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
