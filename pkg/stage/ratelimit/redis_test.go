@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os/exec"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"sallyport/pkg/config"
 	"sallyport/pkg/policy"
+	"sallyport/test/port"
 )
 
 // A redisServer is a real one, without a memory of its own.
@@ -30,16 +32,11 @@ func startRedis(t *testing.T, options ...string) *redisServer {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("no redis-server; scripts/setup test installs it")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_, port, _ := net.SplitHostPort(address)
-	l.Close()
+	number := fmt.Sprint(port.Free(t))
+	address := net.JoinHostPort("127.0.0.1", number)
 	r := &redisServer{t: t, address: address}
-	r.argv = append([]string{"redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(), "--logfile", "log"}, options...)
-	r.connect = Server{Redis: config.Redis{Address: address, Prefix: "test:", Timeout: 2 * time.Second}}
+	r.argv = append([]string{"redis-server", "--port", number, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(), "--logfile", "log"}, options...)
+	r.connect = Server{Redis: config.Redis{Address: address, Prefix: "test:", Timeout: 20 * time.Second}}
 	r.start()
 	t.Cleanup(r.stop)
 	return r
@@ -51,7 +48,7 @@ func (r *redisServer) start() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", r.address)
 		if err == nil {
 			c.Close()
@@ -97,7 +94,7 @@ func startDaemon(t *testing.T, server Server, limits []config.RateLimit) *daemon
 
 func (d *daemon) waitFor(t *testing.T, connected bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); d.Counters.shared.Connected() != connected; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); d.Counters.shared.Connected() != connected; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("connected is not %v", connected)
 		}

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/valkey-io/valkey-go"
 
 	"sallyport/pkg/config"
+	"sallyport/test/port"
 )
 
 // TestCluster: the counters of a rule lie in one slot of a cluster.
@@ -34,7 +36,7 @@ func TestCluster(t *testing.T) {
 	if err := c.Do(context.Background(), c.B().Arbitrary("CLUSTER", "ADDSLOTSRANGE", "0", "16383").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if err := c.Do(context.Background(), c.B().Set().Key("x").Value("1").Build()).Error(); err == nil {
 			break
 		} else if time.Now().After(deadline) {
@@ -78,13 +80,11 @@ func TestTLS(t *testing.T) {
 	}
 	certFile := write("cert", ca)
 	keyFile := write("key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
-	l, _ := net.Listen("tcp", "127.0.0.1:0")
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	l.Close()
-	r := startRedis(t, "--tls-port", port, "--tls-cert-file", certFile, "--tls-key-file", keyFile, "--tls-ca-cert-file", certFile, "--tls-auth-clients", "no",
+	number := fmt.Sprint(port.Free(t))
+	r := startRedis(t, "--tls-port", number, "--tls-cert-file", certFile, "--tls-key-file", keyFile, "--tls-ca-cert-file", certFile, "--tls-auth-clients", "no",
 		"--user", "limiter", "on", ">pass-word", "~test:*", "-@all", "+eval", "+evalsha", "+hmget", "+hset", "+hincrby", "+ttl", "+expire", "+time", "+select", "+hello", "+cluster|slots", "+client")
 	connect := r.connect
-	connect.Address = net.JoinHostPort("127.0.0.1", port)
+	connect.Address = net.JoinHostPort("127.0.0.1", number)
 	connect.TLS, connect.CAFile, connect.CA, connect.Username, connect.Password, connect.DB = true, certFile, string(ca), "limiter", "pass-word", 3
 	d := startDaemon(t, connect, []config.RateLimit{inRedis(0, 0, 0, 5)})
 	d.waitFor(t, true)

@@ -125,7 +125,7 @@ func TestHanging(t *testing.T) {
 	sameDay(t)
 	r := startRedis(t)
 	connect := r.connect
-	connect.Timeout = time.Second
+	connect.Timeout = 4 * time.Second
 	limits := []config.RateLimit{inRedis(0, 0, 0, 1000)}
 	d := startDaemon(t, connect, limits)
 	d.waitFor(t, true)
@@ -184,7 +184,7 @@ func TestNoRedis(t *testing.T) {
 	if err := d.Counters.shared.Use(nobody); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("a reload waits %s", took)
 	}
 }

@@ -95,7 +95,7 @@ func TestSharedWithdraw(t *testing.T) {
 			d.Withdraw(x)
 			d.End(x)
 		}
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && left(t, r) != 0; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && left(t, r) != 0; time.Sleep(5 * time.Millisecond) {
 		}
 	}
 	if n := d.ask(t, 20); n != 10 {

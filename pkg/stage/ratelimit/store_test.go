@@ -114,6 +114,7 @@ func TestStore(t *testing.T) {
 
 // TestKilled: a process that is killed loses what it counted in the last moment.
 func TestKilled(t *testing.T) {
+	sameDay(t)
 	name := filepath.Join(t.TempDir(), "counters")
 	counters, store, err := openStore(t, name, time.Now())
 	if err != nil {
@@ -126,7 +127,11 @@ func TestKilled(t *testing.T) {
 	for range 5 {
 		admitted(t, New("r", limits, counters), newExchange("w", time.Now()))
 	}
-	time.Sleep(2 * snapshotInterval)
+	for deadline := time.Now().Add(30 * time.Second); written(t, name) != 5; time.Sleep(snapshotInterval / 10) {
+		if time.Now().After(deadline) {
+			t.Fatal("no snapshot is written")
+		}
+	}
 	cancel()
 	<-done
 	store.file.Close() // without the last snapshot
@@ -138,6 +143,25 @@ func TestKilled(t *testing.T) {
 	if admitted(t, New("r", limits, counters), newExchange("w", time.Now())) {
 		t.Error("the count was lost")
 	}
+}
+
+// written gives what the newest whole snapshot has counted in the day.
+func written(t *testing.T, name string) (n int64) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, _ := load(bytes.NewReader(b))
+	if s == nil {
+		return 0
+	}
+	for _, table := range s.tables {
+		for _, c := range table.counters {
+			n += c.counts[day].n
+		}
+	}
+	return n
 }
 
 // TestDamaged: a write that was cut leaves the snapshot before it, and a file

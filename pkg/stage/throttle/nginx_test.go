@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport/pkg/config"
+	"sallyport/test/port"
 )
 
 // startNginx starts a real one with a location /N for each list of throttles,
@@ -27,12 +28,7 @@ func startNginx(t *testing.T, all [][]config.Throttle) string {
 			t.Skip("no nginx; scripts/setup test installs it")
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := fmt.Sprint("127.0.0.1:", port.Free(t))
 	dir := t.TempDir()
 	var zones, locations strings.Builder
 	for i, list := range all {
@@ -73,7 +69,7 @@ http {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			c.Close()
