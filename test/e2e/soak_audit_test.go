@@ -7,9 +7,35 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"sallyport/pkg/audit"
 )
+
+// closed waits until each flow that was opened is closed in the audit too.
+func (s *soak) closed() {
+	s.t.Helper()
+	open := 0
+	for start := time.Now(); ; time.Sleep(250 * time.Millisecond) {
+		flows := map[uint64]int{}
+		s.events(func(e *audit.Event) {
+			switch e.Kind {
+			case audit.FlowOpen:
+				flows[e.Flow]++
+			case audit.FlowClose:
+				flows[e.Flow]--
+			}
+		})
+		open = 0
+		for _, n := range flows {
+			open += max(n, 0)
+		}
+		// How many stay open, complete tells.
+		if open == 0 || late(start, 30*time.Second) {
+			return
+		}
+	}
+}
 
 // complete compares the audit with what became of each request.
 func (s *soak) complete() {
