@@ -8,12 +8,17 @@
 
 #define SECOND 1000000000ULL
 
+/*
+ * count changes a counter of this CPU in one step: a program that runs in a task may be
+ * interrupted by one that counts the same, and a gauge that lost a number is wrong for
+ * good.
+ */
 static __always_inline void count(__u32 what, __s64 by)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &what);
 
 	if (n)
-		*n += by;
+		__sync_fetch_and_add(n, by);
 }
 
 /* tell sends one event. A full buffer is counted: what it told is in the counters. */
