@@ -204,8 +204,13 @@ func TestInstall(t *testing.T) {
 	}
 	removeCgroups(filepath.Join(cgroupRoot(), apart))
 	os.Remove(h.path("/srv/bin/new"))
-	left := h.system().minus(before)
-	left = slices.DeleteFunc(left, func(l string) bool { return strings.HasPrefix(l, "file /srv/") || strings.HasPrefix(l, "file /tmp ") })
+	var left snapshot
+	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		left = slices.DeleteFunc(h.system().minus(before), func(l string) bool { return strings.HasPrefix(l, "file /srv/") || strings.HasPrefix(l, "file /tmp ") })
+		if len(left) == 0 || late(start, goneAfter) {
+			break
+		}
+	}
 	if len(left) > 0 {
 		t.Errorf("left behind: %s", strings.Join(left, "\n"))
 	}

@@ -34,7 +34,7 @@ func main() {
 		}
 	}
 	for _, name := range flag.Args() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		addrs, err := r.LookupHost(ctx, name)
 		cancel()
 		var dns *net.DNSError
