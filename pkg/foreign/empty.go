@@ -76,7 +76,7 @@ func (sh *share) throwAway(fd int, listens bool) (emptied, severed bool) {
 		return false, false
 	}
 	done := make(chan [2]bool, 1)
-	sh.throws.run(peekPatience, func() {
+	sh.throws.run(sh.patience, func() {
 		defer unix.Close(own)
 		emptied, severed := throwAllAway(own, listens)
 		done <- [2]bool{emptied, severed}

@@ -130,7 +130,7 @@ func (l *look) claim(h *holder, e entry) claim {
 	switch {
 	case ours && h.origin.patience > 0: // no process gets hold of what we have
 		return parents
-	case l.share.spares(e.inode, h.origin.patience):
+	case l.share.spares(e.inode, h.origin.patience, time.Now()):
 		return parents
 	case ours, h.origin.parent == 1:
 		return lent
@@ -141,7 +141,7 @@ func (l *look) claim(h *holder, e entry) claim {
 // sparesListener reports whether a listener is left alone that a child of ours may have
 // had, before it executed, because we had just taken it from another child.
 func (l *look) sparesListener(h *holder, e entry) bool {
-	return h.origin.parent == os.Getpid() && e.fd > unix.Stderr && l.share.spares(e.inode, h.origin.patience)
+	return h.origin.parent == os.Getpid() && e.fd > unix.Stderr && l.share.spares(e.inode, h.origin.patience, time.Now())
 }
 
 // stays reports whether a connection or listener is not to be destroyed, and ends the
@@ -161,11 +161,10 @@ type sparing struct{ first, last time.Time }
 
 // spares reports whether a socket is left alone once more. A process can pass what it
 // has from its parent on to ever younger ones (CLONE_PARENT): that has an end.
-func (sh *share) spares(inode uint32, patience time.Duration) bool {
+func (sh *share) spares(inode uint32, patience time.Duration, now time.Time) bool {
 	if patience == 0 {
 		return false
 	}
-	now := time.Now()
 	s, known := sh.spared[inode]
 	if !known || now.Sub(s.last) > spareAgain {
 		s.first = now

@@ -92,13 +92,10 @@ func TestSpared(t *testing.T) {
 	tree, cg := newTree(t)
 	const inode = 7
 	sh := newShare(newSweeper(tree), Share{Root: cg})
-	earlier := func(d time.Duration) {
-		s := sh.spared[inode]
-		sh.spared[inode] = sparing{s.first.Add(-d), s.last.Add(-d)}
-	}
+	now := time.Now()
 	check := func(when string, patience time.Duration, want bool) {
 		t.Helper()
-		if got := sh.spares(inode, patience); got != want {
+		if got := sh.spares(inode, patience, now); got != want {
 			t.Errorf("%s: %v, want %v", when, got, want)
 		}
 	}
@@ -108,15 +105,15 @@ func TestSpared(t *testing.T) {
 		when string
 		want bool
 	}{{"later", true}, {"later still", true}, {"for too long", false}} {
-		earlier(spareAgain - 100*time.Millisecond)
-		sh.forgetSpared(time.Now())
+		now = now.Add(spareAgain - 100*time.Millisecond)
+		sh.forgetSpared(now)
 		check(c.when, spareFor, c.want)
 	}
 	check("of a child of PID 1 that has not executed", freshOfInit, true)
-	earlier(spareAgain + 100*time.Millisecond)
+	now = now.Add(spareAgain + 100*time.Millisecond)
 	check("after a pause", spareFor, true)
-	earlier(spareAgain + 100*time.Millisecond)
-	if sh.forgetSpared(time.Now()); len(sh.spared) > 0 {
+	now = now.Add(spareAgain + 100*time.Millisecond)
+	if sh.forgetSpared(now); len(sh.spared) > 0 {
 		t.Errorf("still known: %v", sh.spared)
 	}
 }

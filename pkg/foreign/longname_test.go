@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +65,7 @@ func TestPeekNameless(t *testing.T) {
 	its := inode(t, file)
 	unix.Close(file)
 	sh := newShare(New(Options{}), Share{})
+	sh.patience = time.Minute
 	received, seen, whole := sh.peek(pair[1], len(fds))
 	if seen != len(fds) || !whole || len(received) != 1 || inode(t, received[0]) != inode(t, sock) {
 		t.Errorf("%d of %d descriptors, received %v, whole %v", seen, len(fds), received, whole)

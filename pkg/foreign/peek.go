@@ -61,7 +61,7 @@ func (sh *share) peek(fd, n int) (received []int, seen int, whole bool) {
 	if err != nil {
 		return nil, 0, false
 	}
-	timer := time.NewTimer(peekPatience)
+	timer := time.NewTimer(sh.patience)
 	defer timer.Stop()
 	select {
 	case p := <-told:

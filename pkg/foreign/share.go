@@ -70,8 +70,9 @@ type share struct {
 	err    error
 	beyond bool
 	took   int
-	// most is MaxCgroups.
-	most int
+	// most is MaxCgroups, patience is peekPatience.
+	most     int
+	patience time.Duration
 	// peeks, throws and closes wait for who has a say in them: peeks for whoever sent
 	// a file, the others for its own processes.
 	peeks, throws, closes aside
@@ -87,7 +88,10 @@ type share struct {
 }
 
 func newShare(s *Sweeper, what Share) *share {
-	return &share{s: s, what: what, before: make(map[uint32]bool), now: make(map[uint32]bool), spared: make(map[uint32]sparing), most: MaxCgroups}
+	return &share{
+		s: s, what: what, before: make(map[uint32]bool), now: make(map[uint32]bool), spared: make(map[uint32]sparing),
+		most: MaxCgroups, patience: peekPatience,
+	}
 }
 
 // turn looks on for a while and reports whether the look has ended.

@@ -62,7 +62,7 @@ func newCgroup(tb testing.TB, tree *workload.Tree, path string) workload.Cgroup 
 	}
 	tb.Cleanup(func() {
 		_ = cg.Kill(tb.Context())
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 			if unix.Rmdir(cg.Dir()) != unix.EBUSY {
 				return
 			}
