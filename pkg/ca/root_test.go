@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -71,6 +72,7 @@ func TestMain(m *testing.M) {
 		os.Stdout.WriteString(root.Fingerprint())
 		os.Exit(0)
 	}
+	syscall.Umask(0o022) // hosts are laid out as packages do, whoever runs the tests
 	os.Exit(m.Run())
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
+	syscall.Umask(0o022) // what the tests make is for every user, whoever runs them
 	dir, err := os.MkdirTemp("", "confine")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

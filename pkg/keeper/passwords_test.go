@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ func TestReadPasswords(t *testing.T) {
 	dir := t.TempDir()
 	good, open := filepath.Join(dir, "good"), filepath.Join(dir, "open")
 	for name, mode := range map[string]os.FileMode{good: 0o600, open: 0o644} {
-		if err := os.WriteFile(name, []byte("secret\n"), mode); err != nil {
+		if err := errors.Join(os.WriteFile(name, []byte("secret\n"), mode), os.Chmod(name, mode)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -50,7 +51,7 @@ func TestReadSecrets(t *testing.T) {
 	write := func(name string, mode os.FileMode) string {
 		t.Helper()
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(name), mode); err != nil {
+		if err := errors.Join(os.WriteFile(path, []byte(name), mode), os.Chmod(path, mode)); err != nil {
 			t.Fatal(err)
 		}
 		return path
