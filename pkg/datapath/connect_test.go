@@ -2,7 +2,6 @@ package datapath_test
 
 import (
 	"net/netip"
-	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,6 +86,16 @@ func TestConnectIsCaptured(t *testing.T) {
 func TestFastOpenIsCaptured(t *testing.T) {
 	w := newWorld(t)
 	c := w.spawn(w.workload("a"))
+	for _, cookie := range []string{"asks for a cookie", "without a cookie"} {
+		if cookie == "without a cookie" {
+			w.openFast()
+		}
+		fastOpen(t, w, c, cookie)
+	}
+	w.sealed()
+}
+
+func fastOpen(t *testing.T, w *world, c *child, cookie string) {
 	for _, tt := range []struct {
 		name   string
 		family int
@@ -96,30 +105,27 @@ func TestFastOpenIsCaptured(t *testing.T) {
 		{"ipv6", unix.AF_INET6, "[2001:db8::1]:443"},
 		{"mapped", unix.AF_INET6, "[::ffff:203.0.113.1]:443"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			for round := range 2 { // the second has a cookie where the host gives one
-				data := tt.name + strconv.Itoa(round)
-				fd := c.tcp(tt.family)
-				c.must(call{Op: "sendto", FD: fd, Addr: tt.dst, Data: data, Flags: unix.MSG_FASTOPEN})
-				if a := w.acceptedAs(data); a.err != nil || a.flow.Dst.Port() != 443 {
-					t.Errorf("flow %+v, %v", a.flow, a.err)
-				}
-				c.must(call{Op: "close", FD: fd})
-
-				// TCP_FASTOPEN_CONNECT puts the SYN off until the first write.
-				data += " deferred"
-				fd = c.tcp(tt.family)
-				c.must(call{Op: "setsockopt", FD: fd, Level: unix.IPPROTO_TCP, Option: unix.TCP_FASTOPEN_CONNECT, Value: []byte{1, 0, 0, 0}})
-				c.must(call{Op: "connect", FD: fd, Addr: tt.dst})
-				c.must(call{Op: "send", FD: fd, Data: data})
-				if a := w.acceptedAs(data); a.err != nil {
-					t.Error(a.err)
-				}
-				c.must(call{Op: "close", FD: fd})
+		t.Run(tt.name+" "+cookie, func(t *testing.T) {
+			data := tt.name + " " + cookie
+			fd := c.tcp(tt.family)
+			c.must(call{Op: "sendto", FD: fd, Addr: tt.dst, Data: data, Flags: unix.MSG_FASTOPEN})
+			if a := w.acceptedAs(data); a.err != nil || a.flow.Dst.Port() != 443 {
+				t.Errorf("flow %+v, %v", a.flow, a.err)
 			}
+			c.must(call{Op: "close", FD: fd})
+
+			// TCP_FASTOPEN_CONNECT puts the SYN off until the first write.
+			data += " deferred"
+			fd = c.tcp(tt.family)
+			c.must(call{Op: "setsockopt", FD: fd, Level: unix.IPPROTO_TCP, Option: unix.TCP_FASTOPEN_CONNECT, Value: []byte{1, 0, 0, 0}})
+			c.must(call{Op: "connect", FD: fd, Addr: tt.dst})
+			c.must(call{Op: "send", FD: fd, Data: data})
+			if a := w.acceptedAs(data); a.err != nil || a.flow.Dst.Port() != 443 {
+				t.Errorf("deferred: flow %+v, %v", a.flow, a.err)
+			}
+			c.must(call{Op: "close", FD: fd})
 		})
 	}
-	w.sealed()
 }
 
 func TestBoundAndReconnectedSocketsAreCaptured(t *testing.T) {
