@@ -112,14 +112,18 @@ func (d *daemon) stop() {
 	}
 }
 
-// worker finds the daemon's worker: its child that does not run as root. There is
-// one: a signal to 0 would be one to the test itself.
+// worker finds the daemon's worker, which is one of its children beside self-probes
+// and commands of exec. There is one: a signal to 0 would be one to the test itself.
 func (d *daemon) worker() int {
 	d.h.t.Helper()
 	children, _ := filepath.Glob("/proc/[0-9]*/status")
 	for _, path := range children {
 		b, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(b), "\nPPid:\t"+strconv.Itoa(d.pid)+"\n") || strings.Contains(string(b), "\nUid:\t0\t") {
+		if err != nil || !strings.Contains(string(b), "\nPPid:\t"+strconv.Itoa(d.pid)+"\n") {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if !strings.HasPrefix(string(line), "sallyport\x00internal\x00worker\x00") {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))

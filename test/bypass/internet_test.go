@@ -3,11 +3,13 @@ package bypass
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -148,11 +150,72 @@ func (n *internet) connect(h *host) {
 			}
 			return nil
 		})
+		err = n.meet(h)
+	}
+	if err == nil {
 		err = outside.In(n.ns, n.serve)
 	}
 	if err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+// meet has both ends of the cable know each other: nothing waits for an answer of ARP
+// or neighbour discovery, and is seen only in the next look at the wire.
+func (n *internet) meet(h *host) error {
+	ns := h.namespace()
+	defer ns.Close()
+	near, far := outside.End{Namespace: ns, Interface: "eth0"}, outside.End{Namespace: n.ns, Interface: "ve0"}
+	var nears, fars []netip.Addr
+	for _, a := range []string{hostV4, hostV6, linkLocal} {
+		nears = append(nears, netip.MustParseAddr(a))
+	}
+	for _, a := range []string{originV4, otherV4, dnsV4, metadataV4, "10.0.0.1", originV6, linkLocalFar} {
+		fars = append(fars, netip.MustParseAddr(a))
+	}
+	return errors.Join(outside.Ready(near, nears...), outside.Ready(far, fars...), outside.Acquaint(near, far, fars...), outside.Acquaint(far, near, nears...))
+}
+
+// quiet waits until those who receive have read all that has come.
+func (n *internet) quiet() {
+	n.t.Helper()
+	waiting := ""
+	if !within(patient(10*time.Second), func() bool { waiting = unread(n.ns); return waiting == "" }) {
+		n.t.Errorf("at the origin somebody does not read: %s", waiting)
+	}
+}
+
+// unread gives a line of /proc/net of a socket that has received what nobody has read,
+// or has a connection that nobody has accepted; "" if there is none.
+func unread(ns *os.File) string {
+	return socketOf(ns, func(f []string) bool {
+		_, queue, ok := strings.Cut(f[4], ":")
+		return ok && strings.Trim(queue, "0") != ""
+	})
+}
+
+// socketOf gives a line of /proc/net of a socket of that namespace which is wanted; ""
+// if there is none. Its fields: sl local_address rem_address st tx_queue:rx_queue
+// (proc(5)).
+func socketOf(ns *os.File, want func(fields []string) bool) (found string) {
+	err := outside.In(ns, func() error {
+		for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(b)) {
+				if f := strings.Fields(line); len(f) > 4 && f[0] != "sl" && want(f) {
+					found = name + " " + line
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err.Error()
+	}
+	return found
 }
 
 // The origin's ports.

@@ -86,6 +86,19 @@ func (h *host) steal() *thief {
 	return th
 }
 
+// listening gives a line of /proc/net of a socket at one of our ports that has no far
+// end; "" if there is none.
+func (h *host) listening() string {
+	h.t.Helper()
+	ns := h.namespace()
+	defer ns.Close()
+	return socketOf(ns, func(f []string) bool {
+		_, port, _ := strings.Cut(f[1], ":")
+		_, far, _ := strings.Cut(f[2], ":")
+		return (port == fmt.Sprintf("%04X", 15001) || port == fmt.Sprintf("%04X", 15053)) && far == "0000"
+	})
+}
+
 // victim makes captured calls as a workload: IPv4, IPv6 and mapped, TCP and DNS,
 // and gives what came of each.
 func (h *host) victim(who identity) []string {
@@ -199,6 +212,12 @@ func TestListenersTaken(t *testing.T) {
 		{"daemon killed", guard, func() { kill(); h.detach("*") }},
 	} {
 		end.end()
+		// The worker has its listeners until each of its threads has ended, and what the
+		// keeper had just forked has them until it executes.
+		held := ""
+		if !within(patient(30*time.Second), func() bool { held = h.listening(); return held == "" }) {
+			t.Errorf("%s: somebody has a listener: %s", end.name, held)
+		}
 		t.Run(end.name+" "+string(end.locks), func(t *testing.T) {
 			check := refusals(t)
 			if end.locks == guard {
@@ -256,7 +275,7 @@ rules: [{ name: for-alpha, match: { workloads: [alpha], hosts: [api.example.com]
 					again = h.only(bpf, d)
 				}
 				worker := d.worker()
-				unix.Kill(worker, unix.SIGSTOP)
+				stop(worker)
 				port := 21000 + 100*i + 10*j
 				if l == bpf {
 					port += 1000

@@ -116,7 +116,7 @@ func (h *host) only(l locks, d *daemon) (again func()) {
 // the kernel goes on for a while, and could repair what is taken away now.
 func stop(pid int) {
 	unix.Kill(pid, unix.SIGSTOP)
-	within(patient(5*time.Second), func() bool {
+	within(patient(30*time.Second), func() bool {
 		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
 		for _, path := range threads {
 			b, _ := os.ReadFile(path)

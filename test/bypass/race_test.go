@@ -78,6 +78,7 @@ func TestRace(t *testing.T) {
 					kills++
 					made += share
 				}
+				w.h.net.quiet()
 				leaked := w.h.net.count(func(*arrival) bool { return true }) - before
 				out := line{Row: "connections while worker and keeper are killed", Subject: "20,000 connections racing a kill -9 of worker and keeper", Locks: l, UID: who.uid, NNP: who.nnp,
 					OriginCount: leaked, Outcome: refused, Reason: fmt.Sprintf("%d connections, %d captured, %d refused, %d ends", share*ends, connected, refusals, ends)}

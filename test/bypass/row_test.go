@@ -33,6 +33,9 @@ type row struct {
 	// must names a statement whose success is what the attack wants, where that
 	// is no packet.
 	must string
+	// timed: what is promised takes a second, in which a busy machine may not come to
+	// it: it is tried again, alone.
+	timed bool
 	// sneaks: leads out also where redirection alone is in force. That is what
 	// egress is for.
 	sneaks bool

@@ -103,9 +103,9 @@ func inboundRows() (rows []row) {
 		any := map[string]string{"inet": "0.0.0.0", "inet6": "::"}[f.name]
 		listen := []string{"socket " + f.name + " stream 6", "reuse", "bind " + any + " {port}", "listen"}
 		answer := []string{"pause", "accept", "send welcome", "shut", "recv"}
-		add := func(name string, states []locks, first, then []string) {
+		add := func(name string, timed bool, states []locks, first, then []string) {
 			rows = append(rows, row{
-				subject: "inbound from an accomplice", name: f.name + " " + name, states: states,
+				subject: "inbound from an accomplice", name: f.name + " " + name, timed: timed, states: states,
 				scenario: func(x *trial) (int, []string) {
 					p := x.w.h.start(x.w.h.inside("attacker", x.who, x.fill(first), x.fill(then)...))
 					defer p.end()
@@ -114,10 +114,10 @@ func inboundRows() (rows []row) {
 				},
 			})
 		}
-		add("tcp", nil, nil, slices.Concat(listen, answer))
+		add("tcp", false, nil, nil, slices.Concat(listen, answer))
 		// What a listener from outside accepts is outside for both locks: it is found
 		// in the program's descriptors, by the keeper.
-		add("tcp on a listening socket that was inherited, after a second", []locks{both, none}, listen, slices.Concat([]string{"sleep 1000"}, answer))
+		add("tcp on a listening socket that was inherited, after a second", true, []locks{both, none}, listen, slices.Concat([]string{"sleep 1000"}, answer))
 	}
 	return rows
 }
@@ -125,12 +125,12 @@ func inboundRows() (rows []row) {
 // dial connects from the internet and gives what it hears.
 func (n *internet) dial(addr string) (heard string) {
 	outside.In(n.ns, func() error {
-		c, err := net.DialTimeout("tcp", addr, patient(400*time.Millisecond))
+		c, err := net.DialTimeout("tcp", addr, patient(1500*time.Millisecond))
 		if err != nil {
 			return nil
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(patient(time.Second)))
+		c.SetDeadline(time.Now().Add(patient(4 * time.Second)))
 		b, _ := io.ReadAll(c)
 		heard = string(b)
 		return nil

@@ -30,7 +30,7 @@ func talk(args []string) error {
 		return tell(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patient(3 * time.Second)))
+	c.SetDeadline(time.Now().Add(patient(10 * time.Second)))
 	s := tls.Client(c, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
 	b, err := hex.DecodeString(request)
 	if err == nil {
@@ -39,6 +39,7 @@ func talk(args []string) error {
 	buf := make([]byte, 4096)
 	n := 0
 	if err == nil {
+		c.SetDeadline(time.Now().Add(patient(3 * time.Second)))
 		n, err = s.Read(buf)
 	}
 	if err != nil && n == 0 {
