@@ -130,7 +130,7 @@ func (n *internet) dial(addr string) (heard string) {
 			return nil
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(patient(4 * time.Second)))
+		c.SetDeadline(time.Now().Add(patient(2 * time.Second)))
 		b, _ := io.ReadAll(c)
 		heard = string(b)
 		return nil

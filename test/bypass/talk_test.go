@@ -30,7 +30,7 @@ func talk(args []string) error {
 		return tell(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patient(10 * time.Second)))
+	c.SetDeadline(time.Now().Add(patient(5 * time.Second)))
 	s := tls.Client(c, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
 	b, err := hex.DecodeString(request)
 	if err == nil {
