@@ -5,6 +5,10 @@ SHELL := /bin/bash
 # sudo resets PATH; Go's own installer puts it here.
 export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
+# Go keeps what it has built there; a service manager may not set it.
+export HOME ?= $(shell getent passwd $$(id -u) | cut -d: -f6)
+# What proves something has the machine to itself, whatever -j says.
+.NOTPARALLEL:
 
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # The entry point notes the signals that the caller ignores or blocks before Go's
@@ -59,11 +63,11 @@ unit lint: export GOFLAGS += -pgo=off
 unit: export RAPID_SEED ?= 1
 
 unit: bin/nfpm ## packages, with the seeds of the fuzz targets, on the real kernel
-	go test ./bpf/... ./cmd/... ./pkg/... ./systemd/... ./test/architecture/... ./test/bench/... ./test/monitoring/... ./test/port/... ./test/outside/...
+	go test -timeout=20m ./bpf/... ./cmd/... ./pkg/... ./systemd/... ./test/architecture/... ./test/bench/... ./test/monitoring/... ./test/port/... ./test/outside/...
 
 e2e: bin/sallyport ## real clients against the real binary on the real kernel
-	go test -count=1 -timeout=20m ./test/e2e/...
-	go test -count=1 -timeout=10m ./test/bypass/...
+	go test -count=1 -timeout=40m ./test/e2e/...
+	go test -count=1 -timeout=20m ./test/bypass/...
 
 test-vm: build ## real Debian machines with systemd, one for each kernel, in qemu
 	@scripts/setup vm
