@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
 // npmClients installs what test/e2e/testdata/clients/package-lock.json names
@@ -44,10 +45,18 @@ var npmClients = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
-	c := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error")
-	c.Dir = temp
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm ci: %v: %s", err, out)
+	// A registry fails now and then.
+	for try := 0; ; try++ {
+		c := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error")
+		c.Dir = temp
+		out, err := c.CombinedOutput()
+		if err == nil {
+			break
+		}
+		if try == 2 {
+			return "", fmt.Errorf("npm ci: %v: %s", err, out)
+		}
+		time.Sleep(10 * time.Second)
 	}
 	if err := os.Chmod(temp, 0o755); err != nil {
 		return "", err
