@@ -292,7 +292,7 @@ func TestAliasesCostNothing(t *testing.T) {
 	if _, err := Parse([]File{{"f", []byte(b.String() + "slice: *a29\nrules: *a29\n")}}); err == nil {
 		t.Error("lists of lists are accepted")
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 20*time.Second {
 		t.Errorf("took %v", d)
 	}
 }

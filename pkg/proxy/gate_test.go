@@ -40,6 +40,31 @@ type gate struct {
 	addr     string
 	nextFlow atomic.Uint64
 	stop     func()
+	clients  clients
+}
+
+// clients are the connections of a test's clients.
+type clients struct {
+	mu   sync.Mutex
+	all  []net.Conn
+	over bool
+}
+
+// add has a connection closed at the end; false is that the end has come.
+func (c *clients) add(conn net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, conn)
+	return !c.over
+}
+
+func (c *clients) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	for _, conn := range c.all {
+		conn.Close()
+	}
 }
 
 // settings compiles rules, which may name 127.0.0.0/8 as private.
@@ -103,6 +128,7 @@ func newGate(t testing.TB, yaml string, change func(*Options)) *gate {
 		g.pool.Close()
 	})
 	t.Cleanup(func() {
+		g.clients.close()
 		g.p.kill()
 		g.stop()
 	})
@@ -112,14 +138,27 @@ func newGate(t testing.TB, yaml string, change func(*Options)) *gate {
 // dial makes a captured connection of workload w<cgroup> to dst.
 func (g *gate) dial(cgroup uint64, dst string) *net.TCPConn {
 	g.t.Helper()
-	c, err := net.Dial("tcp", g.addr)
+	c, err := g.connect(cgroup, dst)
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	return c
+}
+
+// connect is dial for clients that may connect when the test is over: net/http opens
+// a connection for each request that waits, also where another one is free meanwhile.
+func (g *gate) connect(cgroup uint64, dst string) (*net.TCPConn, error) {
+	c, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		return nil, err
+	}
 	c.SetDeadline(time.Now().Add(time.Minute))
 	g.origin.set(c.LocalAddr(), origin.Flow{ID: g.nextFlow.Add(1), Dst: netip.MustParseAddrPort(dst), Cgroup: cgroup, PID: 4711, UID: 1000})
-	g.t.Cleanup(func() { c.Close() })
-	return c.(*net.TCPConn)
+	if !g.clients.add(c) {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	return c.(*net.TCPConn), nil
 }
 
 // dialTLS is dial with a handshake that trusts the proxy's authority.

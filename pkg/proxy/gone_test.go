@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/pkg/audit"
 )
 
@@ -117,19 +119,38 @@ func TestWhatWasSentIsSent(t *testing.T) {
 	})
 	const size = 8 << 20
 	c := g.dial(1, s.dst())
-	c.SetWriteBuffer(4 * size)
+	enlarge(t, c, 4*size)
 	io.WriteString(c, "POST / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 8388608\r\n\r\n")
+	left := make(chan struct{})
 	go func() {
+		defer close(left)
 		io.CopyN(c, &pattern{}, size)
 		c.Close()
 		g.p.FlowClosed(1, audit.Leg{})
 	}()
+	within(t, 30*time.Second, "the client leaves", left)
 	time.Sleep(2500 * time.Millisecond) // longer than it takes to notice that nobody waits
 	close(begin)
 	if n := <-got; n != size {
 		t.Errorf("%d bytes of the request", n)
 	}
 	g.event(audit.Exchange, 1)
+}
+
+// enlarge gives a socket room for n bytes that nobody takes.
+func enlarge(t *testing.T, c *net.TCPConn, n int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var denied error
+	if err := raw.Control(func(fd uintptr) { denied = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, n) }); err != nil {
+		t.Fatal(err)
+	}
+	if denied != nil {
+		t.Skipf("needs CAP_NET_ADMIN for more than net.core.wmem_max: %v", denied)
+	}
 }
 
 // TestClientGoneBeforeItWasMet: the kernel may tell that a workload's socket is

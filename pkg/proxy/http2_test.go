@@ -67,7 +67,12 @@ func (g *gate) speaking(host string, h http.HandlerFunc, protocols ...string) *s
 func (g *gate) client(s *site, sni string) *http.Client {
 	tr := &http.Transport{
 		DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
-			return g.dialTLS(1, s.dst(), sni, "h2", "http/1.1")
+			tcp, err := g.connect(1, s.dst())
+			if err != nil {
+				return nil, err
+			}
+			c := tls.Client(tcp, &tls.Config{ServerName: sni, RootCAs: g.ca.pool(), NextProtos: []string{"h2", "http/1.1"}})
+			return c, c.Handshake()
 		},
 		Protocols: new(http.Protocols),
 	}

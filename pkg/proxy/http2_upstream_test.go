@@ -71,7 +71,7 @@ func TestPriorKnowledge(t *testing.T) {
 	t.Cleanup(func() { srv.Close() })
 	g.know("api.example.com", s.addr.Addr())
 	tr := &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return g.dial(1, s.dst()), nil },
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return g.connect(1, s.dst()) },
 		Protocols:   new(http.Protocols),
 	}
 	tr.Protocols.SetUnencryptedHTTP2(true)
@@ -178,7 +178,7 @@ rules:
 	g.know("other.example.com", s.addr.Addr())
 	g.know("tunnel.example.com", s.addr.Addr())
 	tr := &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return g.dial(1, s.dst()), nil },
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return g.connect(1, s.dst()) },
 		Protocols:   new(http.Protocols),
 	}
 	tr.Protocols.SetUnencryptedHTTP2(true)
