@@ -46,7 +46,7 @@ public class Http {
 
     static String sum(int n) throws Exception { return sum(Arrays.copyOf(whole, n)); }
 
-    static HttpRequest.Builder to(String path) { return HttpRequest.newBuilder(URI.create(base + path)).timeout(Duration.ofSeconds(20)); }
+    static HttpRequest.Builder to(String path) { return HttpRequest.newBuilder(URI.create(base + path)).timeout(Duration.ofSeconds(60)); }
 
     static void down(int n, String query) throws Exception {
         HttpResponse<byte[]> r = client.send(to("/bytes/" + n + query).build(), BodyHandlers.ofByteArray());

@@ -8,7 +8,7 @@ shift 2
 options=("$@")
 cd "$(mktemp -d)"
 
-ask() { curl -sS -m 20 "${options[@]}" "$@"; }
+ask() { curl -sS -m 60 "${options[@]}" "$@"; }
 sum() { sha256sum | cut -d' ' -f1; }
 is() { # is NAME GOT WANT
     if [ "$2" = "$3" ]; then echo "ok $1"; else echo "not ok $1: got ${2:0:300}, want ${3:0:300}"; fi

@@ -22,9 +22,15 @@ await check('fetch-stream-up', async () => {
   want((await (await fetch(`${base}/sum`, { method: 'POST', body, duplex: 'half' })).json()).sha256, sum(stream(3000000)));
 });
 await check('fetch-stream-down', async () => {
-  let chunks = 0;
-  for await (const _ of (await fetch(`${base}/drip`)).body) chunks++;
-  if (chunks < 3) throw new Error(`${chunks} chunks of 5: they were held back`);
+  // A busy machine brings several at once now and then, who holds them back each time.
+  const all = [];
+  while (all.length < 3) {
+    let chunks = 0;
+    for await (const _ of (await fetch(`${base}/drip`)).body) chunks++;
+    if (chunks >= 3) return;
+    all.push(chunks);
+  }
+  throw new Error(`${all} chunks of 5: they were held back`);
 });
 await check('fetch-gzip', async () => want(sum(Buffer.from(await (await fetch(`${base}/gzip`)).arrayBuffer())), sum(stream(300000))));
 await check('fetch-redirect', async () => want((await (await fetch(`${base}/redirect`)).json()).path, '/sum'));

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 export async function check(name, f) {
   let timer;
   try {
-    await Promise.race([f(), new Promise((_, reject) => { timer = setTimeout(() => reject(new Error('not within 20 s')), 20000); })]);
+    await Promise.race([f(), new Promise((_, reject) => { timer = setTimeout(() => reject(new Error('not within 60 s')), 60000); })]);
     console.log(`ok ${name}`);
   } catch (e) {
     console.log(`not ok ${name}: ${String(e?.message ?? e).replaceAll('\n', ' ')} ${e?.cause?.message ?? ''}`);

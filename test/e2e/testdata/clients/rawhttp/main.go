@@ -62,17 +62,17 @@ func hold(c conversation, out *json.Encoder) {
 }
 
 func dial(c conversation) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", c.Address, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", c.Address, time.Minute)
 	if err != nil || c.SNI == "" {
 		return conn, err
 	}
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	t := tls.Client(conn, &tls.Config{ServerName: c.SNI, NextProtos: []string{"http/1.1"}})
 	return t, t.Handshake()
 }
 
 func ask(conn net.Conn, r *bufio.Reader, text string) (answer, error) {
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(conn, text); err != nil {
 		return answer{}, err
 	}

@@ -11,7 +11,7 @@ import (
 // mcp drives a server by streamable HTTP: tools "add", "count" (which notifies
 // of its progress while it works) and "big".
 func (r *report) mcp(url string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	progress := make(chan time.Time, 100)
 	client := mcp.NewClient(&mcp.Implementation{Name: "peer", Version: "1"}, &mcp.ClientOptions{
@@ -65,7 +65,7 @@ func (r *report) mcp(url string) {
 				if i == 0 && end.Sub(at) < 400*time.Millisecond {
 					return fmt.Errorf("the first progress came %s before the end: it was held back", end.Sub(at))
 				}
-			case <-time.After(time.Second):
+			case <-time.After(10 * time.Second):
 				return fmt.Errorf("%d of 5 notifications", i)
 			}
 		}

@@ -20,7 +20,7 @@ func say(address, text string) {
 	}
 	defer conn.Close()
 	g := testpb.NewTestServiceClient(conn)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	payload := &testpb.Payload{Body: []byte(text)}
 	for _, opts := range [][]grpc.CallOption{nil, {grpc.UseCompressor(gzip.Name)}} {

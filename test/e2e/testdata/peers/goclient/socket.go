@@ -20,13 +20,13 @@ import (
 // echo server.
 func (r *report) socket(address string) {
 	name, _, _ := strings.Cut(address, ":")
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", address, &tls.Config{ServerName: name, NextProtos: []string{"h2"}})
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", address, &tls.Config{ServerName: name, NextProtos: []string{"h2"}})
 	if err != nil {
 		r.check("connect", func() error { return err })
 		return
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(15 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	s := &tunnelStream{conn: conn, framer: http2.NewFramer(conn, bufio.NewReader(conn))}
 	s.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	r.check("settings", s.greet)
