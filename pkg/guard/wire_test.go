@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/test/outside"
 )
 
 // A tap sees every frame that comes into a namespace by eth0.
@@ -117,22 +119,28 @@ func bareReset(f []byte) bool {
 	return tcp[13]&tcpRST != 0 && total == header+int(tcp[12]>>4)*4
 }
 
-// settle waits until a marker frame sent after everything else has passed, so
+// settle waits until marker frames sent after everything else have passed, one behind
+// what waits in the backlog of each processor, so
 // that "nothing came" is not "nothing came yet".
 func (tp *tap) settle(t testing.TB, from *os.File) {
 	t.Helper()
 	marker := fmt.Sprintf("marker-%d", time.Now().UnixNano())
-	do(t, from, func() error {
+	sent := 0
+	err := outside.OnEachCPU(from, func() error {
 		c, err := net.Dial("udp4", netip.AddrPortFrom(there4, 9).String())
 		if err != nil {
 			return err
 		}
 		defer c.Close()
+		sent++
 		_, err = c.Write([]byte(marker))
 		return err
 	})
-	waitFor(t, "marker frame", func() bool {
-		return len(tp.seen(func(f []byte) bool { return bytes.Contains(f, []byte(marker)) })) > 0
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "marker frames", func() bool {
+		return len(tp.seen(func(f []byte) bool { return bytes.Contains(f, []byte(marker)) })) == sent
 	})
 	tp.mu.Lock()
 	defer tp.mu.Unlock()

@@ -51,6 +51,11 @@ func onThread(f func() error) (err error) {
 	return err
 }
 
+// OnEachCPU is In, once on each processor.
+func OnEachCPU(ns *os.File, f func() error) error {
+	return In(ns, func() error { return onEachCPU(f) })
+}
+
 // onEachCPU runs f once on each processor that the thread may run on, which stays on
 // the last: it is one of onThread's.
 func onEachCPU(f func() error) error {
