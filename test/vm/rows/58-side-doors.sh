@@ -23,7 +23,7 @@ systemctl start door-{0..3}.socket
 # A process of the same user outside, with a connection.
 systemd-run -q --unit bystander -p User=mcp -p StandardOutput=file:/run/bystander sh -c \
     'mkfifo /tmp/never 2>/dev/null; exec /opt/vm/bin/attacker "socket inet stream 6" pid "sleep 170000"'
-eventually 10 grep -q '^pid ok' /run/bystander
+eventually 60 grep -q '^pid ok' /run/bystander
 read -r _ _ pid fd secret < <(grep "^pid ok" /run/bystander)
 
 statements=("unix /run/docker.sock hello" "unix /run/containerd/containerd.sock hello" "unix /run/podman/podman.sock hello" "unix /run/nscd/socket hello"

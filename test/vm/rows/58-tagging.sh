@@ -91,9 +91,9 @@ systemctl stop handed.socket
 [ -z "$(find /etc/systemd/system/{session,handed}.service.d 2>/dev/null)" ] || fail "what was refused left a drop-in"
 
 # A process, and commands of exec, are scopes of systemd's in the slice.
-setsid setpriv --reuid mcp --regid mcp --clear-groups sleep 300 &
-sleep 0.3
-pid=$(pgrep -u mcp -x sleep -n)
+setsid setpriv --reuid mcp --regid mcp --clear-groups sleep 301 &
+sleeps() { pid=$(pgrep -u mcp -xf 'sleep 301'); }
+eventually 60 sleeps
 sallyport tag pid "$pid" --workload tools || fail "tag pid"
 grep -q "0::/mcp.slice/sallyport-pid-$pid-.*\.scope" "/proc/$pid/cgroup" || fail "$(cat "/proc/$pid/cgroup")"
 systemctl list-units --plain --no-legend 'sallyport-pid-*.scope' | grep -q running || fail "systemd does not know the scope"

@@ -30,8 +30,8 @@ podman rm -fa -t 0 >/dev/null
 dpkg -P sallyport
 rm -f /etc/systemd/system/mcp-load.service /etc/systemd/system/mcp-box.service
 systemctl daemon-reload
-snapshot >/opt/vm/after
-if ! diff /opt/vm/before /opt/vm/after >left; then
+same() { snapshot >/opt/vm/after && diff /opt/vm/before /opt/vm/after >left; }
+if ! soon same; then
     cat left
     fail "left behind: $(grep -c '^[<>]' left) lines, first $(grep '^[<>]' left | head -n 3 | tr '\n' ' ')"
 fi

@@ -19,7 +19,8 @@ main=$(systemctl show -p MainPID --value sallyport-keeper.service)
 installed=$(snapshot)
 /opt/vm/bare install
 eventually 60 ready
-[ "$installed" = "$(snapshot)" ] || fail "installing twice is not the same as once: $(diff <(echo "$installed") <(snapshot) | tr '\n' ' ')"
+unchanged() { [ "$installed" = "$(snapshot)" ]; }
+soon unchanged || fail "installing twice is not the same as once: $(diff <(echo "$installed") <(snapshot) | tr '\n' ' ')"
 [ "$main" = "$(systemctl show -p MainPID --value sallyport-keeper.service)" ] || fail "the same binary again has restarted the keeper"
 
 systemd-run -q --unit=behind --slice=mcp.slice -p Restart=always sleep 1000
@@ -30,5 +31,5 @@ grep -q behind.service out || fail "does not name what runs"
 eventually 60 ready
 sallyport uninstall --stop --purge
 [ -z "$(systemctl list-units --all --plain --no-legend 'sallyport*' 'mcp*' behind.service)" ] || fail "units stayed: $(systemctl list-units --all --plain --no-legend 'sallyport*' 'mcp*' behind.service)"
-after=$(snapshot)
-[ "$before" = "$after" ] || fail "left behind: $(diff <(echo "$before") <(echo "$after") | head -n 5 | tr '\n' ' ')"
+same() { after=$(snapshot) && [ "$before" = "$after" ]; }
+soon same || fail "left behind: $(diff <(echo "$before") <(echo "$after") | head -n 5 | tr '\n' ' ')"

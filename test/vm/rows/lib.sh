@@ -33,6 +33,16 @@ eventually() {
     done
 }
 
+# soon COMMAND…: whether it holds now or in a while: the kernel frees programs and maps,
+# and systemd forgets units, some time after they are removed.
+soon() {
+    local limit=$((SECONDS + 30))
+    until "$@"; do
+        [ $SECONDS -lt $limit ] || return 1
+        sleep 1
+    done
+}
+
 # gotest NAME [ARGUMENT…]: compiled tests /opt/vm/bin/NAME.test; counts what
 # passed, was skipped and failed, and names what did not pass.
 gotest() {
