@@ -59,22 +59,22 @@ func TestTagContainer(t *testing.T) {
 	d := h.startDaemon(h.config(fmt.Sprintf(tagPolicy, h.name)))
 	id := strings.Repeat("0123456789abcdef", 3) + fmt.Sprintf("%016x", time.Now().UnixNano())
 	path := h.apart("engine") + "/docker-" + id + ".scope"
-	pid := 0
+	var pid atomic.Int64
 	l, err := net.Listen("unix", h.path("/run/docker.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/containers/"+id+"/json" || pid == 0 {
+		if r.URL.Path != "/containers/"+id+"/json" || pid.Load() == 0 {
 			http.NotFound(w, r)
 			return
 		}
-		fmt.Fprintf(w, `{"Id":%q,"Name":"/web","State":{"Pid":%d},"Config":{"Image":"nginx:1.27","Labels":{"tier":"front"}}}`, id, pid)
+		fmt.Fprintf(w, `{"Id":%q,"Name":"/web","State":{"Pid":%d},"Config":{"Image":"nginx:1.27","Labels":{"tier":"front"}}}`, id, pid.Load())
 	})}
 	go engine.Serve(l)
 	t.Cleanup(func() { engine.Close() })
 
-	pid = h.sleeper(path)
+	pid.Store(int64(h.sleeper(path)))
 	// What the keeper first sees with the tag there is new to it.
 	eventually(t, 10*time.Second, "the keeper has seen it", func() bool { return d.watches(path) })
 	for _, args := range [][]string{{"web", "--workload", "tools"}, {"--label", "tier=front"}} {
@@ -89,7 +89,7 @@ func TestTagContainer(t *testing.T) {
 	}
 	removeCgroups(filepath.Join(cgroupRoot(), path))
 	eventually(t, 5*time.Second, "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
-	pid = h.sleeper(path)
+	pid.Store(int64(h.sleeper(path)))
 	eventually(t, 10*time.Second, "the container is captured at its next start", func() bool {
 		return strings.HasPrefix(h.workloadNotes()[path], "tools: trust incomplete: no trust directory")
 	})
