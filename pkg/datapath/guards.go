@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"github.com/cilium/ebpf/link"
 )
 
 // Guards reports whether the cgroup at this directory has a program at each hook
@@ -18,7 +16,7 @@ func Guards(cgroup string) error {
 	}
 	defer dir.Close()
 	for _, h := range taggedHooks() {
-		r, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.attach})
+		r, err := programsAt(dir, h.attach, 0)
 		if err == nil && len(r.Programs) == 0 {
 			err = errors.New("no program")
 		}

@@ -42,7 +42,7 @@ func (d *Datapath) Others(cgroup string) ([]Other, error) {
 		if h.attach == ebpf.AttachCGroupInetEgress {
 			continue
 		}
-		found, err := programsAt(dir, h.attach)
+		found, err := programsAt(dir, h.attach, queryEffective)
 		if err != nil {
 			return nil, fmt.Errorf("datapath: programs at %s of %s: %w", h.name, cgroup, err)
 		}
@@ -60,11 +60,11 @@ func (d *Datapath) Others(cgroup string) ([]Other, error) {
 }
 
 // programsAt asks for the number of programs and then for as many. One that is attached
-// in between, also far above, is one too many (ENOSPC).
-func programsAt(cgroup *os.File, at ebpf.AttachType) (*link.QueryResult, error) {
+// in between, also above, is one too many (ENOSPC).
+func programsAt(cgroup *os.File, at ebpf.AttachType, flags uint32) (*link.QueryResult, error) {
 	const tries = 100
 	for n := 1; ; n++ {
-		found, err := link.QueryPrograms(link.QueryOptions{Target: int(cgroup.Fd()), Attach: at, QueryFlags: queryEffective})
+		found, err := link.QueryPrograms(link.QueryOptions{Target: int(cgroup.Fd()), Attach: at, QueryFlags: flags})
 		if !errors.Is(err, unix.ENOSPC) || n == tries {
 			return found, err
 		}
