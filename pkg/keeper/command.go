@@ -37,8 +37,10 @@ type Launch struct {
 // A Plan is what the command's process has to do before it is the command.
 type Plan struct {
 	Spec confine.Spec `json:"spec"`
-	// Files is the limit of open files; nil keeps the process's own.
+	// Files and Stack are the limits that the process sets itself: of open files, and
+	// of the stack's size. nil keeps its own.
 	Files *unix.Rlimit `json:"files"`
+	Stack *unix.Rlimit `json:"stack"`
 	// Name is the workload's name.
 	Name string `json:"name"`
 	// Audit is the file that records what the command does.

@@ -246,7 +246,7 @@ func (k *Keeper) runRemote(ctx context.Context, conn *wire.Conn, who *caller, ar
 	}()
 	c.plan.Spec.Umask = &who.umask
 	withFiles(who.limits, args.Files)
-	c.plan.Files = &who.limits[unix.RLIMIT_NOFILE]
+	c.plan.Files, c.plan.Stack = &who.limits[unix.RLIMIT_NOFILE], &who.limits[unix.RLIMIT_STACK]
 	child, err := startLaunched(c, inherited, who)
 	if err != nil {
 		return refuse(err)

@@ -52,6 +52,14 @@ func becomeCommand(conn *wire.Conn) error {
 			return fmt.Errorf("limit of open files: %w", err)
 		}
 	}
+	if l := plan.Stack; l != nil {
+		// The keeper may have set it too early: the kernel ends an execve by giving
+		// the limit back that was there when it began, after it has closed what is
+		// closed on it (fs/exec.c, finalize_exec), which is what the keeper waits for.
+		if err := applyLimit(0, unix.RLIMIT_STACK, *l); err != nil {
+			return err
+		}
+	}
 	return confine.Exec(&plan.Spec)
 }
 

@@ -71,13 +71,21 @@ func withFiles(limits []unix.Rlimit, soft uint64) {
 // hard limit needs CAP_SYS_RESOURCE.
 func applyLimits(pid int, limits []unix.Rlimit) error {
 	for r, l := range limits {
-		var now unix.Rlimit
-		if err := unix.Prlimit(pid, r, nil, &now); err == nil && now == l {
-			continue
+		if err := applyLimit(pid, r, l); err != nil {
+			return err
 		}
-		if err := unix.Prlimit(pid, r, &l, nil); err != nil {
-			return fmt.Errorf("%s %d:%d: %w", limitNames[r], l.Cur, l.Max, err)
-		}
+	}
+	return nil
+}
+
+// applyLimit sets one; pid 0 is this process.
+func applyLimit(pid, r int, l unix.Rlimit) error {
+	var now unix.Rlimit
+	if err := unix.Prlimit(pid, r, nil, &now); err == nil && now == l {
+		return nil
+	}
+	if err := unix.Prlimit(pid, r, &l, nil); err != nil {
+		return fmt.Errorf("%s %d:%d: %w", limitNames[r], l.Cur, l.Max, err)
 	}
 	return nil
 }

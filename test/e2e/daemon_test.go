@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -63,6 +64,18 @@ func TestDaemonExec(t *testing.T) {
 	e := h.waitAudit("the exchange", func(e *audit.Event) bool { return e.Kind == audit.Exchange && e.HTTP.Path == "/by-daemon" })
 	if e.Workload.Name != "curl" || e.Workload.UID != alice {
 		t.Errorf("workload %+v", e.Workload)
+	}
+}
+
+// TestDaemonExecStack: the command's limit of the stack is its caller's each time,
+// however soon the keeper sets it.
+func TestDaemonExecStack(t *testing.T) {
+	t.Parallel()
+	h, _ := withDaemon(t)
+	const times = 60
+	r := h.run(h.command(as(alice, append([]string{"bash", "-c", fmt.Sprintf(`ulimit -s 4096; for i in {1..%d}; do "$@"; done`, times), "-"}, h.execBy("bash", "-c", "ulimit -S -s; ulimit -H -s")...)...)...))
+	if want := strings.Repeat("4096\n4096\n", times); r.stdout != want {
+		t.Errorf("%d times of %d, and otherwise %v", strings.Count(r.stdout, "4096\n4096\n"), times, strings.ReplaceAll(r.String(), "4096\n", ""))
 	}
 }
 
