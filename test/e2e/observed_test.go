@@ -20,12 +20,25 @@ type statusReport struct {
 // status asks the daemon.
 func (h *host) status() statusReport {
 	h.t.Helper()
-	r := h.run(h.sallyport("status", "--json", "--config", "/srv/daemon/policy.yaml"))
 	var s statusReport
-	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
-		h.t.Fatalf("status: %v: %v", err, r)
-	}
+	h.statusInto(&s)
 	return s
+}
+
+// statusInto reads what it wants of the status. A worker that has just been replaced,
+// or that a busy machine keeps, may be asked again.
+func (h *host) statusInto(s any) {
+	h.t.Helper()
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		r := h.run(h.sallyport("status", "--json", "--config", daemonConfig))
+		err := json.Unmarshal([]byte(r.stdout), s)
+		if err == nil {
+			return
+		}
+		if late(start, 10*time.Second) {
+			h.t.Fatalf("status: %v: %v", err, r)
+		}
+	}
 }
 
 // waitEnforced waits until the status says that enforcement is active, and has no
@@ -66,11 +79,15 @@ func (h *host) scrape(series string) float64 {
 
 func (h *host) metricsPage() (page string) {
 	h.t.Helper()
-	r := h.sh("curl -sS --max-time 30 http://127.0.0.1:9595/metrics")
-	if r.code != 0 {
-		h.t.Fatalf("metrics: %v", r)
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		r := h.sh("curl -sS --max-time 30 http://127.0.0.1:9595/metrics")
+		if r.code == 0 {
+			return r.stdout
+		}
+		if late(start, 10*time.Second) {
+			h.t.Fatalf("metrics: %v", r)
+		}
 	}
-	return r.stdout
 }
 
 // auditOf gives the events of a kind.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +16,7 @@ func (h *host) configStatus() (s struct {
 	Config struct{ Hash, Error string }
 }) {
 	h.t.Helper()
-	r := h.run(h.sallyport("status", "--json", "--config", daemonConfig))
-	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
-		h.t.Fatalf("status: %v: %v", err, r)
-	}
+	h.statusInto(&s)
 	return s
 }
 

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -98,13 +97,10 @@ func (d *daemon) watches(path string) bool {
 // workloadNotes gives the notes of the status by cgroup.
 func (h *host) workloadNotes() map[string]string {
 	h.t.Helper()
-	r := h.run(h.sallyport("status", "--json", "--config", daemonConfig))
 	var s struct {
 		Workloads []struct{ Name, Cgroup, Note string }
 	}
-	if err := json.Unmarshal([]byte(r.stdout), &s); err != nil {
-		h.t.Fatalf("status: %v: %v", err, r)
-	}
+	h.statusInto(&s)
 	notes := make(map[string]string)
 	for _, w := range s.Workloads {
 		notes[w.Cgroup] = w.Name + ": " + w.Note
