@@ -58,7 +58,7 @@ func TestTeardown(t *testing.T) {
 		t.Errorf("--stop: %v", r)
 	}
 	// Its threads are out of the cgroup a moment before they are gone.
-	eventually(t, atOnce, "--stop lets no process live", func() bool { return !living(lone.pid) })
+	eventually(t, goneAfter, "--stop lets no process live", func() bool { return !living(lone.pid) })
 	h.goneWithin(goneAfter, before, objects, 0)
 	if r := teardown(); r.code != 0 {
 		t.Errorf("again: %v", r)
@@ -87,7 +87,7 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	}
 	h.kill(watch, unix.SIGKILL)
 	h.kill(keeper, unix.SIGKILL)
-	eventually(t, atOnce, "the worker ends with its keeper", func() bool {
+	eventually(t, goneAfter, "the worker ends with its keeper", func() bool {
 		return !living(keeper) && !living(worker) && !slices.ContainsFunc(h.processes(), func(p hostProcess) bool { return p.role() != "" })
 	})
 	// Nobody is left to end the command, and the gate is still shut.
