@@ -203,21 +203,42 @@ func TestReceiveWindows(t *testing.T) {
 			reply(s, 200, "")
 		})
 		p.post(1)
+		// A sender that is faster than the reader would look like one that it keeps up
+		// with only now and then.
+		allRead := func() bool {
+			srv.c.mu.Lock()
+			defer srv.c.mu.Unlock()
+			s := srv.c.streams[1]
+			return s != nil && s.body.unread == 0
+		}
 		window, largest := 65535, 0
-		for sent := 0; sent < 16<<20; {
+		next := func() string {
+			f := p.frame()
+			var id, n int
+			if k, _ := fmt.Sscanf(f, "window %d %d", &id, &n); k == 2 && id == 1 {
+				window += n
+			}
+			if f == "end" {
+				t.Fatal("the connection ended")
+			}
+			return f
+		}
+		for sent := 0; sent < 4<<20; {
 			for window < 16384 {
-				var id, n int
-				if _, err := fmt.Sscanf(p.frame(), "window %d %d", &id, &n); err != nil {
-					t.Fatal(err)
-				}
-				if id == 1 {
-					window += n
-				}
+				next()
 			}
 			largest = max(largest, window)
 			p.WriteData(1, false, make([]byte, 16384))
 			window -= 16384
 			sent += 16384
+			p.WritePing(false, [8]byte{})
+			for next() != "pong" {
+			}
+			for end := time.Now().Add(30 * time.Second); !allRead(); time.Sleep(10 * time.Microsecond) {
+				if time.Now().After(end) {
+					t.Fatal("the reader does not keep up")
+				}
+			}
 		}
 		if largest < 500<<10 || largest > maxStreamWindow {
 			t.Errorf("largest window %d", largest)
