@@ -25,8 +25,9 @@ const (
 	// comes again.
 	maxWorkers = 16
 	// yieldTime bounds how long a worker may take to give up its listeners when
-	// the keeper ends.
-	yieldTime = 2 * time.Second
+	// the keeper ends: on a starved host too, and shorter than the unit's
+	// TimeoutStopSec=.
+	yieldTime = 8 * time.Second
 )
 
 // WorkerSocket is where a worker that is a service of its own finds the keeper of
