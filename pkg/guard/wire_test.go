@@ -109,14 +109,23 @@ func traffic(f []byte) bool {
 	}
 }
 
-// bareReset holds for an IPv4 TCP segment that resets and has no data.
+// said holds for traffic but for what the kernel answers for a socket that is gone, of
+// which the far end does not know: a TCP segment that resets and has no data.
+func said(f []byte) bool { return traffic(f) && !bareReset(f) }
+
 func bareReset(f []byte) bool {
-	const ip, header = 14, 20
-	if len(f) < ip+2*header || f[ip] != 0x45 || f[ip+9] != unix.IPPROTO_TCP {
+	const ip, header4, header6, header = 14, 20, 40, 20
+	var length int // of the segment
+	var tcp []byte
+	switch {
+	case len(f) >= ip+header4+header && f[ip] == 0x45 && f[ip+9] == unix.IPPROTO_TCP:
+		length, tcp = (int(f[ip+2])<<8|int(f[ip+3]))-header4, f[ip+header4:]
+	case len(f) >= ip+header6+header && f[ip]>>4 == 6 && f[ip+6] == unix.IPPROTO_TCP:
+		length, tcp = int(f[ip+4])<<8|int(f[ip+5]), f[ip+header6:]
+	default:
 		return false
 	}
-	total, tcp := int(f[ip+2])<<8|int(f[ip+3]), f[ip+header:]
-	return tcp[13]&tcpRST != 0 && total == header+int(tcp[12]>>4)*4
+	return tcp[13]&tcpRST != 0 && length == int(tcp[12]>>4)*4
 }
 
 // settle waits until marker frames sent after everything else have passed, one behind
