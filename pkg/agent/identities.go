@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
 
 	"sallyport/pkg/keeper/protocol"
 	"sallyport/pkg/keeper/wire"
@@ -21,14 +23,19 @@ const (
 	// meanwhile: the executable only informs. The workload cannot change: a cgroup
 	// id is never used twice.
 	identityAge = time.Second
-	// identifyTimeout bounds a question to the keeper.
-	identifyTimeout = 5 * time.Second
+	// identifyTimeout bounds a question to the keeper. Whoever it is about loses a
+	// connection without an answer, and on a starved host that comes late: a keeper
+	// that has gone is noticed at once.
+	identifyTimeout = 30 * time.Second
 )
 
 // identities ask the keeper who a cgroup is.
 type identities struct {
 	keeper *wire.Peer
 	known  *lru.Cache[identityKey, identity]
+	// asking has one question about a process go out, however many connections of
+	// it wait: a worker that starts finds a queue of them.
+	asking singleflight.Group
 }
 
 type identityKey struct {
@@ -61,14 +68,23 @@ func (i *identities) look(ctx context.Context, cgroup uint64, pid uint32) (proto
 	if k, ok := i.known.Get(key); ok && time.Since(k.asked) < identityAge {
 		return k.IdentifyResult, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
-	defer cancel()
-	var r protocol.IdentifyResult
-	if _, err := i.keeper.Call(ctx, protocol.Identify, protocol.IdentifyArgs{Cgroup: cgroup, PID: pid, Exe: pid != 0}, nil, &r); err != nil {
-		return r, err
+	answer := i.asking.DoChan(fmt.Sprint(cgroup, "/", pid), func() (any, error) {
+		// Not of one connection alone: that may end, and others go on waiting.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), identifyTimeout)
+		defer cancel()
+		var r protocol.IdentifyResult
+		if _, err := i.keeper.Call(ctx, protocol.Identify, protocol.IdentifyArgs{Cgroup: cgroup, PID: pid, Exe: pid != 0}, nil, &r); err != nil {
+			return r, err
+		}
+		i.known.Add(key, identity{r, time.Now()})
+		return r, nil
+	})
+	select {
+	case a := <-answer:
+		return a.Val.(protocol.IdentifyResult), a.Err
+	case <-ctx.Done():
+		return protocol.IdentifyResult{}, ctx.Err()
 	}
-	i.known.Add(key, identity{r, time.Now()})
-	return r, nil
 }
 
 // forget makes names be asked for again, after a reload.
