@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -95,6 +97,18 @@ func (n *internet) connect(h *host) {
 	})
 	if r := h.sh(fmt.Sprintf(`ip link set eth0 up && ip addr add %s/24 dev eth0 && ip -6 addr add %s/64 dev eth0 nodad && ip route add default via %s && ip -6 route add default via %s`, hostV4, hostV6, originV4, originV6)); r.code != 0 {
 		t.Fatalf("host network: %v", r)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	near, far := outside.End{Namespace: ns, Interface: "eth0"}, outside.End{Namespace: n.ns, Interface: "ve0"}
+	ready := errors.Join(
+		outside.Ready(near, netip.MustParseAddr(hostV4), netip.MustParseAddr(hostV6)),
+		outside.Ready(far, netip.MustParseAddr(originV4), netip.MustParseAddr(originV6)))
+	if ready != nil {
+		t.Fatalf("the cable is not ready: %v", ready)
 	}
 	inNetns(t, n.ns, n.serve)
 }

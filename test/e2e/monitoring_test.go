@@ -149,6 +149,7 @@ const foreignPlace = 7777
 // traffic makes everything happen once.
 func (m *monitored) traffic() {
 	m.t.Helper()
+	withinWindow(24*time.Hour, time.Minute) // the rate limit of a day
 	m.foreignEvent(m.keep(0, "plain", originV4, foreignPlace, "receiver"))
 	if r := m.run(m.sallyport("exec", "--config", daemonConfig, "--workload", "sender", "--", "bash", "/srv/traffic.sh")); r.code != 0 {
 		m.t.Fatalf("traffic: %v", r)
