@@ -169,16 +169,25 @@ func inTurn(ctx context.Context, machines <-chan machine) (failed int64) {
 	return failed
 }
 
+// imageTries is how often the image is made: Debian's archive may change between the
+// reading of an index and that of what it names.
+const imageTries = 3
+
 // imageIn makes the image where the cache does not have it, and gives its
 // directory.
 func imageIn(ctx context.Context, cache string) (string, error) {
-	c := exec.CommandContext(ctx, "test/vm/image", cache)
-	c.Stderr = os.Stderr
-	out, err := c.Output()
-	if err != nil {
-		return "", fmt.Errorf("test/vm/image: %w", err)
+	for try := 1; ; try++ {
+		c := exec.CommandContext(ctx, "test/vm/image", cache)
+		c.Stderr = os.Stderr
+		out, err := c.Output()
+		if err == nil {
+			return strings.TrimSpace(string(out)), nil
+		}
+		if try == imageTries || ctx.Err() != nil {
+			return "", fmt.Errorf("test/vm/image: %w", err)
+		}
+		fmt.Fprintf(os.Stderr, "test/vm/image: %v: once more\n", err)
 	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 // A verdict is what is printed for one row on one kernel.
