@@ -90,7 +90,7 @@ func openGate(i Instance, c *config.Config, st *store.Store, log *zap.Logger) (g
 	if g.tree, err = workload.FindTree(); err != nil {
 		return g, err
 	}
-	if g.lock, err = i.Lock(); err != nil {
+	if g.lock, err = i.LockSoon(); err != nil {
 		return g, err
 	}
 	if err := g.goHome(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -110,6 +111,21 @@ func (i Instance) Lock() (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w", i.person(), ErrRunning)
 	}
 	return f, err
+}
+
+// inheritTime bounds how long a child of a keeper that was killed may go on having
+// what that had: until it executes, or the kernel has closed it all.
+const inheritTime = 2 * time.Second
+
+// LockSoon is Lock for whoever comes when the last owner has ended, but perhaps not
+// yet what had the lock from it. It gives ErrRunning after 2 s.
+func (i Instance) LockSoon() (*os.File, error) {
+	for end := time.Now().Add(inheritTime); ; time.Sleep(2 * time.Millisecond) {
+		lock, err := i.Lock()
+		if !errors.Is(err, ErrRunning) || time.Now().After(end) {
+			return lock, err
+		}
+	}
 }
 
 // person names the instance for one.

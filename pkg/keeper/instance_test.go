@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func places(t *testing.T) Places {
@@ -69,6 +70,30 @@ func TestLock(t *testing.T) {
 		t.Fatalf("after the first owner ended: %v", err)
 	}
 	again.Close()
+}
+
+// TestLockSoon: a keeper that comes after one that was killed waits for what that one
+// was just starting, which has the lock until it executes.
+func TestLockSoon(t *testing.T) {
+	i := places(t).Service()
+	first, err := i.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(first.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	time.AfterFunc(50*time.Millisecond, func() { unix.Close(fd) })
+	second, err := i.LockSoon()
+	if err != nil {
+		t.Fatalf("the last one's child had it: %v", err)
+	}
+	defer second.Close()
+	if _, err := i.LockSoon(); !errors.Is(err, ErrRunning) {
+		t.Errorf("beside a living keeper: %v, want ErrRunning", err)
+	}
 }
 
 // TestLockOfRemovedFile: a lock on a file that has no name any more locks

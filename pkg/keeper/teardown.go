@@ -58,7 +58,7 @@ func Teardown(ctx context.Context, c *config.Config, stop bool) error {
 	var locks []*os.File
 	defer func() { closeFiles(locks) }()
 	for _, i := range instances {
-		lock, err := i.Lock()
+		lock, err := i.LockSoon()
 		if err != nil {
 			if errors.Is(err, ErrRunning) {
 				return fmt.Errorf("%w: stop it first", err)
