@@ -34,12 +34,8 @@ func (h *host) putKeep() {
 	h.putProgram(keepPath, program)
 }
 
-const (
-	// foreignLife is how long a connection from outside may live in a workload.
-	foreignLife = time.Second
-	// foreignTries is how often a busy machine may be slower: the best counts.
-	foreignTries = 5
-)
+// foreignLife is how long a connection from outside may live in a workload.
+const foreignLife = time.Second
 
 // A meeting is one connection that reached the internet's meeting place.
 type meeting struct {
@@ -150,20 +146,6 @@ func (h *host) foreignEvent(k *kept) audit.Event {
 	return h.waitAudit(fmt.Sprintf("foreign_socket of process %d", k.pid), func(e *audit.Event) bool {
 		return e.Kind == audit.ForeignSocket && e.Workload.PID == k.pid && e.Time.After(k.began)
 	})
-}
-
-// best runs a measurement until one is within the limit, and fails if none is.
-func best(t *testing.T, what string, limit time.Duration, measure func() time.Duration) {
-	t.Helper()
-	var all []time.Duration
-	for range foreignTries {
-		took := measure()
-		if all = append(all, took.Round(time.Millisecond)); took <= limit {
-			t.Logf("%s: %v", what, all)
-			return
-		}
-	}
-	t.Errorf("%s took %v, want within %s", what, all, limit)
 }
 
 // TestForeignConnections: a socket that was connected outside is destroyed within a

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -49,4 +50,21 @@ func busy() bool {
 	pressure, _, _ = strings.Cut(pressure, " ")
 	p, err := strconv.ParseFloat(pressure, 64)
 	return err == nil && p > 50
+}
+
+// tries is how often a busy machine may be slower: the best counts.
+const tries = 5
+
+// best runs a measurement until one is within the limit, and fails if none is.
+func best(t *testing.T, what string, limit time.Duration, measure func() time.Duration) {
+	t.Helper()
+	var all []time.Duration
+	for range tries {
+		took := measure()
+		if all = append(all, took.Round(time.Millisecond)); took <= limit {
+			t.Logf("%s: %v", what, all)
+			return
+		}
+	}
+	t.Errorf("%s took %v, want within %s", what, all, limit)
 }
