@@ -24,10 +24,10 @@ const (
 	// one that waits, and those that drain. Beyond, a further one is refused: it
 	// comes again.
 	maxWorkers = 16
-	// yieldTime bounds how long a worker may take to give up its listeners when
-	// the keeper ends: on a starved host too, and shorter than the unit's
-	// TimeoutStopSec=.
-	yieldTime = 8 * time.Second
+	// YieldTime bounds how long a worker may take to give up its listeners when
+	// the keeper ends: on a starved host too. It is shorter than TimeoutStopSec= of
+	// sallyport-keeper.service.
+	YieldTime = 8 * time.Second
 )
 
 // WorkerSocket is where a worker that is a service of its own finds the keeper of
@@ -130,7 +130,7 @@ func (k *Keeper) employ(ctx context.Context, w *process) (served bool, err error
 // has accepted is left without the answers that only we have. What runs on it
 // goes on without us.
 func (k *Keeper) yield(w *process) {
-	ctx, cancel := context.WithTimeout(context.Background(), yieldTime)
+	ctx, cancel := context.WithTimeout(context.Background(), YieldTime)
 	defer cancel()
 	if _, err := w.peer.Call(ctx, protocol.Yield, nil, nil, nil); err != nil {
 		k.log.Warn("the worker did not give up its listeners", zap.Error(err))
