@@ -119,8 +119,10 @@ const inheritTime = 2 * time.Second
 
 // LockSoon is Lock for whoever comes when the last owner has ended, but perhaps not
 // yet what had the lock from it. It gives ErrRunning after 2 s.
-func (i Instance) LockSoon() (*os.File, error) {
-	for end := time.Now().Add(inheritTime); ; time.Sleep(2 * time.Millisecond) {
+func (i Instance) LockSoon() (*os.File, error) { return i.lockSoon(inheritTime) }
+
+func (i Instance) lockSoon(within time.Duration) (*os.File, error) {
+	for end := time.Now().Add(within); ; time.Sleep(2 * time.Millisecond) {
 		lock, err := i.Lock()
 		if !errors.Is(err, ErrRunning) || time.Now().After(end) {
 			return lock, err

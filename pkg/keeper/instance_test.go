@@ -80,18 +80,18 @@ func TestLockSoon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Dup(int(first.Fd()))
+	fd, err := unix.FcntlInt(first.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
 	time.AfterFunc(50*time.Millisecond, func() { unix.Close(fd) })
-	second, err := i.LockSoon()
+	second, err := i.lockSoon(time.Minute)
 	if err != nil {
 		t.Fatalf("the last one's child had it: %v", err)
 	}
 	defer second.Close()
-	if _, err := i.LockSoon(); !errors.Is(err, ErrRunning) {
+	if _, err := i.lockSoon(50 * time.Millisecond); !errors.Is(err, ErrRunning) {
 		t.Errorf("beside a living keeper: %v, want ErrRunning", err)
 	}
 }
