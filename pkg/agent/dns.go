@@ -31,11 +31,11 @@ func (a *askers) Asker(netns uint64, src netip.AddrPort) (resolver.Client, error
 	} else if err != nil {
 		return resolver.Client{}, err
 	}
-	id, _, err := a.identities.Identify(context.Background(), &flow)
+	id, err := a.identities.look(context.Background(), flow.Cgroup, flow.PID)
 	if err != nil {
 		return resolver.Client{}, fmt.Errorf("%w: %w", resolver.ErrNoAsker, err)
 	}
-	return client(&flow, &id, src), nil
+	return client(&flow, &id.Identity, src), nil
 }
 
 func client(flow *origin.Flow, id *workload.Identity, src netip.AddrPort) resolver.Client {

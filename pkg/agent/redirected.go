@@ -70,7 +70,11 @@ func (r *redirected) Asker(netns uint64, src netip.AddrPort) (origin.Flow, error
 }
 
 func (r *redirected) ask(cookie uint64, udp bool, peer netip.AddrPort) (origin.Flow, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), identifyTimeout)
+	limit := answerTime
+	if udp {
+		limit = lookTime
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
 	var o protocol.OriginResult

@@ -7,8 +7,9 @@ import (
 )
 
 // settleTime bounds how long giving up the listeners may take: whoever was
-// accepted last has to be named by the keeper.
-const settleTime = time.Second
+// accepted last has to be named by the keeper, which takes milliseconds, but on a
+// starved host. With leaveTimeout it is less than the supervisor and the keeper wait.
+const settleTime = 6 * time.Second
 
 // yield gives up everything by which work comes in, now. What was accepted goes
 // on until stop.
