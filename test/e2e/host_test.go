@@ -180,7 +180,8 @@ func (r result) String() string {
 	return fmt.Sprintf("exit %d after %s\nstdout: %s\nstderr: %s", r.code, r.took.Round(time.Millisecond), r.stdout, r.stderr)
 }
 
-// run runs a command to its end, at most a minute, with patience.
+// run runs a command to its end, at most the minutes that a busy machine may need for
+// what takes one: whether it will be busy nobody knows at the start.
 func (h *host) run(c *exec.Cmd) result {
 	h.t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -190,7 +191,7 @@ func (h *host) run(c *exec.Cmd) result {
 	if c.Stderr == nil {
 		c.Stderr = &stderr
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), moreIfBusy*time.Minute)
 	defer cancel()
 	start := time.Now()
 	if err := c.Start(); err != nil {
@@ -225,9 +226,14 @@ func (h *host) sallyport(args ...string) *exec.Cmd {
 // machine is busy (patience).
 func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
 	t.Helper()
-	for start := time.Now(); !cond(); {
-		if late(start, within) {
-			t.Fatalf("not within %s: %s", within, what)
+	for start := time.Now(); ; {
+		// What is looked at is not older than this.
+		tooLate := late(start, within)
+		if cond() {
+			return
+		}
+		if tooLate {
+			t.Fatalf("not within %s: %s", time.Since(start).Round(time.Millisecond), what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

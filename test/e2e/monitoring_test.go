@@ -385,8 +385,8 @@ func TestMonitoring(t *testing.T) {
 		return list
 	}
 	got := m.alerts()
-	for deadline := time.Now().Add(patience(time.Minute)); len(missing(got)) > 0; got = m.alerts() {
-		if time.Now().After(deadline) {
+	for start := time.Now(); len(missing(got)) > 0; got = m.alerts() {
+		if late(start, time.Minute) {
 			t.Fatalf("no such alerts: %q of %v", missing(got), got)
 		}
 		time.Sleep(200 * time.Millisecond)

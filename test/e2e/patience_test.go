@@ -11,7 +11,8 @@ import (
 
 // What the tests wait for is of two kinds. Less than hopeful is what somebody is
 // promised, and is taken at its word where the machine is not busy. More only ends
-// what would never come: a wait that ends well ends at once, however long it may last.
+// what would never come: a wait that ends well ends at once, however long it may last,
+// so that it may last half a minute at least. Where the machine is busy both are longer.
 const (
 	hopeful    = 5 * time.Second
 	atLeast    = 30 * time.Second
@@ -19,9 +20,10 @@ const (
 )
 
 // patience is the time given, or more where so many processes wait for a
-// processor that nothing can be in time.
+// processor that nothing can be in time. It knows the past: what is yet to be waited
+// for asks late when the time is over, or has the longer time from the start.
 func patience(within time.Duration) time.Duration {
-	if within >= atLeast || busy() {
+	if busy() {
 		return moreIfBusy * within
 	}
 	return within
@@ -52,14 +54,14 @@ func busy() bool {
 	return err == nil && p > 50
 }
 
-// tries is how often a busy machine may be slower: the best counts.
-const tries = 5
+// bestOf is how often a busy machine may be slower: the best counts.
+const bestOf = 5
 
 // best runs a measurement until one is within the limit, and fails if none is.
 func best(t *testing.T, what string, limit time.Duration, measure func() time.Duration) {
 	t.Helper()
 	var all []time.Duration
-	for range tries {
+	for range bestOf {
 		took := measure()
 		if all = append(all, took.Round(time.Millisecond)); took <= limit {
 			t.Logf("%s: %v", what, all)

@@ -136,7 +136,7 @@ func TestExecScope(t *testing.T) {
 				if len(left) > 0 {
 					t.Errorf("left in the scope: %v", left)
 				}
-			case <-time.After(patience(goneAfter)):
+			case <-time.After(moreIfBusy * goneAfter):
 				t.Error("the scope has processes yet")
 			}
 		})

@@ -245,7 +245,7 @@ func (u *unit) halt(s unix.Signal) {
 	cmd.Process.Signal(s)
 	select {
 	case <-ended:
-	case <-time.After(patience(30 * time.Second)):
+	case <-time.After(moreIfBusy * atLeast):
 		cmd.Process.Kill()
 		u.m.t.Errorf("%s did not end: %s", u.name, u.stderr)
 	}
@@ -266,7 +266,7 @@ func (u *unit) waitReady(within time.Duration) {
 		if late(start, within) {
 			u.mu.Lock()
 			defer u.mu.Unlock()
-			u.m.t.Fatalf("%s is not ready after %s: %v\n%s", u.name, within, u.state, u.stderr)
+			u.m.t.Fatalf("%s is not ready after %s: %v\n%s", u.name, time.Since(start).Round(time.Millisecond), u.state, u.stderr)
 		}
 	}
 }

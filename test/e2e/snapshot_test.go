@@ -178,7 +178,7 @@ func (h *host) goneWithin(within time.Duration, before snapshot, objects []kerne
 			return
 		}
 		if tooLate {
-			h.t.Fatalf("not gone within %s:\n%s", within, strings.Join(left, "\n"))
+			h.t.Fatalf("not gone within %s:\n%s", time.Since(start).Round(time.Millisecond), strings.Join(left, "\n"))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -118,8 +118,8 @@ func (s *soak) settle(before figures) figures {
 	if s.plan.long() {
 		limit = 2 * time.Minute
 	}
-	for deadline := time.Now().Add(patience(limit)); ; time.Sleep(250 * time.Millisecond) {
-		if f = s.look(); f != nil && len(s.plan.excess(f, before)) == 0 || time.Now().After(deadline) {
+	for start := time.Now(); ; time.Sleep(250 * time.Millisecond) {
+		if f = s.look(); f != nil && len(s.plan.excess(f, before)) == 0 || late(start, limit) {
 			return f
 		}
 	}

@@ -173,7 +173,7 @@ func (p *terminal) expect(text string, within time.Duration) string {
 			return got[:i+len(text)]
 		}
 		if late(start, within) {
-			p.t.Fatalf("terminal: no %q within %s in %q", text, within, got)
+			p.t.Fatalf("terminal: no %q within %s in %q", text, time.Since(start).Round(time.Millisecond), got)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
