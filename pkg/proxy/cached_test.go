@@ -154,7 +154,11 @@ func TestCacheAsksAgainApart(t *testing.T) {
 			close(answer[r.Proto])
 		case r.URL.Path == "/later" && r.Header.Get("X-First") == "":
 			// Slow, and no more to be stored.
-			<-answer[r.Proto]
+			select {
+			case <-answer[r.Proto]:
+			case <-r.Context().Done():
+				return
+			}
 			w.Header().Set("Cache-Control", "no-store")
 			io.WriteString(w, strings.Repeat("x", 1<<20))
 		case r.URL.Path == "/a" && again[r.Proto].Swap(true):

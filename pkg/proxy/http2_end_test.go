@@ -134,7 +134,12 @@ func TestFlowControlHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	last := <-sent
+	var last int
+	select {
+	case last = <-sent:
+	case <-time.After(time.Minute):
+		t.Fatal("the upstream could send nothing within a minute")
+	}
 	for {
 		select {
 		case last = <-sent:
