@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,9 +88,14 @@ func TestTeardownOfTheKilled(t *testing.T) {
 	}
 	h.kill(watch, unix.SIGKILL)
 	h.kill(keeper, unix.SIGKILL)
+	start := time.Now()
 	eventually(t, goneAfter, "the worker ends with its keeper", func() bool {
 		return !living(keeper) && !living(worker) && !slices.ContainsFunc(h.processes(), func(p hostProcess) bool { return p.role() != "" })
 	})
+	// TestKilledExec says how soon; once is not enough for so little.
+	if took := time.Since(start); took > patience(10*time.Second) {
+		t.Errorf("the worker ended %s after its keeper", took)
+	}
 	// Nobody is left to end the command, and the gate is still shut.
 	reached := h.net.connections.Load()
 	if o := i.do("ask", originHTTP, originV4); o.Step != "connect" {
