@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/systemd"
+	"sallyport/test/port"
 )
 
 // authority makes a root in a directory of the test, and leaves of it.
@@ -370,15 +370,15 @@ func TestDaemon(t *testing.T) {
 
 // TestListeners: a port that somebody else holds is named.
 func TestListeners(t *testing.T) {
-	// Below those that the kernel gives away, so that it stays free afterwards.
-	port := uint16(20000 + os.Getpid()%8000)
-	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	// Not one that the kernel gives away, so that it stays free afterwards.
+	number := port.Free(t)
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", number))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	c := config.Default(config.Observe)
-	c.Listen = config.Listen{TCP: port}
+	c.Listen = config.Listen{TCP: number}
 	c.Metrics.Listen = netip.AddrPort{}
 	d := &Doctor{Config: c}
 	r := d.listeners(t.Context())

@@ -1,4 +1,5 @@
-// Package port gives tests ports that nobody else on the host takes meanwhile. A port
+// Package port gives tests ports of their own: one that is held nobody else on the host
+// can take, one that is free no other test that asks here is given meanwhile. A port
 // that was free a moment ago, which a listener gave that was closed, is any other
 // test's next one.
 package port
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -120,11 +122,15 @@ func (p *Place) Listen() net.Listener {
 	return l
 }
 
-// Free gives a port of 127.0.0.1 for a program that has to bind it itself. It lies
-// below the range from which the kernel gives ports to those who name none, so that
-// none of them gets it before.
+// fixed are sallyport's own ports and those that tests of pkg/datapath bind.
+var fixed = []uint16{15001, 15053, 20404, 21414}
+
+// Free gives a port of 127.0.0.1 for a program that has to bind it itself, this test's
+// until it ends. It lies below the range from which the kernel gives ports to those who
+// name none, so that none of them gets it before.
 func Free(t testing.TB) uint16 {
 	t.Helper()
+	// Below lie most of the ports that servers have unasked, here and in tests.
 	const least = 10000
 	var first, last int
 	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
@@ -132,22 +138,36 @@ func Free(t testing.TB) uint16 {
 		_, err = fmt.Sscan(string(b), &first, &last)
 	}
 	if err != nil || first < least+1000 {
-		// There is no such range: a port as good as any.
-		p, err := take(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		release([]*Place{p})
-		return p.Port()
+		// Too few are left below: any that is free.
+		first = 1 << 16
 	}
 	for range 1000 {
 		number := uint16(least + rand.IntN(first-least))
-		if err = unused(number); err == nil {
+		if slices.Contains(fixed, number) {
+			continue
+		}
+		if err = claim(t, number); err == nil {
 			return number
 		}
 	}
 	t.Fatal(err)
 	return 0
+}
+
+// claim makes a port that nobody has this test's. The name is taken before the port is
+// tried, for a try could be in the way of the program that another test starts there.
+// It is of the network namespace, as the port is, and goes with the process at the
+// latest (unix(7), abstract).
+func claim(t testing.TB, number uint16) error {
+	name, err := net.Listen("unix", fmt.Sprintf("@sallyport-test-port-%d", number))
+	if err != nil {
+		return err
+	}
+	if err := unused(number); err != nil {
+		return errors.Join(err, name.Close())
+	}
+	t.Cleanup(func() { name.Close() })
+	return nil
 }
 
 // unused reports whether nobody has the port, for TCP or UDP.

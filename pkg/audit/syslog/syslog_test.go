@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/port"
 )
 
 // message is the grammar of RFC 5424 section 6, as far as we use it.
@@ -152,9 +153,9 @@ func hangUp(c net.Conn) {
 
 // own gives an address of this host that no other test listens on, with a port that
 // no connection is given: whoever leaves it finds it free again.
-func own(port string) string {
-	pid := os.Getpid()
-	return net.JoinHostPort(fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255), port)
+func own(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprint("127.0.0.1:", port.Free(t))
 }
 
 func run(t *testing.T, o audit.Options) (*audit.Log, func()) {
@@ -248,7 +249,7 @@ func TestMessages(t *testing.T) {
 // A closed UDP port is a receiver that is away until it is open again: no datagram
 // to it counts as sent because the refusal of the one before was told already.
 func TestRefusedDatagrams(t *testing.T) {
-	r := datagrams(t, "udp", own("5514"))
+	r := datagrams(t, "udp", own(t))
 	r.close()
 	s := New(Options{Network: "udp", Address: r.address, Facility: 10})
 	t.Cleanup(func() { s.Close() })
@@ -272,7 +273,7 @@ func TestRefusedDatagrams(t *testing.T) {
 // Nothing is lost but what was under way when the receiver ended, and the chain
 // shows that.
 func TestReconnect(t *testing.T) {
-	r := stream(t, "tcp", own("5514"))
+	r := stream(t, "tcp", own(t))
 	s := New(Options{Network: "tcp", Address: r.address, Facility: 10})
 	l, stop := run(t, audit.Options{Sink: s})
 	l.Record(&audit.Event{Kind: audit.Exchange, ID: "a"})
@@ -361,8 +362,7 @@ func TestRsyslog(t *testing.T) {
 		t.Skip("rsyslogd runs as root")
 	}
 	dir := t.TempDir()
-	tcp, udp := own("5514"), own("5515")
-	address, _, _ := net.SplitHostPort(tcp)
+	tcp, udp := port.Free(t), port.Free(t)
 	out := filepath.Join(dir, "out")
 	conf := fmt.Sprintf(`
 global(workDirectory="%[1]s" maxMessageSize="3m")
@@ -377,10 +377,10 @@ template(name="t" type="list") {
 module(load="mmpstrucdata")
 action(type="mmpstrucdata")
 action(type="omfile" file="%[2]s" template="t" flushInterval="1" asyncWriting="off")
-input(type="imtcp" address="%[3]s" port="5514")
-input(type="imudp" address="%[3]s" port="5515")
+input(type="imtcp" address="127.0.0.1" port="%[3]d")
+input(type="imudp" address="127.0.0.1" port="%[4]d")
 input(type="imuxsock" socket="%[1]s/log" UseSpecialParser="off")
-`, dir, out, address)
+`, dir, out, tcp, udp)
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -395,15 +395,15 @@ input(type="imuxsock" socket="%[1]s/log" UseSpecialParser="off")
 		cmd.Wait()
 	}()
 	for _, o := range []Options{
-		{Network: "tcp", Address: tcp, Facility: 10},
-		{Network: "udp", Address: udp, Facility: 10},
+		{Network: "tcp", Address: fmt.Sprint("127.0.0.1:", tcp), Facility: 10},
+		{Network: "udp", Address: fmt.Sprint("127.0.0.1:", udp), Facility: 10},
 		{Network: "unix", Address: filepath.Join(dir, "log"), Facility: 10},
 	} {
 		t.Run(o.Network, func(t *testing.T) {
 			if o.Network == "udp" {
 				// Nothing answers there: wait for what does.
 				wait(t, "rsyslogd listens", func() bool {
-					c, err := net.Dial("tcp", tcp)
+					c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", tcp))
 					if err == nil {
 						c.Close()
 					}
