@@ -190,8 +190,8 @@ rules:
 	}
 	lucky := func() *exec.Cmd { return patient(h.inside("lucky.service", nobody)) }
 	for _, f := range ipFamilies {
-		// Until the kernel has been told of a new cgroup, the worker lets the rule's
-		// connections pass.
+		// Until the kernel has been told of a new cgroup (how long that takes, TestInbound
+		// says), the worker lets the rule's connections pass.
 		eventually(t, 20*time.Second, f.name+": the rule is in force", func() bool {
 			if lines := tcp(lucky(), f.name, f.far, 9000); outside.ResultOf(lines, "peername") != "ok "+f.far+" 9000" {
 				t.Errorf("%q", lines)
