@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -97,10 +98,19 @@ func TestCopy(t *testing.T) {
 // sender keeps the connection open.
 func TestCopyGathersAndLetsGo(t *testing.T) {
 	f := newFlow(t)
-	const burst = 32 << 20
+	const burst, lastByte = 32 << 20, 200 * time.Millisecond
 	block, sink := make([]byte, burst/4), make([]byte, 1<<20)
-	gathered, quickest, soonest := false, time.Hour, time.Hour
-	for round := range 8 {
+	gathered, quickest := false, time.Hour
+	var waits []time.Duration
+	// On a busy machine half of the last bytes may be late, but not twice.
+	for round := range 16 {
+		if round == 8 {
+			if median(waits) <= lastByte {
+				break
+			}
+			t.Logf("the last byte of a burst took %v, again", median(waits))
+			waits = nil
+		}
 		for tail := range 8 {
 			size := burst/8 + 1 + tail*9973
 			start := time.Now()
@@ -120,11 +130,11 @@ func TestCopyGathersAndLetsGo(t *testing.T) {
 			if _, err := f.out.Read(sink[:1]); err != nil {
 				t.Fatal(err)
 			}
-			soonest = min(soonest, time.Since(begin))
+			waits = append(waits, time.Since(begin))
 		}
 	}
-	if soonest > 200*time.Millisecond {
-		t.Errorf("a byte took %v at least", soonest)
+	if took := median(waits); took > lastByte {
+		t.Errorf("the last byte of a burst took %v", took)
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		lent, _ := f.shared.LargeBuffers()
@@ -143,6 +153,10 @@ func TestCopyGathersAndLetsGo(t *testing.T) {
 	default:
 		t.Skipf("the machine is too busy for a fast flow: %v for 4 MiB", quickest)
 	}
+}
+
+func median(of []time.Duration) time.Duration {
+	return slices.Sorted(slices.Values(of))[len(of)/2]
 }
 
 // TestCopySlowFlowIsNotGathered: what is not fast is passed on segment by
