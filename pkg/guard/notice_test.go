@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,44 +78,53 @@ func TestForeignEdits(t *testing.T) {
 		}
 	}
 	ready()
-	var late []time.Duration
+	// once makes an edit and gives how long after it the notice came.
+	once := func(t *testing.T, script, problem string) time.Duration {
+		apply(t, g, state)
+		if problems, err := g.Check(); err != nil || len(problems) > 0 {
+			t.Fatal("before the edit:", problems, err)
+		}
+		for len(notices) > 0 {
+			<-notices
+		}
+		nft(t, w.host, script)
+		edited := time.Now()
+		var noticed time.Time
+		select {
+		case noticed = <-notices:
+		case <-time.After(time.Minute):
+			t.Fatal("not noticed")
+		}
+		problems, err := g.Check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(fmt.Sprint(problems), problem) {
+			t.Errorf("problems %q, want one with %q", problems, problem)
+		}
+		if err := g.Apply(state); err != nil {
+			t.Fatal("repair:", err)
+		}
+		if problems, err := g.Check(); err != nil || len(problems) > 0 {
+			t.Error("after the repair:", problems, err)
+		}
+		tagged.mustNot("exchange tcp4 203.0.113.2:7")
+		// nft(8) itself takes a while after its transaction.
+		return noticed.Sub(edited)
+	}
 	for _, edit := range foreignEdits() {
 		t.Run(edit.name, func(t *testing.T) {
-			apply(t, g, state)
-			if problems, err := g.Check(); err != nil || len(problems) > 0 {
-				t.Fatal("before the edit:", problems, err)
+			// On a busy machine one notice may come at any time.
+			const limit = 250 * time.Millisecond
+			soonest := once(t, edit.script, edit.problem)
+			for try := 1; try < 5 && soonest > limit; try++ {
+				quiet()
+				soonest = min(soonest, once(t, edit.script, edit.problem))
 			}
-			for len(notices) > 0 {
-				<-notices
+			if soonest > limit {
+				t.Errorf("noticed %v after the edit at the soonest", soonest)
 			}
-			nft(t, w.host, edit.script)
-			edited := time.Now()
-			select {
-			case at := <-notices:
-				// nft(8) itself takes a while after its transaction.
-				late = append(late, at.Sub(edited))
-			case <-time.After(time.Minute):
-				t.Fatal("not noticed")
-			}
-			problems, err := g.Check()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !strings.Contains(fmt.Sprint(problems), edit.problem) {
-				t.Errorf("problems %q, want one with %q", problems, edit.problem)
-			}
-			if err := g.Apply(state); err != nil {
-				t.Fatal("repair:", err)
-			}
-			if problems, err := g.Check(); err != nil || len(problems) > 0 {
-				t.Error("after the repair:", problems, err)
-			}
-			tagged.mustNot("exchange tcp4 203.0.113.2:7")
 		})
-	}
-	slices.Sort(late)
-	if n := len(late); n > 0 && late[n/2] > 250*time.Millisecond {
-		t.Errorf("half of the edits were noticed later than %v after them", late[n/2])
 	}
 	t.Run("others' tables and our own changes are no news", func(t *testing.T) {
 		apply(t, g, state)
