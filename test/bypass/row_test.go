@@ -105,8 +105,11 @@ type line struct {
 	Outcome     outcome `json:"outcome"`
 	OriginCount int     `json:"origin_count"`
 	WireCount   int     `json:"wire_count"`
-	Reason      string  `json:"reason,omitempty"`
-	Kernel      string  `json:"kernel"`
+	// Tries is how often the attack was made, if more than once. The counts are those
+	// of the last tries, the first one's are in Reason.
+	Tries  int    `json:"tries,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Kernel string `json:"kernel"`
 }
 
 // A report is the file that -report names.

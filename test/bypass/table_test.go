@@ -106,42 +106,35 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 		}
 	}
 	wait.Wait()
-	seen := w.wire.packets()
-	w.h.net.quiet()
-	if l == bpf && !egressSeesSYNACKs() {
-		seen = slices.DeleteFunc(seen, outside.Packet.SYNACK)
-	}
-	time.Sleep(patient(50 * time.Millisecond)) // for those who receive, and tell, to have noted it
+	seen := w.look(l)
 	claimed := make([]bool, len(seen))
-	for _, d := range all {
-		x := d.x
-		trace := ""
-		if x.trace != "" {
-			trace = x.fill([]string{x.trace})[0]
+	var late []int // source ports of attacks that are made again
+	tallies := make([]tally, len(all))
+	for i, d := range all {
+		tallies[i] = d.x.judge(d.reached, d.said, seen, claimed)
+		if d.x.timed && tallies[i].reached > 0 {
+			late = append(late, d.x.port)
 		}
-		var lines []string
-		for k, p := range seen {
-			if p.Source == x.port || trace != "" && strings.Contains(p.Text, trace) {
-				claimed[k] = true
-				if !x.older {
-					lines = append(lines, p.Text)
-				}
-			}
+	}
+	for i, d := range all {
+		x, got := d.x, tallies[i]
+		out := line{Row: x.name, Subject: x.subject, Locks: l, UID: x.who.uid, NNP: x.who.nnp}
+		if got.reached > 0 && x.timed && l != none && l != redirects {
+			got = out.again(t, got, func() tally {
+				one := *x
+				one.port = w.nextPort()
+				late = append(late, one.port)
+				reached, said := one.try()
+				seen := w.look(l)
+				claimed := make([]bool, len(seen))
+				got := one.judge(reached, said, seen, claimed)
+				w.strays(t, l, seen, claimed, func(source int) bool { return source <= firstPort || slices.Contains(late, source) })
+				return got
+			})
 		}
-		want := fromPort(x.port)
-		if x.marker != "" {
-			want = marked(x.fill([]string{x.marker})[0])
-		}
-		at := w.h.net.count(want)
-		reached := at + d.reached + len(lines)
-		if x.must != "" && succeeded(resultOf(d.said, x.must)) {
-			reached++
-		}
-		if reached > 0 && x.timed && l != none && l != redirects {
-			reached = x.again()
-		}
-		out := line{Row: x.name, Subject: x.subject, Locks: l, UID: x.who.uid, NNP: x.who.nnp, OriginCount: at + d.reached, WireCount: len(lines), Outcome: refused}
-		reason := unsupported(d.said)
+		reached, said, lines, at := got.reached, got.said, got.wire, got.origin
+		out.OriginCount, out.WireCount, out.Outcome = at, len(lines), refused
+		reason := unsupported(said)
 		if x.uncontrolled != "" {
 			reason = x.uncontrolled
 		}
@@ -149,7 +142,7 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 		open := l == none || l == redirects && x.sneaks
 		if open && reached == 0 && reason == "" {
 			// A relay may be slow to tell.
-			within(patient(5*time.Second), func() bool { at = w.h.net.count(want); return at > 0 })
+			within(patient(5*time.Second), func() bool { at = w.h.net.count(x.wanted()); return at > 0 })
 			reached += at
 		}
 		switch {
@@ -157,21 +150,40 @@ func (w *world) sweep(t *testing.T, r *report, l locks, rows []row) {
 			out.Outcome = reachedIt
 		case reached > 0:
 			out.Outcome = direct
-			t.Errorf("%s: left the host: %d arrived, on the wire %q; the program saw %q", whose, at+d.reached, lines, d.said)
+			t.Errorf("%s: left the host: %d arrived, on the wire %q; the program saw %q", whose, at, lines, said)
 		case open && reason != "":
 			out.Outcome, out.Reason = impossible, reason
 		case open:
-			out.Outcome, out.Reason = notAnAttack, strings.Join(d.said, "; ")
-			t.Errorf("%s: is no attack: nothing left the host; the program saw %q", whose, d.said)
-		case l != guard && accepted(d.said):
+			out.Outcome, out.Reason = notAnAttack, strings.Join(said, "; ")
+			t.Errorf("%s: is no attack: nothing left the host; the program saw %q", whose, said)
+		case l != guard && accepted(said):
 			out.Outcome = proxied
 		}
 		r.add(out)
 	}
+	w.strays(t, l, seen, claimed, func(source int) bool { return source <= firstPort })
+}
+
+// look gives what the wire has seen since the last look, when those who receive have
+// noted what has come.
+func (w *world) look(l locks) []outside.Packet {
+	w.t.Helper()
+	seen := w.wire.packets()
+	w.h.net.quiet()
+	if l == bpf && !egressSeesSYNACKs() {
+		seen = slices.DeleteFunc(seen, outside.Packet.SYNACK)
+	}
+	time.Sleep(patient(50 * time.Millisecond)) // for those who receive, and tell, to have noted it
+	return seen
+}
+
+// strays fails the test for packets that nobody has claimed. old tells the source ports
+// of earlier attacks: where something may leave, their sockets repeat themselves.
+func (w *world) strays(t *testing.T, l locks, seen []outside.Packet, claimed []bool, old func(source int) bool) {
+	t.Helper()
 	for k, p := range seen {
-		// The worker asks the resolver, and fetches what is allowed. Where something
-		// may leave, sockets of an earlier round repeat themselves.
-		if claimed[k] || l == none || l == redirects || p.Source != 0 && p.Source <= firstPort || ours(p) {
+		// The worker asks the resolver, and fetches what is allowed.
+		if claimed[k] || l == none || l == redirects || p.Source != 0 && old(p.Source) || ours(p) {
 			continue
 		}
 		t.Errorf("left the host, by whomever: %q", p.Text)
@@ -184,27 +196,6 @@ func (x *trial) try() (reached int, said []string) {
 		return x.scenario(x)
 	}
 	return 0, x.w.h.lines(x.w.h.inside("attacker", x.who, x.fill(x.first), x.fill(x.statements)...))
-}
-
-// again makes a scenario's attack up to twice more, with nothing beside it, and gives
-// what the last one reached: what does not hold does not hold then.
-func (x *trial) again() (reached int) {
-	for range 2 {
-		one := *x
-		one.port = x.w.nextPort()
-		var said []string
-		reached, said = one.try()
-		for _, p := range x.w.wire.packets() {
-			if p.Source == one.port {
-				reached++
-			}
-		}
-		if reached += x.w.h.net.count(fromPort(one.port)); reached == 0 {
-			break
-		}
-		x.w.t.Logf("%s: %s (%s), again: %q", x.subject, x.name, x.who, said)
-	}
-	return reached
 }
 
 // succeeded: connect fails with ECONNRESET where the far end has accepted and ended
