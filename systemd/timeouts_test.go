@@ -5,17 +5,13 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/pkg/keeper"
-	"sallyport/pkg/supervisor"
+	"sallyport/pkg/keeper/protocol"
 )
 
 // TestStopTimeouts: a service waits longer for the listeners than its worker may take
 // to give them up. Otherwise systemd kills who waits, and what was accepted is lost.
 func TestStopTimeouts(t *testing.T) {
-	for name, yield := range map[string]time.Duration{
-		"sallyport-keeper.service": keeper.YieldTime,
-		worker:                     supervisor.YieldTimeout,
-	} {
+	for _, name := range []string{"sallyport-keeper.service", worker} {
 		content, err := Files.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -31,8 +27,8 @@ func TestStopTimeouts(t *testing.T) {
 			continue
 		}
 		// Of systemd.time(7) we write what Go reads as well.
-		if d, err := time.ParseDuration(stop[0]); err != nil || d <= yield {
-			t.Errorf("%s: TimeoutStopSec=%s, %v, want more than the %s that its worker has to yield", name, stop[0], err, yield)
+		if d, err := time.ParseDuration(stop[0]); err != nil || d <= protocol.YieldTimeout {
+			t.Errorf("%s: TimeoutStopSec=%s, %v, want more than the %s that its worker has to yield", name, stop[0], err, protocol.YieldTimeout)
 		}
 	}
 }

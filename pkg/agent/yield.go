@@ -4,12 +4,16 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"sallyport/pkg/keeper/protocol"
 )
 
 // settleTime bounds how long giving up the listeners may take: whoever was
 // accepted last has to be named by the keeper, which takes milliseconds, but on a
-// starved host. With leaveTimeout it is less than the supervisor and the keeper wait.
+// starved host. With leaveTimeout it is less than whoever asked for it waits.
 const settleTime = 6 * time.Second
+
+const _ = uint(protocol.YieldTimeout - settleTime - leaveTimeout)
 
 // yield gives up everything by which work comes in, now. What was accepted goes
 // on until stop.

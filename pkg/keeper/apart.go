@@ -19,16 +19,9 @@ import (
 	"sallyport/pkg/keeper/wire"
 )
 
-const (
-	// maxWorkers bounds the workers that are connected: one that serves, the next
-	// one that waits, and those that drain. Beyond, a further one is refused: it
-	// comes again.
-	maxWorkers = 16
-	// YieldTime bounds how long a worker may take to give up its listeners when
-	// the keeper ends: on a starved host too. It is shorter than TimeoutStopSec= of
-	// sallyport-keeper.service.
-	YieldTime = 8 * time.Second
-)
+// maxWorkers bounds the workers that are connected: one that serves, the next one that
+// waits, and those that drain. Beyond, a further one is refused: it comes again.
+const maxWorkers = 16
 
 // WorkerSocket is where a worker that is a service of its own finds the keeper of
 // the daemon.
@@ -130,7 +123,7 @@ func (k *Keeper) employ(ctx context.Context, w *process) (served bool, err error
 // has accepted is left without the answers that only we have. What runs on it
 // goes on without us.
 func (k *Keeper) yield(w *process) {
-	ctx, cancel := context.WithTimeout(context.Background(), YieldTime)
+	ctx, cancel := context.WithTimeout(context.Background(), protocol.YieldTimeout)
 	defer cancel()
 	if _, err := w.peer.Call(ctx, protocol.Yield, nil, nil, nil); err != nil {
 		k.log.Warn("the worker did not give up its listeners", zap.Error(err))

@@ -29,10 +29,6 @@ const (
 	pingInterval = 50 * time.Millisecond
 	// pingTimeout is how long it may take to answer. It is then killed.
 	pingTimeout = 10 * time.Second
-	// YieldTimeout bounds giving up the listeners: on a starved host too. It is shorter
-	// than TimeoutStopSec= of sallyport.service. What a worker had accepted is lost with
-	// it when it is killed.
-	YieldTimeout = 8 * time.Second
 	// exitTimeout is how long a worker may live on that has closed its connection to
 	// us unasked: nobody could ask it for its listeners any more.
 	exitTimeout = time.Second
@@ -191,12 +187,12 @@ func (s *Supervisor) ping(ctx context.Context) (left bool, err error) {
 // yield has the worker give up its listeners. Without an answer in time it is
 // killed: the next one must get them.
 func (s *Supervisor) yield() error {
-	ctx, cancel := context.WithTimeout(context.Background(), YieldTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), protocol.YieldTimeout)
 	defer cancel()
 	_, err := s.peer.Call(ctx, protocol.Yield, nil, nil, nil)
 	if errors.Is(err, context.DeadlineExceeded) {
 		_ = s.reap(0)
-		return fmt.Errorf("the worker did not give up its listeners for %s and was killed", YieldTimeout)
+		return fmt.Errorf("the worker did not give up its listeners for %s and was killed", protocol.YieldTimeout)
 	}
 	return nil
 }

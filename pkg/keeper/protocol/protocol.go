@@ -6,12 +6,18 @@ package protocol
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"sallyport/pkg/ca"
 	"sallyport/pkg/config"
 	"sallyport/pkg/datapath"
 	"sallyport/pkg/workload"
 )
+
+// YieldTimeout bounds Yield, whoever asks for it: on a starved host too. It is shorter
+// than TimeoutStopSec= of the units. What a worker has accepted is lost if it is killed
+// because it did not answer.
+const YieldTimeout = 8 * time.Second
 
 // What the keeper asks of the worker.
 const (
