@@ -121,6 +121,7 @@ const inheritTime = 2 * time.Second
 // yet what had the lock from it. It gives ErrRunning after 2 s.
 func (i Instance) LockSoon() (*os.File, error) { return i.lockSoon(inheritTime) }
 
+// lockSoon tries once at least.
 func (i Instance) lockSoon(within time.Duration) (*os.File, error) {
 	for end := time.Now().Add(within); ; time.Sleep(2 * time.Millisecond) {
 		lock, err := i.Lock()

@@ -60,28 +60,12 @@ func Watch(stdin io.Reader, args []string) error {
 	}
 	for _, i := range found {
 		if i.Name == args[4] {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), dyingTime)
 			defer cancel()
-			return sweepDying(ctx, i)
+			return sweep(ctx, i, dyingTime)
 		}
 	}
 	return nil
-}
-
-// sweepDying is sweep for an instance whose keeper is just ending: the kernel
-// closes its descriptors one after the other, and the lock may be the last.
-func sweepDying(ctx context.Context, i Instance) error {
-	for {
-		err := sweep(ctx, i)
-		if !errors.Is(err, ErrRunning) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
 }
 
 // Sweep removes what killed `exec` instances left: their keeper is dead, so
@@ -93,17 +77,21 @@ func (p Places) Sweep(ctx context.Context) error {
 	}
 	var errs []error
 	for _, i := range found {
-		if err := sweep(ctx, i); err != nil && !errors.Is(err, ErrRunning) {
+		if err := sweep(ctx, i, 0); err != nil && !errors.Is(err, ErrRunning) {
 			errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// sweep removes one instance of `exec` whose keeper is dead; ErrRunning if it
-// is not.
-func sweep(ctx context.Context, i Instance) error {
-	lock, err := i.Lock()
+// dyingTime bounds how long what a keeper leaves is waited for that is just ending: the
+// kernel closes its descriptors one after the other, and the lock may be the last.
+const dyingTime = 30 * time.Second
+
+// sweep removes one instance of `exec` whose keeper is dead; ErrRunning if it is not
+// within that time.
+func sweep(ctx context.Context, i Instance, within time.Duration) error {
+	lock, err := i.lockSoon(within)
 	if err != nil {
 		return err
 	}
