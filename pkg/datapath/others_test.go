@@ -38,14 +38,7 @@ func TestOthers(t *testing.T) {
 			t.Errorf("before: %v", others)
 		}
 	}
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "stranger", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer program.Close()
+	program := stranger(t)
 	for _, c := range []struct{ attached, seen string }{{below, below}, {tagged, below}, {tagged, tagged}} {
 		l, err := link.AttachCgroup(link.CgroupOptions{Path: c.attached, Attach: ebpf.AttachCGroupInet4Connect, Program: program})
 		if err != nil {
@@ -70,11 +63,9 @@ func TestOthers(t *testing.T) {
 	}
 }
 
-// TestOthersComeAndGo: programs that are attached while somebody looks do not keep him
-// from seeing the rest.
-func TestOthersComeAndGo(t *testing.T) {
-	w := newWorld(t)
-	tagged := w.workload("others")
+// stranger is a program of somebody else's that lets everybody connect.
+func stranger(t *testing.T) *ebpf.Program {
+	t.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "stranger", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "MIT",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
@@ -82,7 +73,16 @@ func TestOthersComeAndGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer program.Close()
+	t.Cleanup(func() { program.Close() })
+	return program
+}
+
+// TestOthersComeAndGo: programs that are attached while somebody looks do not keep him
+// from seeing the rest.
+func TestOthersComeAndGo(t *testing.T) {
+	w := newWorld(t)
+	tagged := w.workload("others")
+	program := stranger(t)
 	var over atomic.Bool
 	var comes sync.WaitGroup
 	comes.Go(func() {

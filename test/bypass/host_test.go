@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,7 +84,7 @@ func newHost(t *testing.T) *host {
 	n := fmt.Sprintf("spb%d-%d", os.Getpid(), hostSerial.Add(1))
 	h := &host{t: t, name: n, slice: strings.ReplaceAll(n, "-", "_") + ".slice", attacker: attacker}
 	// Where no daemon was, nobody else takes it away.
-	t.Cleanup(func() { removeCgroups(filepath.Join(cgroupRoot(), h.slice)) })
+	t.Cleanup(func() { outside.RemoveCgroups(filepath.Join(cgroupRoot(), h.slice)) })
 	h.net = newInternet(t)
 	h.boot(binary)
 	h.net.connect(h)
@@ -225,20 +224,6 @@ func (h *host) below(cgroup string) string {
 		h.t.Fatal(err)
 	}
 	return dir
-}
-
-// removeCgroups removes a cgroup with all below it, in which nothing runs any more.
-func removeCgroups(dir string) {
-	var dirs []string
-	filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			dirs = append(dirs, p)
-		}
-		return nil
-	})
-	for _, d := range slices.Backward(dirs) {
-		unix.Rmdir(d)
-	}
 }
 
 // within polls a condition, at most for the time given.

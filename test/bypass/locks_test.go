@@ -2,9 +2,7 @@ package bypass
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +10,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"sallyport/test/outside"
 )
 
 // Locks say which of both locks are in force.
@@ -116,16 +116,7 @@ func (h *host) only(l locks, d *daemon) (again func()) {
 // the kernel goes on for a while, and could repair what is taken away now.
 func stop(pid int) {
 	unix.Kill(pid, unix.SIGSTOP)
-	within(patient(30*time.Second), func() bool {
-		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
-		for _, path := range threads {
-			b, _ := os.ReadFile(path)
-			if at := strings.LastIndex(string(b), ") "); at < 0 || b[at+2] != 'T' {
-				return false
-			}
-		}
-		return true
-	})
+	within(patient(30*time.Second), func() bool { return outside.Stands(pid) })
 }
 
 // waitLocks waits until both locks are back and give no problem any more.

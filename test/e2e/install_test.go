@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/test/outside"
 )
 
 const installedConfig = "/etc/sallyport/sallyport.yaml"
@@ -202,7 +204,7 @@ func TestInstall(t *testing.T) {
 	if i := strings.Index(calls, "DisableUnitFiles "+units); i < 0 || !strings.Contains(calls[i:], "\nReload") {
 		t.Errorf("uninstall called %s", calls)
 	}
-	removeCgroups(filepath.Join(cgroupRoot(), apart))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), apart))
 	os.Remove(h.path("/srv/bin/new"))
 	var left snapshot
 	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/test/outside"
 )
 
 // A hostProcess is one process of a host.
@@ -110,20 +112,8 @@ func (h *host) kill(pid int, s unix.Signal) {
 		h.t.Fatalf("kill %d: %v", pid, err)
 	}
 	if s == unix.SIGSTOP {
-		eventually(h.t, 30*time.Second, fmt.Sprintf("process %d stands still", pid), func() bool { return stands(pid) })
+		eventually(h.t, 30*time.Second, fmt.Sprintf("process %d stands still", pid), func() bool { return outside.Stands(pid) })
 	}
-}
-
-// stands reports whether each thread of a process is stopped.
-func stands(pid int) bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, path := range threads {
-		b, err := os.ReadFile(path)
-		if at := strings.LastIndex(string(b), ") "); err == nil && (at < 0 || b[at+2] != 'T') {
-			return false
-		}
-	}
-	return true
 }
 
 // Users that ownAccounts makes. The first two are in group sallyport.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/pkg/systemd/systemdtest"
+	"sallyport/test/outside"
 )
 
 // bootSystemd makes systemd the host's service manager: a stand-in that answers
@@ -78,7 +79,7 @@ func (m *scopeMaker) watch(unit, dir string) {
 		}
 		return nil
 	})
-	removeCgroups(dir)
+	outside.RemoveCgroups(dir)
 	m.server.Forget(unit)
 	m.left <- left
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/pkg/audit"
+	"sallyport/test/outside"
 )
 
 // TestTagContainerBusyEngine: a tagged container that begins is captured also where
@@ -87,7 +88,7 @@ func TestTagContainer(t *testing.T) {
 			t.Errorf("tag container %q: %v", args, r)
 		}
 	}
-	removeCgroups(filepath.Join(cgroupRoot(), path))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), path))
 	eventually(t, 5*time.Second, "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
 	pid.Store(int64(h.sleeper(path)))
 	eventually(t, 10*time.Second, "the container is captured at its next start", func() bool {
@@ -106,7 +107,7 @@ func TestTagContainer(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.stdout), &flags); err != nil || flags[0] != "--cgroup-parent="+h.slice {
 		t.Fatalf("container-args: %v: %v", err, r)
 	}
-	removeCgroups(filepath.Join(cgroupRoot(), path))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), path))
 	var mounts, variables []string
 	for _, f := range flags[1:] {
 		name, value, _ := strings.Cut(f, "=")
@@ -135,7 +136,7 @@ func TestTagContainer(t *testing.T) {
 	}
 	// Late, unless the tag was there before the daemon had seen the cgroup.
 	eventually(t, 10*time.Second, "it is seen", func() bool { return strings.HasPrefix(h.workloadNotes()[inner], second[:12]+": ") })
-	removeCgroups(filepath.Join(cgroupRoot(), inner))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), inner))
 	c = h.at(inner, 0, append(append([]string{"env"}, variables...), "unshare", "--mount", "bash", "-c", strings.Join(mounts, " && ")+" && exec sleep 600")...)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

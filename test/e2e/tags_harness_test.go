@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/test/outside"
 )
 
 // tagged runs sallyport tag or untag with the daemon's configuration.
@@ -23,29 +25,8 @@ func (h *host) tagging(args ...string) result {
 func (h *host) apart(name string) string {
 	h.t.Helper()
 	path := "/" + h.name + "-" + name
-	h.t.Cleanup(func() { removeCgroups(filepath.Join(cgroupRoot(), path)) })
+	h.t.Cleanup(func() { outside.RemoveCgroups(filepath.Join(cgroupRoot(), path)) })
 	return path
-}
-
-// removeCgroups ends what runs in a cgroup and removes it with all below it.
-func removeCgroups(dir string) {
-	os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
-	for range 100 {
-		var dirs []string
-		filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append([]string{p}, dirs...)
-			}
-			return nil
-		})
-		for _, d := range dirs {
-			unix.Rmdir(d)
-		}
-		if _, err := os.Stat(dir); err != nil {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }
 
 // at prepares a command in a cgroup anywhere, which is made for it.

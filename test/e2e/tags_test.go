@@ -97,7 +97,7 @@ except OSError as e:
 		t.Errorf("untag again: %v", r)
 	}
 	rule(`"reason":"no_rule"`) // captured still, under its own name
-	removeCgroups(filepath.Join(cgroupRoot(), path))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), path))
 	eventually(t, 5*time.Second, "a cgroup that was made anew after untag is free", func() bool {
 		before := h.net.connections.Load()
 		r := h.run(h.at(path, nobody, curlAPI...))
@@ -125,7 +125,7 @@ func TestTagAround(t *testing.T) {
 	if r := h.tagging("untag", "cgroup", path+"/inner"); r.code != 0 {
 		t.Fatalf("untag: %v", r)
 	}
-	removeCgroups(filepath.Join(cgroupRoot(), path, "inner"))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), path, "inner"))
 	// Before anything else runs below it: that would be captured by itself.
 	eventually(t, 5*time.Second, "status says so", func() bool { return len(h.status().Problems) == 0 })
 	eventually(t, 5*time.Second, "the outer one is captured", func() bool {
@@ -161,7 +161,7 @@ func TestMatchElsewhere(t *testing.T) {
 	if r := h.run(h.at(path, nobody, curlAPI...)); !strings.Contains(r.stdout, `"ok":true`) || h.net.connections.Load() != before+1 {
 		t.Errorf("what is captured late is not captured yet: %v", r)
 	}
-	removeCgroups(filepath.Join(cgroupRoot(), path))
+	outside.RemoveCgroups(filepath.Join(cgroupRoot(), path))
 	eventually(t, 5*time.Second, "the end is noticed", func() bool { return h.workloadNotes()[path] == "" })
 	h.sleeper(path)
 	eventually(t, 5*time.Second, "the new one is captured", func() bool { return h.workloadNotes()[path] == "front: " })
