@@ -55,7 +55,8 @@ type Engines struct {
 	// cgroup gives the cgroup of a process.
 	cgroup func(pid int) (string, error)
 	asking chan struct{}
-	// timeout and pause are the constants but in tests.
+	// timeout and pause are the constants but in tests, which do not judge how soon a
+	// busy host answers.
 	timeout, pause time.Duration
 
 	known   *lru.Cache[string, workload.Container]

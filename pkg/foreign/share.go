@@ -70,7 +70,8 @@ type share struct {
 	err    error
 	beyond bool
 	took   int
-	// most is MaxCgroups, patience is peekPatience.
+	// most is MaxCgroups, patience is peekPatience but in tests, which are not about
+	// how soon a busy host reads.
 	most     int
 	patience time.Duration
 	// peeks, throws and closes wait for who has a say in them: peeks for whoever sent
